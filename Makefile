@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	$$p -c 'import ensurepip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' \
 	2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
-# Where CPU builds of torch are offered; used where it can be reached. Make it empty to get the
-# build that pip takes by itself, on Linux the one for NVIDIA GPUs.
+# Where CPU builds of torch are offered; used where it can be reached, else make says what pip takes,
+# and asks on a terminal. Make it empty to get the build that pip takes by itself, on Linux the one
+# for NVIDIA GPUs, or name a mirror.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # What users install: this checkout, or a wheel made from it.
 PACKAGE ?= .
@@ -165,7 +166,17 @@ define install_in_environment
 	@index="$(TORCH_INDEX)"; \
 	if [ -n "$$index" ] && ! $(BIN)/python -c 'import sys, urllib.request as web; \
 		web.urlopen(sys.argv[1] + "/torch/", timeout=10)' "$$index" 2>/dev/null; then \
-		echo "$$index cannot be reached; torch comes from where pip finds it"; index=; fi; \
+		index=; \
+		if [ "$$(uname -s)" = Linux ] && ! $(BIN)/python -c 'import importlib.metadata as m; \
+			m.version("torch")' 2>/dev/null; then \
+			echo "$(TORCH_INDEX), which has torch for CPUs, cannot be reached from here. Elsewhere" \
+				"pip most often finds torch for NVIDIA GPUs alone: several gigabytes, which a CPU" \
+				"does not need. 'make TORCH_INDEX=URL …' takes a mirror of yours, and" \
+				"'make TORCH_INDEX= …' what pip finds, without a question." >&2; \
+			if [ -t 0 ]; then printf 'Take what pip finds? [y/N] ' >&2; read -r answer; \
+				case "$$answer" in [yY]*) ;; *) exit 1;; esac; fi; \
+		fi; \
+	fi; \
 	set -x; $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt \
 		$${index:+--extra-index-url "$$index"} $(1)
 	@mv $(VENV)/.unfinished $@ && touch $@

@@ -281,6 +281,10 @@ def jobs(folder: Path) -> list[Job]:
             "training, simulated", [*train, "-o", "{out}"],
             ("model.safetensors",), ("--resume",), "run.json",
         ),
+        Job(
+            "export", ["mixmfl_export", "-i", str(run), "-o", "{out}/model.safetensors"],
+            ("model.safetensors",), ("--overwrite",), "model.safetensors",
+        ),
         Job("prediction", predict, ("**/*.nii.gz",)),
     ]  # fmt: skip
 
@@ -294,6 +298,7 @@ def main() -> int:
     parser.add_argument("--jumps", type=int, default=3, help="runs in which the clock jumps")
     parser.add_argument("--libfaketime", type=Path, help="libfaketime.so.1; without it no jumps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", nargs="+", metavar="JOB", help="names of some; default: all")
     options = parser.parse_args()
     folder: Path = options.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -302,6 +307,8 @@ def main() -> int:
     print("| --- | --- |" + " ---: |" * 7)
     faults = 0
     for number, job in enumerate(jobs(folder)):
+        if options.jobs and job.name not in options.jobs:
+            continue
         measured = Measured(job, folder / str(number))
         sorts: list[tuple[str, int, Callable[[random.Random, Outcome], None]]] = [
             ("kill -9", options.kills, measured.killed),

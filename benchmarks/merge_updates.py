@@ -206,9 +206,9 @@ def plans_of(megabytes: float) -> "Plans":
     """Return plans of a network for two modalities with about so many megabytes of weights."""
     from mixmfl.data.labels import Labels
     from mixmfl.federated.state import first_state
+    from mixmfl.planning.federation_plans import make_plans
     from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
     from mixmfl.planning.plans import load_preset
-    from mixmfl.planning.preprocess import make_plans
 
     counts, axis = {"t1": 10, "t2": 10}, {"1x64": 10}
     bins = dict.fromkeys(counts, (1,) * (len(INTENSITY_EDGES) - 1))

@@ -1,22 +1,28 @@
 """Kill, cut and replay while hospitals train over a network, and see what is lost; `make faults`.
 
 Three hospitals and a coordinator are processes of this machine; every hospital is connected by a
-cable that can be cut. While they train, a fault hits at a random moment: one of their processes is
-killed (SIGKILL, by its id), a hospital's link is cut for seconds, or carries bytes a second time. A
-command that ends is started again, as a supervisor does, a coordinator with ``--resume``. All three
-hospitals must answer for a round to count, so that in the end the model must be that of a run in
-one process, byte for byte. OUT keeps what was counted: the same command goes on, run by run.
+cable that can be cut. While they train, a fault hits in a phase of a round: one of their processes
+is killed (SIGKILL, by its id), may not write for seconds, as on a full disk, or a hospital's link
+is cut, carries nothing, or carries bytes a second time. A command that ends is started again, as a
+supervisor does, a coordinator with ``--resume``. All three hospitals must answer for a round to
+count, so that in the end the model must be that of a run in one process, byte for byte.
+
+OUT keeps what was counted: the same command goes on, run by run. ``events-….jsonl`` there has a
+line per event, written as it happens. Of a run that stops or ends otherwise, the whole folder is
+kept.
 """
 
 import argparse
 import contextlib
+import json
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -30,6 +36,11 @@ from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import NETWORK_MINIMUM, RunSettings
 
 STEPS = 2
+
+MINUTES = 2
+"""What a hospital has for a task. On a busy machine half a minute was too little to train in: round
+after round was lost, whatever fault had hit, and a run was taken for hung."""
+
 LONGEST = 900.0
 """Seconds without a round after which a run is taken for hung."""
 
@@ -43,22 +54,76 @@ KILLED: Mapping[str, tuple[str, str]] = {
 }
 """What is killed: whose it is, and a word of its command line; none for the command itself."""
 
-LINKS = ("link cut for 5 s", "bytes carried twice")
+FULL: Mapping[str, tuple[str, str]] = {
+    "no room at the coordinator for 5 s": ("coordinator", "runner_process"),
+    "no room at a hospital for 5 s": ("hospital", "worker_process"),
+}
+"""Which process may for seconds write no byte to a file, as ``KILLED`` names them."""
+
+LINKS = ("link cut for 5 s", "link carries nothing for 20 s", "bytes carried twice")
+
+PHASES = ("receiving", "training", "sending", "aggregating", "writing")
+"""Phases of a round in which a fault hits."""
+
+
+class Phase:
+    """A phase of a round that is waited for, by what the logs say from now on."""
+
+    def __init__(self, name: str, federation: Loopback, run: str, site: str, done: int) -> None:
+        """Args: name: one of ``PHASES``; site: whose log; done: rounds that are done by now."""
+        self._name, self._site = name, site
+        self._at_server = federation.folder / run / "network" / "exchange.log"
+        self._at_site = federation.folder / site / "exchange.log"
+        self._written = federation.folder / run / "rounds" / f"{done + 1:05d}"
+        self._from = {log: self._size(log) for log in (self._at_server, self._at_site)}
+
+    @staticmethod
+    def _size(log: Path) -> int:
+        return log.stat().st_size if log.is_file() else 0
+
+    def _logged(self, log: Path, words: str) -> bool:
+        if self._size(log) <= self._from[log]:
+            return False
+        with log.open("rb") as file:
+            file.seek(self._from[log])
+            return words.encode() in file.read()
+
+    def has_come(self) -> bool:
+        """Return whether it has begun since this was made."""
+        if self._name == "receiving":
+            return self._logged(self._at_server, f"sent to {self._site}: train")
+        if self._name == "training":
+            return self._logged(self._at_site, "came from coordinator: train")
+        if self._name == "sending":
+            return self._logged(self._at_site, "sent to coordinator: train")
+        if self._name == "aggregating":
+            return all(self._logged(self._at_server, f"came from {s}: train") for s in MODALITIES)
+        return self._written.exists()
 
 
 class Trial:
-    """A run that is disturbed until it is done."""
+    """A run that is disturbed until it is done.
+
+    Attributes:
+        events: File that gets a line of JSON for each event.
+    """
 
     def __init__(
-        self, federation: Loopback, cables: Mapping[str, Cable], name: str, rounds: int
+        self,
+        federation: Loopback,
+        cables: Mapping[str, Cable],
+        name: str,
+        rounds: int,
+        events: Path,
     ) -> None:
         self.federation, self.cables, self.name, self.planned = federation, cables, name, rounds
+        self.events = events
         self.restarts = 0
         self.command = federation.train(name, *self._options(), rounds=rounds)
 
     @staticmethod
     def _options() -> list[object]:
-        return ["--local-steps", STEPS, "--quorum", 3, "--deadline", 0.5]
+        return ["--local-steps", STEPS, "--quorum", 3, "--deadline", MINUTES]
 
     def rounds(self) -> int:
         """Return how many rounds are done; what is just written counts as not yet there."""
@@ -71,12 +136,14 @@ class Trial:
         federation = self.federation
         for site, process in federation.sites.items():
             if process.poll() is not None:
+                self.note("site ended", site=site, code=process.returncode)
                 federation.start_site(site)
         if self.command.poll() is None:
             return True
         if self.command.returncode == 0:
             return False
         self.restarts += 1
+        self.note("coordinator ended", code=self.command.returncode)
         begun = federation.history(self.name) is not None
         if not begun:
             shutil.rmtree(federation.folder / self.name, ignore_errors=True)
@@ -84,40 +151,85 @@ class Trial:
         self.command = federation.train(self.name, *again, rounds=self.planned)
         return True
 
-    def wait(self, true: Callable[[], bool]) -> bool:
-        """Supervise until something is true; return False if that takes too long or it is over."""
+    def note(self, event: str, **more: object) -> None:
+        """Write down what happens, with the time and the rounds that are done."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = {"time": now, "run": self.name, "rounds": self.rounds(), "event": event, **more}
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def wait(self, true: Callable[[], bool], what: str, pause: float = 0.2) -> bool:
+        """Supervise until something is true; return False if the run is over before.
+
+        Raises:
+            TimeoutError: It takes too long.
+        """
         end = time.monotonic() + LONGEST
         while not true():
             if time.monotonic() > end:
-                raise TimeoutError(f"{self.name}: no round within {LONGEST:g} s")
+                raise TimeoutError(f"{self.name}: no {what} within {LONGEST:g} s")
             if not self.supervise():
                 return False
-            time.sleep(0.2)
+            time.sleep(pause)
         return True
 
-    def hit(self, fault: str, draw: random.Random) -> bool:
+    def hit(self, fault: str, phase: str, site: str) -> bool:
         """Do a fault; return whether there was something to hit."""
-        site = draw.choice(sorted(self.federation.sites))
-        if fault == "link cut for 5 s":
-            self.cables[site].cut()
-            time.sleep(5)
-            self.cables[site].mend()
+        if fault in LINKS:
+            self.note("hit", fault=fault, phase=phase, target=site)
+            cable = self.cables[site]
+            if fault == "link cut for 5 s":
+                cable.cut()
+                time.sleep(5)
+                cable.mend()
+            elif fault == "link carries nothing for 20 s":
+                cable.stall()
+                time.sleep(20)
+                cable.mend()
+            else:
+                cable.repeat = True
             return True
-        if fault == "bytes carried twice":
-            self.cables[site].repeat = True
-            return True
-        whose, word = KILLED[fault]
+        whose, word = {**KILLED, **FULL}[fault]
         command = self.command if whose == "coordinator" else self.federation.sites[site]
-        if not word:
-            command.kill()
-            command.wait()
-            return True
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(command.pid).children(recursive=True):
-                if any(word in part for part in process.cmdline()):
+        for process in _family(command.pid):
+            with contextlib.suppress(psutil.Error):
+                if word and not any(word in part for part in process.cmdline()):
+                    continue
+                target = [whose if whose == "coordinator" else site, word, process.pid]
+                self.note("hit", fault=fault, phase=phase, target=target)
+                if fault in KILLED:
                     process.kill()
-                    return True
+                else:
+                    self._leave_no_room(process)
+                return True
+        self.note("nothing to hit", fault=fault, phase=phase, target=site)
         return False
+
+    @staticmethod
+    def _leave_no_room(process: psutil.Process) -> None:
+        """Let a process write nothing to files for 5 s; it gets an error, as from a full disk."""
+        before = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (0, before[1]))
+        time.sleep(5)
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
+
+    def processes(self) -> list[dict[str, object]]:
+        """Return what runs now, and what of it waits where."""
+        found = []
+        for command in (self.command, *self.federation.sites.values()):
+            for process in _family(command.pid):
+                with contextlib.suppress(psutil.Error):
+                    about = process.as_dict(["pid", "ppid", "status", "cpu_times", "cmdline"])
+                    about["cmdline"] = [word[:80] for word in about["cmdline"] or ()]
+                    found.append(about)
+        return found
+
+
+def _family(pid: int) -> Sequence[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    return []
 
 
 def expected(federation: Loopback, rounds: int) -> bytes:
@@ -138,16 +250,20 @@ def expected(federation: Loopback, rounds: int) -> bytes:
     return (federation.folder / "one_process" / "model.safetensors").read_bytes()
 
 
-def disturb(folder: Path, number: int, most: int, seed: int) -> dict[str, object]:
+def disturb(
+    folder: Path, number: int, most: int, seed: int, kinds: Sequence[str], events: Path
+) -> dict[str, object]:
     """Disturb one run of a new federation, and return what was counted.
 
     Args:
         folder: An empty folder.
         number: Number of the run, from 0; each goes on with the next kinds of faults.
         most: Faults in the run. Each is followed by a round, and some may come before it.
-        seed: Seed of moments and places.
+        seed: Seed of places.
+        kinds: Kinds of faults, in turn; each comes in every phase of a round, in turn.
+        events: File that gets a line per event.
     """
-    rounds = 2 * most
+    rounds = 3 * most
     draw = random.Random(f"{seed} {number}")
     federation = Loopback(folder, write_preset(folder / "tiny.json", validate_every=rounds))
     faults, seconds = Counter[str](), dict[str, list[float]]()
@@ -155,25 +271,28 @@ def disturb(folder: Path, number: int, most: int, seed: int) -> dict[str, object
     try:
         for name in MODALITIES:
             federation.start_site(name)
-        trial = Trial(federation, cables, "run", rounds)
-        trial.wait(lambda: trial.rounds() >= 1)
-        kinds = [*KILLED, *LINKS]
-        for turn in range(most):
-            done = trial.rounds()
-            time.sleep(draw.uniform(0, 4))  # about a round
-            fault = kinds[(number * most + turn) % len(kinds)]
+        trial = Trial(federation, cables, "run", rounds, events)
+        trial.wait(lambda: trial.rounds() >= 1, "first round")
+        for turn in range(number * most, (number + 1) * most):
+            fault = kinds[turn % len(kinds)]
+            phase = PHASES[(turn + turn // len(kinds)) % len(PHASES)]
+            site, done = draw.choice(sorted(MODALITIES)), trial.rounds()
+            there = Phase(phase, federation, "run", site, done)
+            if not trial.wait(there.has_come, f"phase {phase}", 0.002):
+                break
             began = time.monotonic()
-            if not trial.hit(fault, draw):
+            if not trial.hit(fault, phase, site):
                 continue
             faults[fault] += 1
             done = max(done, trial.rounds())
-            if not trial.wait(lambda done=done: trial.rounds() > done):  # type: ignore[misc]
+            if not trial.wait(lambda done=done: trial.rounds() > done, "round"):  # type: ignore[misc]
                 break
             seconds.setdefault(fault, []).append(round(time.monotonic() - began, 1))
+            trial.note("round", seconds=seconds[fault][-1])
         running = True
         while running:
             done = trial.rounds()
-            running = trial.wait(lambda done=done: trial.rounds() > done)  # type: ignore[misc]
+            running = trial.wait(lambda done=done: trial.rounds() > done, "round")  # type: ignore[misc]
         run = federation.history("run")
         history, made = run.history if run else [], folder / "run" / "model.safetensors"
         return {
@@ -189,6 +308,9 @@ def disturb(folder: Path, number: int, most: int, seed: int) -> dict[str, object
             ),
             "unfinished": len([f for f in folder.rglob(".writing-*") if f.is_file()]),
         }
+    except TimeoutError as error:
+        trial.note("hung", error=str(error), processes=trial.processes())
+        raise
     finally:
         if "trial" in locals() and trial.command.poll() is None:
             trial.command.kill()
@@ -206,19 +328,34 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="default: 5")
     parser.add_argument("--faults", type=int, default=10, help="in each run; default: 10")
     parser.add_argument("--seed", type=int, default=0)
+    every = [*KILLED, *FULL, *LINKS]
+    parser.add_argument("--kinds", nargs="+", choices=every, default=every, metavar="KIND")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     found = []
     for number in range(options.runs):
-        record = options.out / f"run-{options.seed}-{options.faults}-{number}.json"
+        name = f"{options.seed}-{options.faults}-{number}"
+        record, events = options.out / f"run-{name}.json", options.out / f"events-{name}.jsonl"
         if not record.is_file():
-            with tempfile.TemporaryDirectory(prefix="mixmfl-faults-") as name:
-                write_json(record, disturb(Path(name), number, options.faults, options.seed))
+            folder = Path(tempfile.mkdtemp(prefix="mixmfl-faults-"))
+            kept = f"the folder with all logs is kept: {folder}; the events are in {events}"
+            try:
+                counted = disturb(
+                    folder, number, options.faults, options.seed, options.kinds, events
+                )
+            except BaseException as error:
+                print(f"run {number + 1}: {error!r}; {kept}", file=sys.stderr, flush=True)
+                raise
+            if not counted["equal"] or counted["tracebacks"]:
+                print(f"run {number + 1}: {kept}", file=sys.stderr, flush=True)
+            else:
+                shutil.rmtree(folder)
+            write_json(record, counted)
         found.append(read_json(record))
         print(f"run {number + 1}: {found[-1]}", file=sys.stderr, flush=True)
     print("| fault | times | seconds until the next round, median | most |")
     print("| --- | ---: | ---: | ---: |")
-    for fault in [*KILLED, *LINKS]:
+    for fault in every:
         times = sum(run["faults"].get(fault, 0) for run in found)
         seconds = sorted(s for run in found for s in run["seconds"].get(fault, ()))
         middle = f"{seconds[len(seconds) // 2]:.0f} | {seconds[-1]:.0f}" if seconds else " | "

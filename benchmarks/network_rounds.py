@@ -28,7 +28,8 @@ from rich.table import Table
 
 from mixmfl.core.files import write_json
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.planning.plans import load_preset
 
 

@@ -34,9 +34,10 @@ from mixmfl.data.phantom.scanners import HELD_OUT
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import save_model
 from mixmfl.planning.architecture import resolve_architecture
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans
+from mixmfl.planning.preprocess import find_site, fingerprint_site
 
 Command = list[str | Path]
 

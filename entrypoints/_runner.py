@@ -15,8 +15,10 @@ from typing import TypeVar
 
 from mixmfl import __version__
 from mixmfl.core.commands import commands
-from mixmfl.core.errors import MixmflError
+from mixmfl.core.errors import MixmflError, explain
 from mixmfl.core.text import MOST_LINE, one_line, printable
+
+from . import _paths
 
 NOTHING_COULD_START = 2
 
@@ -68,24 +70,18 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "-q", "--quiet", action="store_true", help="print only failures, and show no progress bar"
     )
     parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="append all messages to a log file"
+        "--log", type=_paths.new_file(), metavar="FILE", help="append all messages to a log file"
     )
 
 
 @contextmanager
 def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
-    """Yield a function that prints a line unless ``--quiet``, and appends it to ``--log``'s file.
-
-    Raises:
-        MixmflError: The file cannot be written.
-    """
+    """Yield a function that prints a line unless ``--quiet``, and appends it to ``--log``."""
     logger = logging.getLogger("mixmfl")
     level, handler = logger.level, None
     if options.log is not None:
-        try:
-            handler = logging.FileHandler(options.log, encoding="utf-8")
-        except OSError as error:
-            raise MixmflError(f"--log {options.log}: cannot be written ({error})") from None
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(options.log, encoding="utf-8")
         handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(min(level, logging.INFO))
@@ -131,9 +127,10 @@ def run(
     logging.getLogger("mixmfl").setLevel(logging.DEBUG if options.verbose else logging.WARNING)
     try:
         with _ended_in_order():
+            _paths.check_paths(parser, options)
             return work(options)
     except (MixmflError, OSError) as error:
-        complain(parser.prog, str(error))
+        complain(parser.prog, explain(error))
         return NOTHING_COULD_START
     except KeyboardInterrupt:
         again = "again with --resume" if hasattr(options, "resume") else "again"

@@ -3,12 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 DESCRIPTION = """\
 Train every method on the sites in WORK with the same plans, cases, gradient steps, augmentation and
@@ -24,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-i",
         "--input",
-        type=Path,
+        type=_paths.WORK,
         required=True,
         metavar="WORK",
         help="output of mixmfl_plan_preprocess for a federation with test cases",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True)
     parser.add_argument(
         "--methods",
         default="baselines",
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
     parser.add_argument(
         "--others",
-        type=Path,
+        type=_paths.file("a results.json of mixmfl_benchmark"),
         nargs="+",
         default=[],
         metavar="FILE",

@@ -3,13 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.research.benchmark.patients import Study
@@ -28,9 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_benchmark_patients", DESCRIPTION)
     parser.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="DATA", help="folder of patients"
+        "-i",
+        "--input",
+        type=_paths.folder("DATA, a folder of patients per hospital and splits.json"),
+        required=True,
+        metavar="DATA",
+        help="folder of patients",
     )
-    parser.add_argument("-o", "--out", type=Path, required=True, help="a folder outside DATA")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder("a folder outside DATA to write to"),
+        required=True,
+        help="a folder outside DATA",
+    )
     parser.add_argument(
         "--methods",
         default="local,fedavg,union,tailored,mdm,imputed",

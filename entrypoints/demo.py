@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _runner
+from . import _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.data.labels import Labels
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_demo", DESCRIPTION)
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("demo"), help="folder; default: demo"
+        "-o", "--out", type=_paths.new_folder(), default=Path("demo"), help="folder; default: demo"
     )
     return _runner.run(parser, argv, _work)
 

@@ -3,9 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 DESCRIPTION = """\
 Write a phantom federation: four hospitals with different modalities for training, and a fifth,
@@ -17,7 +16,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_demo_data", DESCRIPTION)
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="folder to write"
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="FEDERATION",
+        help="folder to write",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"

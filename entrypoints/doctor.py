@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from mixmfl import __version__
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
+from mixmfl.core.text import printable
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.training.hardware import Compute, Package
@@ -19,16 +20,34 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Print what a bug report should contain, and what prevents mixmfl from working here: versions of the
 libraries, the device and its memory, free disk, the registered model. With -w WORK also an estimate
-of whether training its plans fits; with a model, given or registered, the time for a patch.
+of whether training its plans fits; with a model, given or registered, the time for a patch and
+where it comes from; of a run in folds each of its models.
 
+ok: the check passed; NO: it did not; a line without either has nothing that could fail.
 Exit code: 0 all checks passed, 1 a line says NO, 2 nothing could be checked."""
+
+EXTRAS = {
+    "brain": "--brain-only, which removes skulls",
+    "curves": "curves of training for TensorBoard",
+    "dicom-seg": "masks, volumes and maps as DICOM (mixmfl_predict --dicom-seg)",
+    "mlflow": "mixmfl_train_federated --track mlflow",
+    "network": "a federation over a network (mixmfl_site, --kit)",
+    "privacy": "masked rounds and differential privacy",
+    "wandb": "mixmfl_train_federated --track wandb",
+}
+"""What each extra is for."""
+
+Line = tuple[str, bool | None]
+"""A line, and whether its check passed; None: nothing is checked."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_doctor", DESCRIPTION)
-    parser.add_argument("-w", "--work", type=Path, help="output of mixmfl_plan_preprocess")
-    parser.add_argument("-m", "--model", type=Path, help="default: the registered one, if any")
+    parser.add_argument("-w", "--work", type=_paths.WORK, help="output of mixmfl_plan_preprocess")
+    parser.add_argument(
+        "-m", "--model", type=_paths.MODEL, help="default: the registered one, if any"
+    )
     _options.add_device(parser)
     return _runner.run(parser, argv, _work)
 
@@ -52,12 +71,13 @@ def _work(options: argparse.Namespace) -> int:
             *_model(options.model, here),
         ]
     ):
-        well = well and fine
-        print(f"{'ok' if fine else 'NO':4}{line}")
+        well = well and fine is not False
+        mark = "" if fine is None else "ok" if fine else "NO"
+        print(printable(f"{mark:4}{line}"))
     return 0 if well else _runner.SOME_FAILED
 
 
-def _libraries(packages: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
+def _libraries(packages: "Sequence[Package]") -> Iterator[Line]:
     for each in packages:
         what = f"{each.name} {each.found or 'is missing'}"
         if each.fits:
@@ -65,8 +85,7 @@ def _libraries(packages: "Sequence[Package]") -> Iterator[tuple[str, bool]]:
         elif each.found or not each.extra:
             yield f"{what}; {each.required} is needed", False
     for extra in sorted({each.extra for each in packages if each.extra and not each.found}):
-        # a missing extra is no fault
-        yield f"without what needs: pip install 'mixmfl[{extra}]'", True
+        yield f"without {EXTRAS[extra]}: pip install 'mixmfl[{extra}]' adds it", None
 
 
 def _device(here: "Compute") -> str:
@@ -75,7 +94,7 @@ def _device(here: "Compute") -> str:
     return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {devices.cores()} CPU cores"
 
 
-def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
+def _plans(work: Path, here: "Compute") -> Iterator[Line]:
     from mixmfl.planning.plans import Plans
     from mixmfl.training.hardware import needs_of_training
 
@@ -87,31 +106,42 @@ def _plans(work: Path, here: "Compute") -> Iterator[tuple[str, bool]]:
             yield f"{need.what}: {numbers}", need.fits
 
 
-def _model(named: Path | None, here: "Compute") -> Iterator[tuple[str, bool]]:
-    from mixmfl.core.text import printable
+def _model(named: Path | None, here: "Compute") -> Iterator[Line]:
     from mixmfl.inference.default_model import registered_model
     from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_folder import describe_model, folder_notes, model_files
     from mixmfl.inference.origin import origin_of
     from mixmfl.training.hardware import time_patch
 
     if named is None and not (_runner.home() / "model.json").is_file():
-        yield f"no model is registered in {_runner.home()}", True
+        yield f"no model is registered in {_runner.home()}; mixmfl_use_model registers one", None
         return
     try:
-        file = named or registered_model(_runner.home())
-        model = load_model(file, here.device)
-        seconds = time_patch(model)
+        path = named or registered_model(_runner.home())
+        files, notes = model_files(path), folder_notes(path)
     except MixmflError as error:
         yield str(error), False
         return
-    size = "x".join(map(str, model.plans.configuration(model.configuration)["patch_size"]))
-    held = ", ".join(model.modalities)
-    yield f"model {file}: {held}; a patch of {size} takes {seconds:.2g} s on {here.device}", True
-    origin = origin_of(model)
-    for heading, text in origin.facts.items():
-        yield printable(f"  {heading}: {text}"), True
-    if origin.alarm:
-        yield f"  {origin.alarm}", True
+    if len(files) > 1:
+        yield f"model {describe_model(path)}; a case takes the time of all of them", None
+    origins = []
+    for file in files:
+        try:
+            model = load_model(file, here.device)
+            seconds = time_patch(model)
+        except MixmflError as error:
+            yield str(error), False
+            continue
+        size = "x".join(map(str, model.plans.configuration(model.configuration)["patch_size"]))
+        held = ", ".join(model.modalities)
+        time = f"a patch of {size} takes {seconds:.2g} s on {here.device}"
+        yield f"model {file}: {held}; {time}", True
+        origins.append(origin_of(model))
+    for heading in origins[0].facts if origins else ():
+        texts = dict.fromkeys(origin.facts[heading] for origin in origins)
+        yield f"  {heading}: {'; '.join(texts)}", None
+    for line in dict.fromkeys([*(each.alarm for each in origins if each.alarm), *notes]):
+        yield f"  {line}", None
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.evaluation.metrics import Summary
@@ -30,21 +29,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_evaluate", DESCRIPTION)
     parser.add_argument(
-        "-i", "--masks", type=Path, required=True, metavar="MASKS", help="folder of masks"
+        "-i",
+        "--masks",
+        type=_paths.folder("MASKS, a folder of masks"),
+        required=True,
+        metavar="MASKS",
+        help="folder of masks",
     )
     parser.add_argument(
-        "-r", "--reference", type=Path, required=True, metavar="REFERENCE", help="folder"
+        "-r",
+        "--reference",
+        type=_paths.folder("REFERENCE, a folder of masks or of cases with labels"),
+        required=True,
+        metavar="REFERENCE",
+        help="folder",
     )
     parser.add_argument(
-        "-o", "--out", type=Path, metavar="OUT.csv", help="write a row per case and region"
+        "-o",
+        "--out",
+        type=_paths.new_file(),
+        metavar="OUT.csv",
+        help="write a row per case and region",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.csv if it exists")
     parser.add_argument(
-        "--labels", type=Path, metavar="FILE", help="the dataset.json, or plans.json, to use"
+        "--labels",
+        type=_paths.LABELS,
+        metavar="FILE",
+        help="the dataset.json, or plans.json, to use",
     )
     parser.add_argument(
         "--reference-labels",
-        type=Path,
+        type=_paths.LABELS,
         metavar="FILE",
         help="the dataset.json of REFERENCE, if its labels differ from those of MASKS",
     )

@@ -3,11 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mixmfl.core.errors import MixmflError
 
-from . import _runner
+from . import _paths, _runner
 
 DESCRIPTION = """\
 Write one file with weights, memory and plans, from a saved round of a run; or the personalised
@@ -17,8 +16,10 @@ model of a site, which it fine-tuned for itself (mixmfl_train_federated --person
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_export", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="RUN")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument("-i", "--input", type=_paths.RUN, required=True, metavar="RUN")
+    parser.add_argument(
+        "-o", "--out", type=_paths.new_file(), required=True, metavar="FILE.safetensors"
+    )
     parser.add_argument("--round", default="best", help="best (default), last or a number")
     parser.add_argument(
         "--site",
@@ -30,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.federated.server.checkpoint import choose_round, open_run
     from mixmfl.federated.server.cross_validation import holds_folds, pooled_of, read_folds
     from mixmfl.federated.server.export import export_model
+    from mixmfl.federated.server.run import choose_round
+    from mixmfl.federated.server.run_record import open_run
 
     if holds_folds(options.input):
         folds = ", ".join(f"fold_{fold}" for fold in read_folds(options.input).folds)

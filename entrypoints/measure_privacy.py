@@ -3,12 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 DESCRIPTION = """\
 Train on half of every site's cases in WORK, and infer from what the server sees which cases were
@@ -20,8 +19,8 @@ guessing), the model's Dice on the other half, and bytes and seconds of a round 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
-    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK")
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True)
     parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
     parser.add_argument("--rounds", type=int, default=8, help="default: 8")
     parser.add_argument(

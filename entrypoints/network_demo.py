@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import MixmflError
 
-from . import _runner
+from . import _paths, _runner
 
 DESCRIPTION = """\
 Run a federation on this machine as it runs between hospitals: a phantom, a kit for each of three
@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_network_demo", DESCRIPTION)
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("network-demo"), help="default: network-demo"
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        default=Path("network-demo"),
+        help="default: network-demo",
     )
     return _runner.run(parser, argv, _work)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.text import one_line, plural, printable
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.core.errors import Refused
@@ -36,15 +36,35 @@ Exit code 0: all cases were preprocessed; 1: some were refused; 2: nothing could
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_plan_preprocess", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, metavar="FEDERATION", help="folder of sites")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="WORK", help="folder to write"
+        "-i",
+        "--input",
+        type=_paths.folder("a folder with a folder of cases per site; with --site, of one site"),
+        metavar="FEDERATION",
+        help="folder of sites",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="WORK",
+        help="folder to write",
     )
     parser.add_argument("--site", action="store_true", help="the input is one site's own folder")
     parser.add_argument("--fingerprint-only", action="store_true", help="stop after fingerprints")
-    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="sites' fingerprints")
     parser.add_argument(
-        "--kit", type=Path, metavar="KIT", help="plan over the network, with the coordinator's kit"
+        "--merge",
+        type=_paths.file("a fingerprint.json of a site"),
+        nargs="+",
+        metavar="FILE",
+        help="sites' fingerprints",
+    )
+    parser.add_argument(
+        "--kit",
+        type=_paths.KIT,
+        metavar="KIT",
+        help="plan over the network, with the coordinator's kit",
     )
     parser.add_argument(
         "--sites", nargs="+", default=[], help="with --kit; default: all of the kit's"
@@ -54,7 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "with --kit: sites withhold statistics that rest on fewer {counted} (default: 5 cases, "
         "100 voxels; a site may ask for more)",
     )
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="preprocess with these plans")
+    parser.add_argument(
+        "--plans",
+        type=_paths.file("a plans.json"),
+        metavar="FILE",
+        help="preprocess with these plans",
+    )
     parser.add_argument(
         "--replan", action="store_true", help="make the plans again, although WORK has some"
     )
@@ -69,15 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--mapping",
-        type=Path,
+        type=_paths.MAPPING,
         metavar="FILE",
         help="with --site: the table of its DICOM series, from mixmfl_predict --write-mapping "
         "(default: mapping.csv in the site's folder, if it exists)",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json for all sites")
+    parser.add_argument(
+        "--labels", type=_paths.LABELS, metavar="FILE", help="dataset.json for all sites"
+    )
     parser.add_argument(
         "--card",
-        type=Path,
+        type=_paths.file("a dataset.json that says where data come from"),
         metavar="FILE",
         help="dataset.json that says where the data come from, for the model file (default: the "
         "one of --labels, else of the input folder)",
@@ -151,11 +178,10 @@ def _over_network(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from mixmfl.core.files import write_json
     from mixmfl.data.labels import Labels
+    from mixmfl.planning.federation_plans import read_fingerprints, write_plans
     from mixmfl.planning.heads import describe_heads
     from mixmfl.planning.plans import load_preset
-    from mixmfl.planning.preprocess import make_plans, merge_received
 
     if options.labels is None:
         raise MixmflError(
@@ -164,11 +190,10 @@ def _merge(options: argparse.Namespace) -> int:
     plans_file = options.out / "plans.json"
     if plans_file.exists() and not options.replan:
         raise MixmflError(f"{plans_file}: exists already; --replan makes it again")
-    merged = merge_received(options.merge)
+    fingerprints = read_fingerprints(options.merge)
     labels, card = Labels.load(options.labels), _card(options)
-    plans = make_plans(merged, labels, load_preset(options.preset), card)
-    write_json(options.out / "fingerprint.json", merged.to_json())
-    plans.save(plans_file)
+    preset = load_preset(options.preset)
+    plans, merged = write_plans(fingerprints, labels, preset, card, options.out)
     print(describe_heads(merged.heads))
     _say_missing(plans.card)
     print(f"plans for {merged.cases} cases of {len(options.merge)} sites: {plans_file}")
@@ -194,23 +219,25 @@ def _say_missing(card: "ModelCard") -> None:
 
 
 def _process(options: argparse.Namespace) -> int:
-    from mixmfl.core.files import write_json
     from mixmfl.core.worker_pool import Workers
     from mixmfl.data.cases import describe
     from mixmfl.data.dicom.cases import describe_rows
-    from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
+    from mixmfl.data.label_sets import agree_on_labels, describe_sets
     from mixmfl.data.labels import read_folder_labels
     from mixmfl.data.modalities import Modalities
     from mixmfl.data.unknown_modalities import check_most_are_known
-    from mixmfl.planning.fingerprint import merge_fingerprints
+    from mixmfl.planning.federation_plans import (
+        gather_fingerprints,
+        kept_plans,
+        site_folder,
+        write_plans,
+    )
     from mixmfl.planning.heads import describe_heads
     from mixmfl.planning.plans import Plans, load_preset
     from mixmfl.planning.preprocess import (
         check_site,
         find_site,
         find_sites,
-        fingerprint_site,
-        make_plans,
         preprocess_site,
     )
 
@@ -258,13 +285,10 @@ def _process(options: argparse.Namespace) -> int:
     with _runner.bars() as report, Workers(options.processes, report) as workers:
         if options.plans is None or options.fingerprint_only:
             fingerprints = []
-            for site in sites:
-                folder = options.out / "sites" / site.name
-                fingerprint, bad = fingerprint_site(site, folder, workers)
-                renamed = map_labels(site.labels, labels).renamed
-                fingerprints.append(fingerprint.with_labels(renamed))
-                refused[site.name] += bad
-                print(f"fingerprint of {site.name}: {folder / 'fingerprint.json'}")
+            for each in gather_fingerprints(sites, labels, options.out, workers):
+                fingerprints.append(each.fingerprint)
+                refused[each.site.name] += each.refused
+                print(f"fingerprint of {each.site.name}: {each.file}")
             if options.fingerprint_only:
                 return _print_refused(refused)
         plans_file = options.out / "plans.json"
@@ -276,14 +300,11 @@ def _process(options: argparse.Namespace) -> int:
                 if plans_file.exists() and Plans.load(plans_file) != plans:
                     raise MixmflError(f"{plans_file}: holds other plans; use another WORK")
                 plans.save(plans_file)
-        elif plans_file.exists() and not options.replan:
-            plans = Plans.load(plans_file)
+        elif (stored := kept_plans(options.out, replan=options.replan)) is not None:
+            plans = stored
             print(f"plans: {plans_file} is kept (--replan makes it again)")
         else:
-            merged = merge_fingerprints(fingerprints)
-            plans = make_plans(merged, labels, preset, card)
-            write_json(options.out / "fingerprint.json", merged.to_json())
-            plans.save(plans_file)
+            plans, merged = write_plans(fingerprints, labels, preset, card, options.out)
             print(describe_heads(merged.heads))
             _say_missing(plans.card)
             print(f"plans: {plans_file}")
@@ -294,7 +315,7 @@ def _process(options: argparse.Namespace) -> int:
             spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
             size = " x ".join(map(str, planned["patch_size"]))
             print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
-        folders = [("", site, options.out / "sites" / site.name) for site in sites]
+        folders = [("", site, site_folder(options.out, site.name)) for site in sites]
         folders += [("tests of ", site, options.out / "tests" / site.name) for site in tests]
         for kind, site, folder in folders:
             refused_cases = refused[f"{kind}{site.name}"]

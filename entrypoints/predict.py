@@ -5,13 +5,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.inference.outcomes import Outcome
@@ -34,12 +33,18 @@ Exit code 0: all cases were segmented; 1: some failed; 2: nothing could start.""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_predict", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="CASES")
-    parser.add_argument("-o", "--out", type=Path, metavar="MASKS")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=_paths.either("a folder of cases (DICOM in any nesting, or files), or one image"),
+        required=True,
+        metavar="CASES",
+    )
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), metavar="MASKS")
     parser.add_argument(
         "-m",
         "--model",
-        type=Path,
+        type=_paths.MODEL,
         nargs="+",
         default=[],
         help="model file, or folder of a run; several, and the folds of a run, are averaged; "
@@ -47,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--mapping",
-        type=Path,
+        type=_paths.MAPPING,
         metavar="FILE.csv",
         help="table with the modality and case of each DICOM series or image file",
     )
     parser.add_argument(
         "--write-mapping",
-        type=Path,
+        type=_paths.new_file(),
         metavar="FILE.csv",
         help="write that table as recognised, for editing, and predict nothing",
     )
@@ -166,7 +171,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.mapping import images_told, mapping_table, read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import registered_model
-    from mixmfl.inference.model_folder import model_files
+    from mixmfl.inference.model_folder import folder_notes, model_files
 
     modalities = Modalities().with_aliases(options.alias)
     alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
@@ -189,23 +194,27 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             "cases; name a folder outside"
         )
     # checked first, so that a large archive is not read in vain
-    files = [file for path in options.model for file in model_files(path)]
-    files = files or [registered_model(_runner.home())]
+    named = options.model or [registered_model(_runner.home())]
+    files = [file for path in named for file in model_files(path)]
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:
         say(describe_rows(rows))
     from mixmfl.inference.model import load_model
     from mixmfl.inference.predict_folder import predict_folder
+    from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
     from mixmfl.inference.segmentation import Options
 
     device = devices.find_device(options.device)
     models = [load_model(file, device) for file in files]
     keep_freed_memory()  # returns what loading freed
     for file, model in zip(files, models, strict=True):
-        say(f"model {file}: {model.configuration}, {', '.join(model.modalities)}")
+        about = [model.configuration, *model.modalities, f"round {model.record['round']}"]
+        say(f"model {file}: {', '.join(about)}")
         if alarm := model.plans.card.alarm:
             say(alarm)
+    for note in (note for path in named for note in folder_notes(path)):
+        say(note)
 
     words = [word.strip() for word in (options.modalities or "").split(",")]
     outcomes = predict_folder(
@@ -213,22 +222,26 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         found.cases,
         found.refused,
         options.out,
-        only=tuple(modalities.find(word) or word for word in words if word),
-        alignment=alignment,
-        brains=brains,
-        options=Options(options.step, options.mirror),
-        least_dice=options.min_expected_dice,
-        report=not options.no_report,
-        dicom_seg=options.dicom_seg,
-        dicom_sr=options.dicom_sr,
-        dicom_seg_fractional=options.dicom_seg_fractional,
-        uncertainty=options.uncertainty,
-        show_patient=options.show_patient,
-        overwrite=options.overwrite,
-        limit_seconds=60 * options.limit,
-        set_aside=aside_table(found.aside, options.input),
-        subjects=subjects_of(options.input),
-        force=options.force,
+        PredictionOptions(
+            only=tuple(modalities.find(word) or word for word in words if word),
+            alignment=alignment,
+            brains=brains,
+            networks=Options(options.step, options.mirror),
+            least_dice=options.min_expected_dice,
+            subjects=subjects_of(options.input),
+            force=options.force,
+        ),
+        OutputOptions(
+            report=not options.no_report,
+            dicom_seg=options.dicom_seg,
+            dicom_sr=options.dicom_sr,
+            dicom_seg_fractional=options.dicom_seg_fractional,
+            uncertainty=options.uncertainty,
+            show_patient=options.show_patient,
+            overwrite=options.overwrite,
+            limit_seconds=60 * options.limit,
+            set_aside=aside_table(found.aside, options.input),
+        ),
     )
     counts = {"done": 0, "kept": 0, "failed": 0}
     total = todo = len(found.cases) + len(found.refused)

@@ -3,11 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mixmfl.core.errors import MixmflError
 
-from . import _runner
+from . import _paths, _runner
 
 DESCRIPTION = """\
 Write a start-up kit per hospital and one for the coordinator, from one short file:
@@ -30,8 +29,13 @@ and sends KEY/north.csr alone. --requests FOLDER makes kits of such files, witho
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_provision", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, metavar="NETWORK.json")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="KITS")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=_paths.file("NETWORK.json, with the server and the sites"),
+        metavar="NETWORK.json",
+    )
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True, metavar="KITS")
     parser.add_argument(
         "--request",
         metavar="SITE",
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--requests",
-        type=Path,
+        type=_paths.folder("a folder of requests, SITE.csr"),
         metavar="FOLDER",
         help="make kits for the hospitals whose request FOLDER/SITE.csr is there, and none for "
         "others; the hospital puts its key into its kit as startup/client.key",

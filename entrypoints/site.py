@@ -12,7 +12,7 @@ from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.text import printable
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.federated.client.approval import Approval
@@ -32,22 +32,26 @@ WORK/audit.jsonl records all that left, so that --verify-log shows whether a lin
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_site", DESCRIPTION)
-    parser.add_argument("--kit", type=Path, metavar="KIT", help="this hospital's kit; needed")
+    parser.add_argument("--kit", type=_paths.KIT, metavar="KIT", help="this hospital's kit; needed")
     parser.add_argument(
         "-i",
         "--input",
-        type=Path,
+        type=_paths.CASES,
         metavar="CASES",
         help="folder of this hospital's cases; needed",
     )
-    parser.add_argument("-o", "--out", type=Path, metavar="WORK", help="folder to write to; needed")
+    parser.add_argument(
+        "-o", "--out", type=_paths.new_folder(), metavar="WORK", help="folder to write to; needed"
+    )
     parser.add_argument(
         "--verify-log",
-        type=Path,
+        type=_paths.file("an audit.jsonl of this hospital"),
         metavar="FILE",
         help="check an audit.jsonl, say what left, and end; needs no other option and no kit",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="dataset.json of these cases")
+    parser.add_argument(
+        "--labels", type=_paths.LABELS, metavar="FILE", help="dataset.json of these cases"
+    )
     _options.add_processes(parser)
     parser.add_argument(
         "--dry-run",
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_approval(parser)
     parser.add_argument(
         "--peers",
-        type=Path,
+        type=_paths.file("a file with the fingerprint of each hospital's key"),
         metavar="FILE",
         help='fingerprints of the hospitals\' keys, compared by telephone, {"south": "…", …}: '
         "masked rounds are done with these keys alone; default: with every key that the "
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--turns",
-        type=Path,
+        type=_paths.new_file("a file that hospitals on this machine share"),
         metavar="FILE",
         help="hospitals on one machine that name the same file work one at a time",
     )
@@ -113,7 +117,7 @@ def _add_approval(parser: argparse.ArgumentParser) -> None:
     """Add who approves of jobs, and where it is recorded what left."""
     parser.add_argument(
         "--policy",
-        type=Path,
+        type=_paths.file("a policy, a file that docs/privacy.md describes"),
         metavar="FILE",
         help="what this hospital approves of without being asked (docs/privacy.md); a job beyond "
         "it is refused, or asked about with --ask. Default: all within the limits",

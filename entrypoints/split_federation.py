@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.text import plural, printable, shorten
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.data.modalities import Modalities
@@ -40,11 +40,23 @@ and if it is 3 (BraTS 2023),
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_split_federation", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="CASES", help="folder")
     parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FEDERATION", help="new or empty folder"
+        "-i", "--input", type=_paths.CASES, required=True, metavar="CASES", help="folder"
     )
-    parser.add_argument("--partition", type=Path, metavar="FILE", help="CSV: the site of each case")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="FEDERATION",
+        help="new or empty folder",
+    )
+    parser.add_argument(
+        "--partition",
+        type=_paths.file("a CSV with the site of each case"),
+        metavar="FILE",
+        help="CSV: the site of each case",
+    )
     parser.add_argument("--sites", type=int, metavar="N", help="number of sites (default: 4)")
     _options.add_setting(parser)
     parser.add_argument(
@@ -71,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="the dataset.json to use")
+    parser.add_argument(
+        "--labels", type=_paths.LABELS, metavar="FILE", help="the dataset.json to use"
+    )
     parser.add_argument("--copy", action="store_true", help="copy files instead of linking to them")
     _options.add_alias(parser)
     return _runner.run(parser, argv, _work)

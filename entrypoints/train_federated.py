@@ -1,27 +1,26 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
-import copy
-import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _runner
+from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.federated.server.checkpoint import Run, SiteRound
     from mixmfl.federated.server.cross_validation import CrossValidation
     from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
+    from mixmfl.federated.server.run import Run, SiteRound
     from mixmfl.federated.state import Personal, RunSettings, ServerState
     from mixmfl.planning.plans import Plans
 
@@ -30,7 +29,8 @@ Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this m
 another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server only
 what they would exchange over a network. The same seed on one CPU gives the same weights. RUN gets
 the state of every round (--resume continues), progress.csv and .png, and at the end
-model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
+model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses;
+of a run in folds their mean is, or the model of --fold all where there is one.
 
 A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
 --sites may be others than before: they hold from the next round on, and the learning rate then
@@ -42,11 +42,61 @@ sites have answered, or after --deadline if --quorum of them have; a site that i
 again as soon as it has reconnected."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the command asks of one run, which is all that it trains, or one of its folds.
+
+    Attributes:
+        out: Folder of the run.
+        fold: Fold that validates; empty: as the run that is resumed, or the first.
+        configuration: Configuration; empty: as that run or ``like``, or the preprocessed one.
+        sites: Sites that take part; empty: as that run or ``like``, or all.
+        init: File whose weights a new run starts from.
+        stop_when_flat: See ``--stop-when-flat``; None: as that run or ``like``.
+        resume: Whether the run has begun.
+        like: The run of another fold, as which one that has not begun is trained.
+    """
+
+    out: Path
+    fold: str
+    configuration: str
+    sites: Sequence[str]
+    init: Path | None
+    stop_when_flat: int | None
+    resume: bool
+    like: "Run | None" = None
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a run is trained with; see ``_Asked``, of which nothing is left open here.
+
+    Attributes:
+        out: Folder of the run.
+        plans: Plans of WORK.
+        settings: Settings of the run.
+        fold: Fold that validates.
+        sites: Sites that take part; empty: all.
+        init: File whose weights a new run starts from.
+        stop_when_flat: See ``--stop-when-flat``.
+        resume: Whether the run has begun.
+    """
+
+    out: Path
+    plans: "Plans"
+    settings: "RunSettings"
+    fold: str
+    sites: Sequence[str]
+    init: Path | None
+    stop_when_flat: int
+    resume: bool
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="WORK")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN")
+    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK")
+    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True, metavar="RUN")
     parser.add_argument(
         "-c",
         "--configuration",
@@ -65,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--init",
-        type=Path,
+        type=_paths.either("a model file, the folder of a run, or a checkpoint of nnU-Net v2"),
         metavar="FILE",
         help="start a new run from these weights, as far as they fit the plans: a model file of "
         "mixmfl (.safetensors), or a checkpoint of nnU-Net v2 (.pth), of which no code is run; a "
@@ -110,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "100 voxels, and a site may ask for more)",
     )
     _options.add_privacy(parser, "every site")
-    parser.add_argument("--kit", type=Path, help="the coordinator's kit, from mixmfl_provision")
+    parser.add_argument(
+        "--kit", type=_paths.KIT, help="the coordinator's kit, from mixmfl_provision"
+    )
     parser.add_argument(
         "--deadline",
         type=float,
@@ -166,18 +218,31 @@ def _work(options: argparse.Namespace) -> int:
     for name in options.track:
         check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
-    options.ledgers, options.like = options.out / "privacy", None
     several = len(options.fold) > 1 or len(options.configuration) > 1
     if several or holds_folds(options.out) or configurations_of(options.out):
         return _cross_validate(options, plans)
-    options.fold, options.configuration = "".join(options.fold), "".join(options.configuration)
-    code = _train(options, plans)
+    fold, configuration = "".join(options.fold), "".join(options.configuration)
+    code = _train(options, plans, _asked(options, options.out, fold, configuration))
     _register(options.out / MODEL)
     return code
 
 
+def _asked(options: argparse.Namespace, out: Path, fold: str, configuration: str) -> _Asked:
+    """Return what the options ask of a run in a folder."""
+    return _Asked(
+        out,
+        fold,
+        configuration,
+        options.sites,
+        options.init,
+        options.stop_when_flat,
+        options.resume,
+    )
+
+
 def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
     """Train every fold of every configuration, and add up what they measured."""
+    from mixmfl.core.text import plural
     from mixmfl.federated.server.cross_validation import (
         begin_configurations,
         begin_folds,
@@ -196,6 +261,11 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
         raise MixmflError(
             f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
         )
+    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
+        raise MixmflError(
+            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
+            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
+        )
     if len(names) > 1:
         begin_configurations(out, names, resume=options.resume)
         folders = {name: out / name for name in names}
@@ -206,108 +276,140 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
     else:
         folders = {names[0] if names else usual_configuration(options.input, plans): out}
     known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
-    options.fold = options.fold or (list(known[0]) if known else ["0"])
+    folds = options.fold or (list(known[0]) if known else ["0"])
     found = []
     for name, folder in folders.items():
-        begin_folds(folder, name, options.fold, resume=options.resume)
+        begin_folds(folder, name, folds, resume=options.resume)
         begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
-        options.like = next(begun, None)
-        found.append(_train_folds(options, plans, name, folder))
+        asked = replace(_asked(options, folder, "", name), like=next(begun, None))
+        found.append(_train_folds(options, plans, folds, asked))
     done = [each for each in found if each is not None]
     if len(done) < len(found):
+        print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return 0
     chosen = done[0]
     if len(done) > 1:
         best = choose_configuration(done, out)
         chosen = next(each for each in done if each.configuration == best)
         print(f"best configuration by cross-validated Dice: {best}")
-    print(f"mixmfl_predict -m {out} takes the mean of {len(chosen.folds)} models")
-    if (of_all := fold_folder(chosen.folder, EVERY_CASE) / MODEL).is_file():
-        _register(of_all)
+    print(f"mixmfl_predict -m {out} takes the mean of {plural(len(chosen.folds), 'model')}")
+    # one model, of all cases, is what it was trained for
+    of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
+    _register(of_all if of_all.is_file() else out)
     return 0
 
 
 def _train_folds(
-    options: argparse.Namespace, plans: "Plans", configuration: str, folder: Path
+    options: argparse.Namespace, plans: "Plans", folds: Sequence[str], asked: _Asked
 ) -> "CrossValidation | None":
-    """Train the folds of one configuration; return what they measured, if all are done."""
-    from mixmfl.federated.server.checkpoint import holds_run
+    """Train the folds of one configuration; return what they measured, if all are done.
+
+    Args:
+        options: The parsed options.
+        plans: Plans of WORK.
+        folds: The folds to train.
+        asked: What is asked of them all; ``out`` is the folder that has theirs in it.
+    """
     from mixmfl.federated.server.cross_validation import (
         begun_fold,
         pool_folds,
         unfinished_folds,
     )
     from mixmfl.federated.server.orders import job_file
-    from mixmfl.inference.model_folder import EVERY_CASE, fold_folder
+    from mixmfl.federated.server.run_record import holds_run
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
 
-    for fold in options.fold:
-        one = copy.copy(options)
-        one.out, one.fold, one.configuration = fold_folder(folder, fold), fold, configuration
-        one.resume = holds_run(one.out) or job_file(one.out).is_file()
+    folder = asked.out
+    for fold in folds:
+        out = fold_folder(folder, fold)
+        one = replace(asked, out=out, fold=fold, resume=holds_run(out) or job_file(out).is_file())
         if one.resume:
-            one.init = None  # it is for folds that have not begun
+            one = replace(one, init=None)  # it is for folds that have not begun
         else:
-            one.like = begun_fold(folder) or options.like
+            one = replace(one, like=begun_fold(folder) or asked.like)
         if fold == EVERY_CASE:
-            one.stop_when_flat = 0  # nothing tells when it is
-        print(f"{configuration}, fold {fold}: {one.out}")
-        _train(one, plans)
+            one = replace(one, stop_when_flat=0)  # nothing tells when it is
+        print(f"{asked.configuration}, fold {fold}: {out}")
+        _train(options, plans, one)
     if left := unfinished_folds(folder):
         print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")
         return None
     pooled = pool_folds(folder)
     print("\n".join(pooled.lines()))
+    if len(pooled.folds) > 1:
+        print(
+            f"{folder}/fold_*/{MODEL}: each was written again with what all folds measured; "
+            "weights are as they were, expected Dice and the labels of which the largest part is "
+            "kept are those of all folds"
+        )
     return pooled
 
 
-def _train(options: argparse.Namespace, plans: "Plans") -> int:
-    """Train one run; a fold that has not begun is trained as the run ``options.like``."""
+def _train(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> int:
+    training = _settle(options, plans, asked)
+    return (_over_network if options.kit else _simulated)(options, training)
+
+
+def _settle(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> _Training:
+    """Return what a run is trained with: as asked, else as before, else as planned.
+
+    Raises:
+        MixmflError: What is asked does not fit the run that has begun, or is out of bounds.
+    """
     from mixmfl.core.records import read_record
     from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import usual_configuration
 
-    before = _before(options) if options.resume else None
-    like = before or options.like
-    configuration = like.settings.configuration if like else ""
-    options.configuration = (
-        options.configuration or configuration or usual_configuration(options.input, plans)
-    )
+    before = _before(asked.out) if asked.resume else None
+    like = before or asked.like
+    sites, stop_when_flat = asked.sites, asked.stop_when_flat
     if like is not None:
-        options.sites = options.sites or _sites_of(like, options.out)
+        sites = sites or _sites_of(like, asked.out)
         _check_privacy_lasts(like, options)
-        if options.stop_when_flat is None:
-            options.stop_when_flat = like.stop_when_flat
-    if before is not None:
-        options.fold = options.fold or before.fold
-    elif options.like is not None:
-        _check_starts_alike(options)
-    options.fold = options.fold or "0"
-    options.stop_when_flat = options.stop_when_flat or 0
-    if options.stop_when_flat < 0:
+        if stop_when_flat is None:
+            stop_when_flat = like.stop_when_flat
+    if before is None and asked.like is not None:
+        _check_starts_alike(options.seed, asked, asked.like)
+    if (stop_when_flat or 0) < 0:
         raise MixmflError("--stop-when-flat: must be 0 or more rounds")
-    if options.init is not None and before is not None:
+    if asked.init is not None and before is not None:
         raise MixmflError(
-            f"--init: {options.out} has begun, and weights are only where a run starts. Leave it "
+            f"--init: {asked.out} has begun, and weights are only where a run starts. Leave it "
             "out to resume, or start a new run in another folder"
         )
-    settings = _settings(options, plans, like.settings if like else None)
+    configuration = asked.configuration or (like.settings.configuration if like else "")
+    settings = _settings(
+        options,
+        plans,
+        configuration or usual_configuration(options.input, plans),
+        like.settings if like else None,
+    )
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
-    read_record(RunSettings, dataclasses.asdict(settings), "the settings of the run", MixmflError)
-    return (_over_network if options.kit else _simulated)(options, plans, settings)
+    read_record(RunSettings, asdict(settings), "the settings of the run", MixmflError)
+    return _Training(
+        asked.out,
+        plans,
+        settings,
+        asked.fold or (before.fold if before else "0"),
+        sites,
+        asked.init,
+        stop_when_flat or 0,
+        asked.resume,
+    )
 
 
-def _before(options: argparse.Namespace) -> "Run | TrainingJob | None":
+def _before(out: Path) -> "Run | TrainingJob | None":
     """Return the run that is resumed, or the orders for it where no round was begun."""
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
-    if holds_run(options.out):
-        return open_run(options.out)
-    file = job_file(options.out)
+    if holds_run(out):
+        return open_run(out)
+    file = job_file(out)
     orders = load_job(file) if file.is_file() else None
     return orders if isinstance(orders, TrainingJob) else None
 
@@ -323,22 +425,21 @@ def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
     return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
 
 
-def _check_starts_alike(options: argparse.Namespace) -> None:
-    """Check that a fold starts as those that have begun: with their seed and weights.
+def _check_starts_alike(seed: int | None, asked: _Asked, like: "Run") -> None:
+    """Check that a fold starts as one that has begun: with its seed and weights.
 
     Raises:
         MixmflError: It does not.
     """
-    like = options.like
-    if options.seed not in (None, like.settings.seed):
+    if seed not in (None, like.settings.seed):
         raise MixmflError(
-            f"--seed {options.seed}: {like.folder} has begun with {like.settings.seed}, and by the "
+            f"--seed {seed}: {like.folder} has begun with {like.settings.seed}, and by the "
             "seed sites split their cases; leave it out"
         )
-    if (like.start is None) != (options.init is None):
+    if (like.start is None) != (asked.init is None):
         started = f"the weights of {like.start.file}" if like.start else "random weights"
         raise MixmflError(
-            f"--init: {like.folder} started from {started}, and fold {options.fold} has not begun; "
+            f"--init: {like.folder} started from {started}, and fold {asked.fold} has not begun; "
             f"{'name that file again' if like.start else 'leave it out'}"
         )
 
@@ -349,7 +450,7 @@ def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespac
     Raises:
         MixmflError: It is not.
     """
-    from mixmfl.federated.server.checkpoint import Run, privacy_spent
+    from mixmfl.federated.server.run import Run, privacy_spent
 
     if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
         return
@@ -361,14 +462,17 @@ def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespac
 
 
 def _settings(
-    options: argparse.Namespace, plans: "Plans", before: "RunSettings | None"
+    options: argparse.Namespace,
+    plans: "Plans",
+    configuration: str,
+    before: "RunSettings | None",
 ) -> "RunSettings":
     """Return the settings that the options name; others are as before, or as planned."""
     from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
 
     planned = plans.training
     usual = before or RunSettings(
-        configuration=options.configuration,
+        configuration=configuration,
         seed=0,
         rounds=planned.rounds,
         local_steps=planned.local_steps,
@@ -390,9 +494,9 @@ def _settings(
         "local_steps": options.local_steps,
         "learning_rate": options.learning_rate,
     }
-    return dataclasses.replace(
+    return replace(
         usual,
-        configuration=options.configuration,
+        configuration=configuration,
         masked=masked,
         half_updates=options.updates != "single" if options.updates else usual.half_updates,
         minimum_cases=minimum.cases,
@@ -401,7 +505,7 @@ def _settings(
     )
 
 
-def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+def _simulated(options: argparse.Namespace, training: _Training) -> int:
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
@@ -410,19 +514,19 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
     workers = _options.workers(options.workers, chosen[0])
     sites = open_sites(
         options.input,
-        plans,
-        options.configuration,
-        options.fold,
-        settings.seed,
+        training.plans,
+        training.settings.configuration,
+        training.fold,
+        training.settings.seed,
         chosen[0],
         workers,
-        options.sites,
+        training.sites,
     )
     sites = [
-        dataclasses.replace(
+        replace(
             site,
             device=chosen[number % len(chosen)],
-            privacy=_options.privacy(options, options.ledgers / f"{site.name}.json"),
+            privacy=_options.privacy(options, options.out / "privacy" / f"{site.name}.json"),
         )
         for number, site in enumerate(sites)
     ]
@@ -431,23 +535,23 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
         print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
         print(f"{len(site.validation)} validation cases")
-    initial = _start(options, plans, settings)
+    initial = _start(options.alias, training)
     lap = _stopwatch()
-    with _bar_when_needed() as progress, _curves(options) as curves:
+    with _bar_when_needed() as progress, _curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
             curves.write(run)
 
         run = simulate(
-            plans,
+            training.plans,
             sites,
-            settings,
-            options.fold,
-            options.out,
-            resume=options.resume,
+            training.settings,
+            training.fold,
+            training.out,
+            resume=training.resume,
             change=True,
-            stop_when_flat=options.stop_when_flat,
+            stop_when_flat=training.stop_when_flat,
             initial=initial,
             report=report,
             progress=progress,
@@ -460,68 +564,65 @@ def _simulated(options: argparse.Namespace, plans: "Plans", settings: "RunSettin
             print(_describe_personal(name, result))
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
-        print(f"mixmfl_export -i {options.out} --site SITE -o FILE.safetensors exports a kept one")
+        print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
 
 
-def _start(
-    options: argparse.Namespace, plans: "Plans", settings: "RunSettings"
-) -> "tuple[ServerState, Start] | None":
+def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, Start] | None":
     """Read the weights that ``--init`` names, and print what of them fits."""
-    if options.init is None:
+    if training.init is None:
         return None
     from mixmfl.data.modalities import Modalities
     from mixmfl.federated.server.initial_state import start_from
 
-    state, start = start_from(
-        options.init, plans, settings, Modalities().with_aliases(options.alias)
-    )
+    modalities = Modalities().with_aliases(aliases)
+    state, start = start_from(training.init, training.plans, training.settings, modalities)
     print("\n".join(start.lines()))
     return state, start
 
 
-def _over_network(options: argparse.Namespace, plans: "Plans", settings: "RunSettings") -> int:
+def _over_network(options: argparse.Namespace, training: _Training) -> int:
     import uuid
 
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
     from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run, open_run
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    sites = _options.sites(options.sites, flare.site_names(kit))
-    least = len(sites) if settings.masked else len(sites) // 2 + 1
+    sites = _options.sites(training.sites, flare.site_names(kit))
+    least = len(sites) if training.settings.masked else len(sites) // 2 + 1
     quorum = least if options.quorum is None else options.quorum
-    if settings.masked and quorum != least:
+    if training.settings.masked and quorum != least:
         raise MixmflError("--quorum: a masked round needs all sites; leave this option out")
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
     if options.deadline <= 0:
         raise MixmflError("--deadline: must be above 0")
-    out = options.out.resolve()
+    out = training.out.resolve()
     file = job_file(out)
-    if holds_run(out) and not options.resume:
+    if holds_run(out) and not training.resume:
         raise MixmflError(f"{out}: holds a run; resume it with --resume, or name another folder")
-    before = load_job(file) if options.resume and file.is_file() else None
+    before = load_job(file) if training.resume and file.is_file() else None
     orders = TrainingJob(
         options.input.resolve(),
         out,
         tuple(sites),
         before.name if isinstance(before, TrainingJob) else uuid.uuid4().hex[:12],
-        settings,
-        options.fold,
+        training.settings,
+        training.fold,
         quorum,
         options.personalize,
-        options.stop_when_flat,
-        options.init.resolve() if options.init else None,
+        training.stop_when_flat,
+        training.init.resolve() if training.init else None,
         tuple(options.alias),
     )
     if isinstance(before, TrainingJob) and not holds_run(out):
-        orders = dataclasses.replace(orders, init=before.init, aliases=before.aliases)
-    _start(options, plans, settings)
+        orders = replace(orders, init=before.init, aliases=before.aliases)
+    _start(options.alias, training)
     printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
-    with _curves(options) as curves:
+    with _curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             nonlocal printed
@@ -552,7 +653,7 @@ def _announce_end(run: "Run") -> None:
             f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
             "--stop-when-flat 0 trains the others"
         )
-    from mixmfl.federated.server.checkpoint import choose_round
+    from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_page import RUN_PAGE
     from mixmfl.inference.model_folder import EVERY_CASE, MODEL
 
@@ -567,11 +668,13 @@ def _announce_end(run: "Run") -> None:
 
 
 def _register(model: Path) -> None:
-    """Register a model as the one that prediction uses."""
+    """Register a model file, or a run's folder, as what prediction uses."""
     from mixmfl.inference.default_model import use_model
+    from mixmfl.inference.model_folder import describe_model
 
     use_model(model, _runner.home())
-    print(f"mixmfl_predict uses {model} if no other is named (mixmfl_use_model changes that)")
+    named = describe_model(model)
+    print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
 
 
 def _describe_personal(site: str, result: "Personal") -> str:
@@ -599,13 +702,14 @@ def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def _curves(options: argparse.Namespace) -> "Curves":
-    from mixmfl.federated.server.checkpoint import holds_run, open_run
+def _curves(asked: Sequence[str], out: Path) -> "Curves":
+    """Return what writes a run's rounds for the trackers that are asked for, and the usual ones."""
     from mixmfl.federated.server.curves import Curves
+    from mixmfl.federated.server.run_record import holds_run, open_run
     from mixmfl.federated.server.tracking import usual_trackers
 
-    done = len(open_run(options.out).history) if holds_run(options.out) else 0
-    return Curves(done, list(dict.fromkeys((*usual_trackers(), *options.track))))
+    done = len(open_run(out).history) if holds_run(out) else 0
+    return Curves(done, list(dict.fromkeys((*usual_trackers(), *asked))))
 
 
 def _stopwatch() -> Callable[[], float]:

@@ -3,31 +3,36 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import _runner
+from . import _paths, _runner
 
 DESCRIPTION = """\
-Register a model file as the one that mixmfl_predict uses without -m; without a file, print the
-registered one. It is stored per user, in MIXMFL_HOME or the system's settings folder."""
+Register a model as the one that mixmfl_predict uses without -m: a model file, or the folder of a
+run; of a run in folds the mean of its models. Without MODEL, print the registered one. It is stored
+per user, in MIXMFL_HOME or the system's settings folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_use_model", DESCRIPTION)
-    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL.safetensors")
+    parser.add_argument("model", type=_paths.MODEL, nargs="?", metavar="MODEL")
     return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.inference.default_model import registered_model, use_model
+    from mixmfl.inference.model_folder import describe_model, folder_notes, model_files
 
     if options.model is not None:
         from mixmfl.inference.model import load_model
 
-        load_model(options.model)  # what cannot predict is not registered
+        for file in model_files(options.model):
+            load_model(file)  # what cannot predict is not registered
         use_model(options.model, _runner.home())
-    print(f"mixmfl_predict uses {registered_model(_runner.home())}")
+    model = registered_model(_runner.home())
+    print(f"mixmfl_predict uses {describe_model(model)}")
+    for note in folder_notes(model):
+        print(note)
     return 0
 
 

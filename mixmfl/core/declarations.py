@@ -36,19 +36,28 @@ def entries(least: int, greatest: int, *, distinct: bool = False) -> Meta:
     )
 
 
-def text(longest: int, pattern: str = "", needed: str = "printable text") -> Meta:
-    """Return which text a field may be; it is printable, in one line and not empty.
+def text(
+    longest: int,
+    pattern: str = "",
+    needed: str = "printable text",
+    *,
+    least: int = 1,
+    lines: bool = False,
+) -> Meta:
+    """Return which text a field may be; it is printable.
 
     Args:
         longest: The characters that it may have.
         pattern: Regular expression that the whole text must match; empty: any text will do.
         needed: What the pattern takes, for messages.
+        least: The characters that it must have; 0: it may be empty.
+        lines: Whether line ends may be in it.
     """
     return Meta(
-        min_length=1,
+        min_length=least,
         max_length=longest,
         pattern=rf"^(?:{pattern})\Z" if pattern else None,
-        extra={"needed": f"{needed} of 1 to {longest} characters"},
+        extra={"needed": f"{needed} of {least} to {longest} characters", "lines": lines},
     )
 
 
@@ -104,7 +113,7 @@ def kinds_of(record: type) -> Mapping[str, Any]:
     """Return the annotations of a record's fields by name.
 
     Raises:
-        TypeError: A number has no bounds, which is a mistake in the record.
+        TypeError: A number has no bounds, or a text no length: a mistake in the record.
     """
     kinds = typing.get_type_hints(record, include_extras=True)
     for name, kind in kinds.items():
@@ -176,7 +185,7 @@ def needed(kind: Any, name: str = "a field") -> str:
         name: What an error calls the field.
 
     Raises:
-        TypeError: It is a number, a list or an object without bounds.
+        TypeError: It is a number, a text, a list or an object without bounds.
     """
     plain, declared = split(kind)
     inner, origin = typing.get_args(plain), typing.get_origin(plain)
@@ -188,8 +197,9 @@ def needed(kind: Any, name: str = "a field") -> str:
         whole = "whole " if plain is int else ""
         return f"a {whole}number {bounds_of(declared, name)}"
     if plain is str:
-        meta = text_of(declared)
-        return str((meta.extra or {})["needed"]) if meta else "text"
+        if (meta := text_of(declared)) is None:
+            raise TypeError(f"{name}: a text needs a length; declare it by text() or one_of()")
+        return str((meta.extra or {})["needed"])
     if plain is Path:
         return f"a path of 1 to {LONGEST_PATH} characters"
     if origin is Literal:

@@ -6,14 +6,15 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixmfl.core.errors import DataError, MixmflError
-from mixmfl.core.strict_json import MOST_BYTES, parse_json
+from mixmfl.core.errors import DataError, MixmflError, why
+from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 
 _UNFINISHED = ".writing-"
 
@@ -82,9 +83,19 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     return file
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove half-written files of killed processes from a folder that nobody else writes to."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
+def clear_unfinished(folder: Path, *, below: bool = False, unused: float = 0) -> None:
+    """Remove half-written files of killed processes from a folder that nobody else writes to.
+
+    Args:
+        folder: The folder; it need not exist.
+        below: Whether the folders in it are searched, too.
+        unused: Seconds for which nobody wrote to what is removed, where others may be at work.
+    """
+    for path in list((folder.rglob if below else folder.glob)(f"{_UNFINISHED}*")):
+        if not os.path.lexists(path):  # it was in one that is removed by now
+            continue
+        if time.time() - path.lstat().st_mtime < unused:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -162,8 +173,13 @@ def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> 
 
 def is_file(path: Path) -> bool:
     """Say whether there is a file, of whatever name; one that no disk takes is that of none."""
+    return exists(path) and path.is_file()
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is a file or folder, of whatever name, as ``is_file`` does."""
     try:
-        return path.is_file()
+        return path.exists()
     except (OSError, ValueError):
         return False
 
@@ -196,19 +212,26 @@ def json_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
+def read_json(
+    path: Path, error: type[MixmflError] = DataError, most_bytes: int = MOST_BYTES_SETTINGS
+) -> dict[str, Any]:
     """Read a JSON object, strictly: see ``strict_json.parse_json``.
+
+    Args:
+        path: The file.
+        error: The class of the error that is raised.
+        most_bytes: The bytes that the file may have.
 
     Raises:
         MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
     """
     try:
         with path.open("rb") as file:
-            content = parse_json(file.read(MOST_BYTES + 1))
+            content = parse_json(file.read(most_bytes + 1), most_bytes)
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
     except (OSError, ValueError) as reason:
-        raise error(f"{path}: cannot be read as JSON ({reason})") from None
+        raise error(f"{path}: cannot be read as JSON ({why(reason)})") from None
     if not isinstance(content, dict):
         raise error(f"{path}: holds a JSON {type(content).__name__}, an object {{…}} is needed")
     return content

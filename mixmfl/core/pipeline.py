@@ -5,7 +5,6 @@ one job that it had is lost.
 """
 
 import contextlib
-import errno
 import logging
 import multiprocessing
 import pickle
@@ -19,7 +18,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from mixmfl.core.errors import MixmflError
+from mixmfl.core.errors import MixmflError, explain
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +33,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, MixmflError):
         return str(error)
     log.debug("a case failed", exc_info=error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error})"
+    if isinstance(error, OSError):
+        return explain(error)
     if isinstance(error, MemoryError):
         return "not enough memory"
     text = " ".join(str(error).split())

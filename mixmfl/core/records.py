@@ -27,8 +27,8 @@ from mixmfl.core.declarations import (
     text_of,
 )
 from mixmfl.core.errors import MixmflError, PlansError
-from mixmfl.core.json_fields import fields, is_word, listed, named, shown
-from mixmfl.core.text import one_line
+from mixmfl.core.json_fields import fields, listed, named, shown
+from mixmfl.core.text import is_printable, one_line
 
 T = TypeVar("T")
 
@@ -127,12 +127,19 @@ def _value(kind: Any, value: Any, at: _At) -> Any:
         return tuple(made) if origin is tuple else made
     if plain is Path and _is_path(value):
         return Path(value)
-    if (meta := text_of(declared)) is None or is_word(value, meta.max_length or 0):
+    if (meta := text_of(declared)) is None or _is_text(value, meta):
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
             pass
     raise at.error(f"{at.source}: is {shown(value)}; it must be {needed(kind)}")
+
+
+def _is_text(value: Any, meta: msgspec.Meta) -> bool:
+    """Say whether a value is printable text, in one line unless more are declared."""
+    if not isinstance(value, str) or len(value) > (meta.max_length or 0):
+        return False
+    return is_printable(value.replace("\n", "") if (meta.extra or {}).get("lines") else value)
 
 
 def _is_path(value: Any) -> bool:

@@ -20,7 +20,10 @@ def check_length(file: Path) -> None:
         ValueError: It is longer, or no file.
         OSError: There is nothing of this name.
     """
-    if (size := file.stat().st_size) > MOST_BYTES or not file.is_file():
+    size = file.stat().st_size
+    if not file.is_file():
+        raise ValueError("it is no file")
+    if size > MOST_BYTES:
         raise ValueError(f"it has {size} bytes, and a file of at most {MOST_BYTES} is read")
 
 

@@ -10,7 +10,11 @@ import re
 from typing import Any, NoReturn
 
 MOST_BYTES = 128 * 2**20
-"""The bytes that a file may have; records of 10,000 rounds of 50 sites have some 100 MB."""
+"""The bytes that a record may have which grows with cases or rounds; one of 10,000 rounds of 50
+sites has some 100 MB, and what is read of it takes 1 GB of memory."""
+
+MOST_BYTES_SETTINGS = 4 * 2**20
+"""The bytes that any other file may have."""
 
 MOST_VALUES = 10_000_000
 """The values that one text may have; each takes up to some 80 bytes of memory."""

@@ -20,7 +20,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mixmfl.core.files import SelfClosingFile
+from mixmfl.core.errors import why
+from mixmfl.core.files import SelfClosingFile, unlinked_file
 from mixmfl.core.strict_json import parse_json
 
 # one entry, because safetensors writes several in no fixed order
@@ -48,6 +49,14 @@ Form = tuple[tuple[int, ...], torch.dtype]
 
 class DamageError(ValueError):
     """A file is not what was written."""
+
+
+class ForeignError(ValueError):
+    """A file is something else, such as a text, from its first bytes on."""
+
+
+Tensors = Mapping[str, Tensor]
+"""A state that is only read; its tensors may lie on disk, as those of ``Stored``."""
 
 
 class Stored(Mapping[str, Tensor]):
@@ -237,7 +246,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(why(error)) from None
 
 
 def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
@@ -256,6 +265,11 @@ def open_stored(file: io.FileIO) -> tuple[Stored, dict[str, Any]]:
 
     places, header = _declared(os.fstat(file.fileno()).st_size, content)
     return Stored(file, places), header
+
+
+def stored(tensors: Mapping[str, Tensor], folder: Path) -> Stored:
+    """Write tensors to a file without a name on the disk of ``folder``; they are read on demand."""
+    return open_stored(unlinked_file(folder, lambda path: write(path, tensors, {})))[0]
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -321,7 +335,11 @@ def _declared(
     Returns:
         Each tensor's form and first byte, by name; and the header.
     """
+    if not size:
+        raise ForeignError("it is empty")
     length = int.from_bytes(content(0, 8), "little")
+    if length > size - 8 and content(8, 9) != b"{":
+        raise ForeignError("it does not begin as a file of tensors, .safetensors, does")
     if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
         raise ValueError(
             f"a header of {length} bytes is declared; at most {MOST_HEADER_BYTES} are read, and "
@@ -364,5 +382,5 @@ def _header(metadata: Any) -> dict[str, Any]:
     text = metadata.get(_ENTRY) if isinstance(metadata, dict) else None
     header = parse_json(text, MOST_HEADER_BYTES) if isinstance(text, str) else None
     if not isinstance(header, dict):
-        raise ValueError("it was not written by mixmfl")
+        raise ForeignError("it was not written by mixmfl")
     return header

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
-from mixmfl.core.errors import MixmflError, Refused
+from mixmfl.core.errors import MixmflError, Refused, explain
 
 Report = Callable[[str, int, int], None]
 """A function that shows progress: what is being done, how many are done, and of how many."""
@@ -79,7 +79,7 @@ class Workers:
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
                         raise
-                    refused.append(Refused(name, f"cannot be read or written: {error}"))
+                    refused.append(Refused(name, explain(error)))
                 except BrokenProcessPool:  # a RuntimeError, but not of one case
                     raise
                 except (ValueError, RuntimeError, MemoryError) as error:  # of nnU-Net, torch or ITK

@@ -128,3 +128,16 @@ def inside(path: Path, folder: Path) -> str:
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     return str(path)
+
+
+def by_mapping(modality: str, own: str, why: str) -> str:
+    """Return the reason to record where the user's table decides.
+
+    Args:
+        modality: The modality in the table; empty: set aside.
+        own: The same without the table.
+        why: The reason for that, which must not be lost where the table differs.
+    """
+    if modality == own and own:
+        return "mapping"
+    return f"mapping; else {own or 'set aside'} ({why})"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixmfl.data.accounting import LABEL, FileRecord, inside
+from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
@@ -26,11 +26,13 @@ class GatheredFile:
         path: The file.
         reading: The reading of its name, or the entry of the user's table.
         given: Whether ``reading`` comes from the user's table.
+        why: The reason to record for what the file was taken for; empty: its name is.
     """
 
     path: Path
     reading: FileName
     given: bool = False
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Draft:
     faults: list[str] = field(default_factory=list)
     hint: str = _EXTEND
 
-    def add(self, path: Path, reading: FileName, given: bool = False) -> None:
+    def add(self, path: Path, reading: FileName) -> None:
         """Add a file."""
-        self.files.append(GatheredFile(path, reading, given))
+        self.files.append(GatheredFile(path, reading))
 
     def choose(self, folder: Path, labels_needed: bool) -> Chosen:
         """Choose the files that are used.
@@ -132,7 +134,7 @@ class Draft:
             question = f"{len(best)} files for label: {listed(best, folder)}; keep one of them"
             return None, records, question if files and needed else ""
         (taken,) = best
-        records = [FileRecord(taken.path, "mapping" if taken.given else "its name", "", LABEL)]
+        records = [FileRecord(taken.path, taken.why or "its name", "", LABEL)]
         records += [
             FileRecord(file.path, f"another label; {taken.path.name} is taken")
             for file in files
@@ -156,6 +158,15 @@ class Draft:
             for file in self.files
         )
         return f"no known modality, only {', '.join(what)}; {self.hint}"
+
+
+def corrected(file: GatheredFile, modality: str) -> GatheredFile:
+    """Return a file as the user's table has it: with a modality, as the label or set aside."""
+    own = LABEL if file.reading.is_label else file.reading.modality or ""
+    why = by_mapping(modality, own, "its name" if own else _why_aside(file))
+    is_label = modality == LABEL
+    reading = FileName(file.reading.case, None if is_label else modality or None, is_label)
+    return GatheredFile(file.path, reading, given=True, why=why)
 
 
 def listed(files: Sequence[GatheredFile], folder: Path) -> str:
@@ -195,7 +206,7 @@ def _record(
     file: GatheredFile, modality: str, taken: GatheredFile | None, count: int
 ) -> FileRecord:
     if file is taken:
-        return FileRecord(file.path, "mapping" if file.given else "its name", "", modality)
+        return FileRecord(file.path, file.why or "its name", "", modality)
     if taken is not None:
         return FileRecord(file.path, f"another {modality}; {taken.path.name} is taken")
     return FileRecord(file.path, f"{count} files fit {modality}")
@@ -203,7 +214,7 @@ def _record(
 
 def _why_aside(file: GatheredFile) -> str:
     if file.given:
-        return "mapping"
+        return file.why
     if file.reading.doubt:
         return f"undecided: its name {file.reading.doubt}"
     if file.reading.aside:

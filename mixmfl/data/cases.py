@@ -18,7 +18,6 @@ from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.files import files_below
 from mixmfl.core.text import is_printable, one_line, plural
 from mixmfl.data.accounting import (
-    LABEL,
     FileRecord,
     header_of,
     inside,
@@ -26,7 +25,7 @@ from mixmfl.data.accounting import (
     rest_below,
     why_other,
 )
-from mixmfl.data.case_drafts import Draft, GatheredFile
+from mixmfl.data.case_drafts import Draft, GatheredFile, corrected
 from mixmfl.data.case_grouping import Grouped, group, stem_of
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, Source
@@ -34,6 +33,7 @@ from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
 
 LAYOUTS = """\
+  DICOM           files of any name in any nesting (mixmfl_predict, mixmfl_plan_preprocess)
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
   case folders    case/T1.nii.gz, case/t1ce.nii.gz, ..., label case/seg.nii.gz
   modality names  case_t1ce.nii.gz, sub-01/anat/sub-01_T1w.nii.gz, ..., label case_seg.nii.gz"""
@@ -176,38 +176,11 @@ def find_cases(
     drafts = _draft_from_channels(folder, modalities)
     if drafts is None:
         grouped = group(folder, files, modalities)
-        drafts, layout, patients = (
-            _draft_from_names(folder, grouped),
-            grouped.layout,
-            grouped.patients,
-        )
+        drafts = _draft_from_names(folder, grouped)
+        layout, patients = grouped.layout, grouped.patients
     _correct(drafts, folder, mapping or {})
 
-    cases: list[Case] = []
-    refused: list[Refused] = []
-    records: list[FileRecord] = []
-    for name, draft in sorted(drafts.items()):
-        chosen = draft.choose(folder, labels_needed)
-        fault = chosen.fault
-        if not fault and (
-            not is_printable(name) or "\\" in name
-        ):  # which Windows takes for a folder
-            fault = "a file cannot have this name; rename the case"
-        if draft.files and all(_is_set_aside(file) for file in draft.files):
-            pass  # by the user, or by BIDS
-        elif fault:
-            refused.append(Refused(name, fault))
-        else:
-            cases.append(
-                Case(
-                    name,
-                    dict(chosen.images),
-                    chosen.label,
-                    warnings=chosen.warnings,
-                    person=patients.get(name, ""),
-                )
-            )
-        records += [replace(each, case=name) for each in chosen.records]
+    cases, refused, records = _choose(drafts, folder, labels_needed, patients)
     aside = {each.path for each in records if not each.modality}
     ignored = tuple(
         file.path
@@ -228,6 +201,42 @@ def find_cases(
     return Found(
         tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*records, *more)
     )
+
+
+def _choose(
+    drafts: Mapping[str, Draft], folder: Path, labels_needed: bool, patients: Mapping[str, str]
+) -> tuple[list[Case], list[Refused], list[FileRecord]]:
+    """Choose the files of every case; return usable cases, refused ones and a record per file.
+
+    ``patients`` has the patient of each case whose name does not tell it.
+    """
+    cases: list[Case] = []
+    refused: list[Refused] = []
+    records: list[FileRecord] = []
+    for name, draft in sorted(drafts.items()):
+        chosen = draft.choose(folder, labels_needed)
+        fault = chosen.fault
+        if not fault and (
+            not is_printable(name) or "\\" in name
+        ):  # which Windows takes for a folder
+            fault = "a file cannot have this name; rename the case"
+        if draft.files and all(_is_set_aside(file) for file in draft.files):
+            pass  # by the user, or by BIDS
+        elif fault:
+            refused.append(Refused(name, fault))
+        else:
+            person = patients.get(name, "")
+            cases.append(
+                Case(
+                    name,
+                    dict(chosen.images),
+                    chosen.label,
+                    warnings=chosen.warnings,
+                    person=person,
+                )
+            )
+        records += [replace(each, case=name) for each in chosen.records]
+    return cases, refused, records
 
 
 def holds_images(folder: Path) -> bool:
@@ -288,21 +297,19 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
         )  # fmt: skip
         raise DataError(f"{file}: {what}. Of DICOM files, name the folder")
     file_name = read_name(stem_of(file), modalities)
-    entry = mapping.get(file.name)
-    modality = entry.modality if entry else file_name.modality
-    name = (entry.case if entry else "") or file_name.head or file_name.case or stem_of(file)
-    if not modality or modality == LABEL:
-        why = file_name.doubt or (
-            f"its name says {file_name.aside}" if file_name.aside else "no word of it does"
-        )
-        raise DataError(
-            f"{file}: its name does not say which modality it is ({why}); known are "
-            f"{', '.join(modalities.names)}. Rename it, such as {stem_of(file)}_t1.nii.gz, or say "
-            "by --mapping what it is"
-        )
-    records = (FileRecord(file, "mapping" if entry else "its name", name, modality),)
-    case = Case(name, {modality: file})
-    return Found((case,), (), (), "a single file", None, file, records=records)
+    hint = (
+        f"known are {', '.join(modalities.names)}. Rename it, such as {stem_of(file)}_t1.nii.gz, "
+        "or say by --mapping what it is"
+    )
+    drafts = {file_name.head or file_name.case or stem_of(file): Draft(hint=hint)}
+    for draft in drafts.values():
+        draft.add(file, file_name)
+    own = {path: entry for path, entry in mapping.items() if path == file.name}
+    _correct(drafts, file.parent, own)
+    cases, refused, records = _choose(drafts, file.parent, labels_needed=False, {})
+    return Found(
+        tuple(cases), tuple(refused), (), "a single file", None, file, records=tuple(records)
+    )
 
 
 def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
@@ -323,11 +330,8 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given
             )
         name, file = owners[path]
         drafts[name].files.remove(file)
-        is_label = entry.modality == LABEL
-        file_name = FileName(
-            file.reading.case, None if is_label else entry.modality or None, is_label
-        )
-        drafts.setdefault(entry.case or name, Draft()).add(file.path, file_name, given=True)
+        mine = drafts.setdefault(entry.case or name, Draft())
+        mine.files.append(corrected(file, entry.modality))
     for name in [name for name, draft in drafts.items() if not draft.files]:
         del drafts[name]
     for draft in drafts.values():

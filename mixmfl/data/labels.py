@@ -8,14 +8,15 @@ their federation; ``label_sets`` maps them, by name.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
-from mixmfl.core.json_fields import is_word
+from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted, shorten
 
 LARGEST_VALUE = 65535  # label files are written with at most 16 bits
@@ -26,6 +27,29 @@ REGIONS_EXAMPLE = (
     '{"labels": {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}, '
     '"regions_class_order": [1, 2, 3]}'
 )
+
+
+_Value = Annotated[int, within(0, LARGEST_VALUE)]
+_Values = Annotated[tuple[_Value, ...], entries(1, MOST_LABELS)]
+_Name = Annotated[str, text(LONGEST_NAME)]
+_NewName = Annotated[str, text(LONGEST_NAME, r"[^<>/\\]+", "printable text without < > / \\")]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The description as dataset.json has it, but for a label's single value, a list of one here.
+
+    Attributes:
+        labels: Values by name of a label or region.
+        regions_class_order: See ``Labels``; only read where there are regions.
+        label_map: By label, or by value as text, its name in the federation.
+    """
+
+    labels: Annotated[Mapping[_Name, _Values], entries(1, MOST_LABELS)]
+    regions_class_order: Annotated[tuple[_Value, ...], entries(0, MOST_LABELS)] | None = None
+    label_map: Annotated[Mapping[_Name, _NewName], entries(0, MOST_LABELS)] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
@@ -70,17 +94,8 @@ class Labels:
                 f'{source}: "labels" maps values to names, the form before nnU-Net v2; '
                 f"names must come first, as in {EXAMPLE}"
             )
-        if len(written) > MOST_LABELS:
-            raise DataError(f'{source}: "labels" has {len(written)} names; {MOST_LABELS} at most')
-        if strange := [name for name in written if not is_word(name, LONGEST_NAME)]:
-            raise DataError(
-                f"{source}: {quoted(strange[0])} is no label's name; needed is printable text of "
-                f"up to {LONGEST_NAME} characters"
-            )
-        declared = {
-            name: _read_values(value, f"{source}: label {name!r}", 0 if name == "background" else 1)
-            for name, value in written.items()
-        }
+        described = _read_written(content, source)
+        declared = _declared(described.labels, source)
         if declared.get("background") != 0:
             background = declared.get("background", "not declared")
             raise DataError(f'{source}: "background" is {background}; it must be declared as 0')
@@ -88,7 +103,7 @@ class Labels:
         if isinstance(ignore, tuple):
             raise DataError(f'{source}: "ignore" is {list(ignore)}; it must be a single value')
 
-        order = _read_order(content.get("regions_class_order"), declared, source)
+        order = _check_order(described.regions_class_order, declared, source)
         labels = Labels(declared, order)
         if len(labels.values) > MOST_LABELS + 1:
             raise DataError(
@@ -106,7 +121,7 @@ class Labels:
                         f"{source}: labels {name_of[value]!r} and {name!r} both have value {value}"
                     )
                 name_of[value] = name
-        return _map_names(labels, content.get("label_map", {}), source)
+        return _map_names(labels, described.label_map, source)
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
@@ -285,78 +300,83 @@ def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
     )
 
 
-def _is_label_name(name: object) -> bool:
-    return is_word(name, LONGEST_NAME) and not set(str(name)) & set("<>/\\")
-
-
 def _has_regions(declared: Mapping[str, int | tuple[int, ...]]) -> bool:
     return any(isinstance(value, tuple) for value in declared.values())
 
 
-def _read_values(written: Any, what: str, least: int) -> int | tuple[int, ...]:
-    """Return one value, or the sorted values of a region; a list of one is one value.
+def _read_written(content: Mapping[str, Any], source: str) -> _Written:
+    """Read the fields of a dataset.json that describe labels; others are left alone.
 
-    Args:
-        written: The entry in the file.
-        what: The label's name for messages.
-        least: The smallest value allowed: 0 for background, 1 for all others.
+    Raises:
+        DataError: One of them is something else than it may be.
     """
-    values = written if isinstance(written, (list, tuple)) else [written]
-    if len(values) > MOST_LABELS:
-        raise DataError(f"{what} is a region of {len(values)} values; {MOST_LABELS} at most")
-    for value in values:
-        # bool is an int to Python, but "lesion": true is a mistake
-        if type(value) is not int or not least <= value <= LARGEST_VALUE:
+    listed = {
+        name: value if isinstance(value, list | tuple) else [value]
+        for name, value in content["labels"].items()
+    }
+    found: dict[str, Any] = {"labels": listed}
+    if any(len(values) != 1 for values in listed.values()):
+        found["regions_class_order"] = content.get("regions_class_order")
+    if "label_map" in content:
+        found["label_map"] = content["label_map"]
+    return read_record(_Written, found, source, DataError)
+
+
+def _declared(
+    labels: Mapping[str, tuple[int, ...]], source: str
+) -> dict[str, int | tuple[int, ...]]:
+    """Return each name's value, or the sorted values of a region; a list of one is one value.
+
+    Raises:
+        DataError: A name other than background has value 0.
+    """
+    declared: dict[str, int | tuple[int, ...]] = {}
+    for name, values in labels.items():
+        if name != "background" and 0 in values:
             raise DataError(
-                f"{what} is {quoted(written)}; needed is an integer from {least} to "
-                f"{LARGEST_VALUE}, or a list of such integers for a region"
+                f"{source}: label {name!r} is {list(values)}; 0 is background and nothing else"
             )
-    unique = tuple(sorted(set(values)))
-    if not unique:
-        raise DataError(f"{what} is an empty list; a region needs at least one value")
-    return unique if len(unique) > 1 else unique[0]
+        unique = tuple(sorted(set(values)))
+        declared[name] = unique if len(unique) > 1 else unique[0]
+    return declared
 
 
-def _read_order(
-    written: Any, declared: Mapping[str, int | tuple[int, ...]], source: str
+def _check_order(
+    order: tuple[int, ...] | None, declared: Mapping[str, int | tuple[int, ...]], source: str
 ) -> tuple[int, ...] | None:
-    """Check ``regions_class_order`` against the regions; without regions it has no meaning."""
+    """Check ``regions_class_order`` against the regions; without regions it has no meaning.
+
+    Raises:
+        DataError: It is missing, or has another number of values, or values of other regions.
+    """
     if not _has_regions(declared):
         return None
     regions = Labels(declared).foreground
     example = [values[0] for values in regions.values()]
-    if not isinstance(written, list) or len(written) != len(regions):
+    if order is None or len(order) != len(regions):
+        written = "missing" if order is None else quoted(list(order))
         raise DataError(
-            f'{source}: "regions_class_order" is {quoted(written)}; the regions {list(regions)} '
+            f'{source}: "regions_class_order" is {written}; the regions {list(regions)} '
             f"need one value each, such as {example}: the value to paint for it, later over earlier"
         )
-    for value, (name, values) in zip(written, regions.items(), strict=True):
-        if type(value) is not int or value not in values:
+    for value, (name, values) in zip(order, regions.items(), strict=True):
+        if value not in values:
             raise DataError(
-                f'{source}: "regions_class_order" paints {quoted(value)} for region {name!r}, '
+                f'{source}: "regions_class_order" paints {value} for region {name!r}, '
                 f"which holds the values {list(values)} only"
             )
-    return tuple(written)
+    return order
 
 
-def _map_names(labels: Labels, written: Any, source: str) -> Labels:
+def _map_names(labels: Labels, new_names: Mapping[str, str], source: str) -> Labels:
     """Apply ``label_map``, which gives some labels or values their name in the federation.
 
     Without regions several labels may become one label, background, or ignored.
     """
     example = '{"label_map": {"tumour": "lesion", "cyst": "background", "7": "ignore"}}'
-    if (
-        not isinstance(written, Mapping)
-        or len(written) > MOST_LABELS
-        or not all(map(_is_label_name, written.values()))
-    ):
-        raise DataError(
-            f'{source}: "label_map" is {quoted(written, 200)}; it gives a label, or a value, its '
-            f"name in the federation, as in {example}"
-        )
     reserved = {"background", "ignore"} & labels.declared.keys()
     name_of = {
-        name: name if name in reserved else written.get(name, name) for name in labels.declared
+        name: name if name in reserved else new_names.get(name, name) for name in labels.declared
     }
     targets = [name_of[name] for name in labels.foreground]
     merged = {n for n in targets if n in ("background", "ignore") or targets.count(n) > 1}
@@ -372,7 +392,7 @@ def _map_names(labels: Labels, written: Any, source: str) -> Labels:
         known = declared.setdefault(name_of[name], value)
         if isinstance(value, int) and isinstance(known, int) and known != value:
             read_as[value] = known
-    for key, name in written.items():
+    for key, name in new_names.items():
         if key in labels.foreground:
             continue
         value = int(key) if key.isdecimal() and len(key) < 6 else 0

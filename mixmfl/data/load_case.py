@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
+from mixmfl.core.json_fields import MOST_NAME
 from mixmfl.core.pipeline import reason_of
 from mixmfl.core.text import plural
 from mixmfl.data import image
@@ -50,7 +52,7 @@ class AlignmentOptions:
             others, with a warning; otherwise the case is refused.
     """
 
-    reference: str = ""
+    reference: Annotated[str, text(MOST_NAME, least=0)] = ""
     register: bool = False
     leave_out: bool = False
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from mixmfl.core.errors import DataError
+from mixmfl.core.errors import DataError, why
 from mixmfl.core.spreadsheet import cell, check_length, from_cell
 from mixmfl.core.text import is_printable, quoted
 from mixmfl.data.accounting import LABEL, FileRecord, inside
@@ -68,8 +68,12 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
             rows = [(reader.line_num, row) for row in reader]
             columns = set(reader.fieldnames or ())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no such table; mixmfl_predict --write-mapping makes one"
+        ) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+        raise DataError(f"{path}: cannot be read as a table ({why(error)})") from None
     if not {"case", "modality"} <= columns or not columns & {"series_uid", "file"} or not rows:
         raise DataError(
             f"{path}: needed is a table with columns case, modality, and series_uid or file; "

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mixmfl.core.errors import DataError
+from mixmfl.core.errors import DataError, why
 from mixmfl.core.files import replacing, write_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.spreadsheet import check_length
@@ -297,8 +297,10 @@ def read_partition(file: Path) -> dict[str, str]:
                 (reader.line_num, (row[COLUMNS[0]] or "").strip(), (row[COLUMNS[1]] or "").strip())
                 for row in reader
             ]
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file") from None
     except (OSError, ValueError, csv.Error) as reason:
-        raise DataError(f"{file}: cannot be read as CSV ({reason})") from None
+        raise DataError(f"{file}: cannot be read as CSV ({why(reason)})") from None
     site_of: dict[str, str] = {}
     names = site_names(identifier for _, identifier, _ in rows)
     for (line, identifier, subject), site in zip(rows, names, strict=True):
@@ -517,8 +519,6 @@ def write_sites(
 def _check_new(folder: Path, source: Path) -> None:
     if folder.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{folder}: lies among the cases in {source}; name a folder elsewhere")
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; a new or empty folder is needed")
     existing = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if existing:
         raise DataError(

@@ -23,6 +23,7 @@ from mixmfl.data.image import Grid, affine_lps, read_back, to_sitk
 Array = npt.NDArray[Any]
 
 LEAST_COVERAGE = 0.5  # of the reference's head, below which an image shows another place
+LEAST_OVERLAP = 0.75  # of two heads; in place it was at least 0.94 (76 pairs of real MRI)
 FULL_COVERAGE = 0.95  # below it a warning says that a part of the head is not shown
 COARSE_MM = 3.0  # voxels on which similarity is measured: enough for it, and quick
 DISPLACED_MM = 15.0  # displaced so far, two images of a head share next to nothing
@@ -55,6 +56,8 @@ class AlignmentCheck:
             reference through the middle of its head, the largest of six turns; 0 where the
             opposite turn fits better than none, too, as in a round head, whose noise any turn
             averages away.
+        overlap: Share of the smaller of the two heads, within what both images show, that lies on
+            the other. It tells where background is 0, also of images too small for the rest.
     """
 
     coverage: float
@@ -63,6 +66,7 @@ class AlignmentCheck:
     nearby: float
     mirrored: float
     turned: float
+    overlap: float = 1.0
 
     @property
     def fault(self) -> str | None:
@@ -86,6 +90,8 @@ class AlignmentCheck:
             )
         if self.similarity < ABOVE_CHANCE * self.chance:
             return f"its {measured} is near that of chance ({self.chance:.3f})"
+        if self.overlap < LEAST_OVERLAP:
+            return f"only {self.overlap:.0%} of the smaller of the two heads lies on the other"
         return None
 
     @property
@@ -175,7 +181,8 @@ def fit(
     coarse = _coarse(reference_grid)
     fixed = resample(reference, reference_grid, coarse)
     head = fixed != 0
-    coverage = float(_inside(coarse, head, grid, transform).mean()) if head.any() else 0.0
+    inside = _inside(coarse, head, grid, transform)
+    coverage = float(inside.mean()) if head.any() else 0.0
     # with a rim, so that the image displaced by whole coarse voxels is a part of this
     rim = round(DISPLACED_MM / COARSE_MM)
     moving = to_sitk(image, grid)
@@ -190,6 +197,8 @@ def fit(
     axis = _left_right_axis(coarse)
     mirrored = [np.roll(mirror(here, coarse), round(mm / COARSE_MM), axis) for mm in MIRRORED_MM]
     similarity = _similarity(fixed, here)
+    smaller = min(np.count_nonzero(inside), np.count_nonzero(here))
+    overlap = float(np.count_nonzero(head & (here != 0)) / smaller) if smaller else 0.0
     turned = 0.0
     for pair in _turns(coarse, head):
         both = [_resample(moving, coarse, _after(transform, turn)) for turn in pair]
@@ -202,6 +211,7 @@ def fit(
         max(displaced(NEARBY_MM)),
         max(_similarity(fixed, each) for each in mirrored),
         turned,
+        overlap,
     )
 
 

@@ -164,6 +164,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "phase": _phrases("""
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
     """),
+    "magnitude of an SWI": _phrases("mag images, magnitude images, mag image"),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
         displacement, warpfield, jac, genericaffine, 0genericaffine, inv warp

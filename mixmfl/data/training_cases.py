@@ -93,7 +93,7 @@ def _drawn(series: Series, case: Case, labels: Labels) -> DrawnMask:
 
 def _as_mask(row: Row) -> Row:
     """Return the row of a series in training, where a segmentation is a mask."""
-    if row.series.header.modality.upper() != MODALITY or row.why == "mapping":
+    if row.series.header.modality.upper() != MODALITY or row.given:
         return row
     return dataclasses.replace(row, modality=LABEL, why="is a DICOM segmentation")
 

@@ -16,10 +16,7 @@ from scipy import ndimage
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
-from mixmfl.evaluation.subset_dice import MOST_CASES
-
-FEWEST_CASES = 5
-"""Validation cases behind a label, below which its other components stay."""
+from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
 _Sum = Annotated[float, within(0, MOST_CASES)]
 

@@ -16,8 +16,8 @@ from scipy.stats import t as student
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.largest_component import Largest
-from mixmfl.evaluation.reliability import FEWEST_CASES, Reliabilities
-from mixmfl.evaluation.subset_dice import LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
+from mixmfl.evaluation.reliability import Reliabilities
+from mixmfl.evaluation.subset_dice import FEWEST_CASES, LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
 
 COVERAGE = 0.9
 """Share of masks whose Dice is meant to lie in the interval of the estimate."""

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
-from mixmfl.evaluation.subset_dice import MOST_CASES
+from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +26,6 @@ MOST_LOGIT = 8.0
 
 EDGES = np.linspace(-MOST_LOGIT, MOST_LOGIT, BINS + 1)[1:-1]
 """Logits between the bins."""
-
-FEWEST_CASES = 5
-"""Validation cases behind a label, below which nothing is concluded about a single mask."""
 
 LEVEL = 0.8
 """Of the range of a volume."""

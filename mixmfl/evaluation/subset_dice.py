@@ -23,6 +23,9 @@ Counts = tuple[int, ...]
 
 BINS = 20
 
+FEWEST_CASES = 5
+"""Validation cases with a label, below which nothing is concluded from what they measured of it."""
+
 MOST_CASES = 10**9
 """Most cases behind an expected Dice that is read from a file."""
 

@@ -14,7 +14,7 @@ import torch
 
 from mixmfl.core.devices import peak_mb_of, reset_peak_of
 from mixmfl.core.errors import AggregationError, ModelError, PrivacyError
-from mixmfl.core.tensor_store import pack, unpack
+from mixmfl.core.tensor_store import Tensors, pack, stored, unpack
 from mixmfl.core.worker_pool import spawn_context
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.client.client import Client
@@ -23,10 +23,11 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
-from mixmfl.federated.server.checkpoint import Run, choose_round, load_state_of, save_personal
+from mixmfl.federated.server.checkpoint import load_state_of, save_personal
 from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
+from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
 from mixmfl.networks.prototypes import PrototypeMemory, State
@@ -107,7 +108,7 @@ def simulate(
 
         def start(site: Site, task: Message) -> tuple[bytes, Wait]:
             received = encode(task)
-            before = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
+            before: Tensors = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
             return received, executors[str(site.device)](site.name, received, before)
 
         def ask(tasks: Mapping[str, Message]) -> Answers:
@@ -135,7 +136,8 @@ def simulate(
                     reply, len(done.reply), len(received), done.seconds, done.memory_mb
                 )
                 if done.optimizer:
-                    optimizers[site.name] = done.optimizer
+                    # on disk, too: it is 8 bytes for each weight of every site
+                    optimizers[site.name] = stored(done.optimizer, out)
             return Answers(answers, absent)
 
         train_rounds(
@@ -241,7 +243,7 @@ def _start_worker(
 
 
 def _start_elsewhere(
-    pool: ProcessPoolExecutor, site: str, received: bytes, optimizer: State
+    pool: ProcessPoolExecutor, site: str, received: bytes, optimizer: Tensors
 ) -> Wait:
     """Start a task in another process; tensors travel as bytes."""
     started = pool.submit(_do_task_here, site, received, pack(optimizer, {}))
@@ -259,7 +261,7 @@ def _do_task_here(site: str, received: bytes, optimizer: bytes) -> tuple[Done, b
     return dataclasses.replace(done, optimizer={}), pack(done.optimizer, {})
 
 
-def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: State) -> Done:
+def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: Tensors) -> Done:
     """Do a task at a site; task and reply are bytes.
 
     Raises:

@@ -71,18 +71,27 @@ def open_sites(
     Raises:
         DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
     """
-    available = sorted(p.name for p in (work / "sites").glob("*") if (p / configuration).is_dir())
-    missing = sorted(set(chosen) - set(available))
-    if missing or not available:
-        others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
+    known = sorted(p.name for p in (work / "sites").glob("*") if p.is_dir())
+    if unknown := sorted(set(chosen) - set(known)):
         raise DataError(
-            f"{work / 'sites'}: configuration {configuration} is not preprocessed for "
-            f"{', '.join(missing) or 'any site'}; it is for these sites: "
-            f"{', '.join(available) or 'none'}; configurations that are: "
-            f"{', '.join(others) or 'none'}. Choose one of these by -c, or run "
-            f"mixmfl_plan_preprocess -c {configuration}"
+            f"{work / 'sites'}: there is no site {', '.join(unknown)}; the sites are "
+            f"{', '.join(known) or 'none'}. Name some of these by --sites"
         )
-    sites, planned = [], plans.preprocessing(configuration)
+    planned = plans.preprocessing(configuration)
+    available = [name for name in known if (work / "sites" / name / configuration).is_dir()]
+    if not available or (missing := sorted(set(chosen) - set(available))):
+        others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
+        where = (
+            f"for {', '.join(missing)}, but is for {', '.join(available)}"
+            if available
+            else "for any site"
+        )
+        choice = f"choose one that is by -c ({', '.join(others)}), or " if others else ""
+        raise DataError(
+            f"{work / 'sites'}: configuration {configuration} is not preprocessed {where}; "
+            f"{choice}run mixmfl_plan_preprocess -c {configuration}"
+        )
+    sites = []
     for name in sorted(set(chosen)) or available:
         folder = work / "sites" / name / configuration
         cases = {case: open_case(folder, case) for case in case_names(folder)}

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from mixmfl.core.errors import ModelError
+from mixmfl.core.errors import ModelError, why
 from mixmfl.core.files import replacing
-from mixmfl.core.tensor_store import digest, read, write
+from mixmfl.core.tensor_store import Tensors, digest, read, write
 from mixmfl.networks.prototypes import State
 
 FORMAT = 4
 
 
-def save_tensors(path: Path, state: State) -> None:
+def save_tensors(path: Path, state: Tensors) -> None:
     """Write tensors by name, whole or not at all, with their hash."""
     with replacing(path) as temporary:
         write(temporary, state, {"format": FORMAT, "sha256": digest(state)})
@@ -25,7 +25,7 @@ def load_tensors(path: Path) -> State:
     try:
         state, header = read(path)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from None
+        raise ModelError(f"{path}: cannot be read ({why(error)})") from None
     if header.get("sha256") != digest(state):
         raise ModelError(f"{path}: is damaged; its numbers are not those that were written")
     return state

@@ -28,7 +28,7 @@ from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
-from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet
+from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean
 from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
@@ -148,15 +148,16 @@ class CPUNetwork:
         levels: list[_Joined | _Gathered] = [
             _Gathered(network, level, slots, memory)
             if level in network.compensated
-            else _Joined(self._fusing(network, level), len(network.modalities))
+            else _Joined(*self._fusing(network, level))
             for level in range(len(network.fusion))
         ]
         self._add_maps(network, images, slots, levels)
         return levels
 
-    def _fusing(self, network: MDMNet, level: int) -> "_Unit":
-        """Return the convolution that fuses the maps of a level."""
-        return self._units[cast(Fusion, network.fusion[level]).mix.convs[0]]
+    def _fusing(self, network: MDMNet, level: int) -> "tuple[Fusion, _Unit]":
+        """Return what fuses the maps of a level, and its convolution."""
+        fusion = cast(Fusion, network.fusion[level])
+        return fusion, self._units[fusion.mix.convs[0]]
 
     def _predict(self, images: Tensor, available: Sequence[str], memory: PrototypeMemory) -> Tensor:
         """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
@@ -197,12 +198,11 @@ class CPUNetwork:
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> list[Tensor]:
         """Return the fused map ``(1, C_fused, *P)`` of every level."""
-        known = len(network.modalities)
         slots = [network.modalities.index(name) for name in available]
         levels = [
             _Gathered(network, level, slots, memory)
-            if level in network.compensated and len(slots) < known
-            else _Summed(self._fusing(network, level), known, len(slots))
+            if level in network.compensated and len(slots) < len(network.modalities)
+            else _Summed(*self._fusing(network, level), len(slots))
             for level in range(len(network.fusion))
         ]
         self._add_maps(network, images, slots, levels)
@@ -289,18 +289,19 @@ class _Unit:
 class _Summed:
     """A level whose slots are concatenated: its convolution is a sum over the modalities."""
 
-    def __init__(self, unit: _Unit, known: int, present: int) -> None:
-        """Args: the fusion's unit; how many modalities the network knows, and the case has."""
-        self.unit, self.known, self.present = unit, known, present
+    def __init__(self, fusion: Fusion, unit: _Unit, present: int) -> None:
+        """Args: the fusion; its convolution; how many modalities the case has."""
+        self.fusion, self.unit = fusion, unit
+        self.share = float(shares_of_mean(torch.ones(1, present, dtype=torch.bool))[0, 0])
         self.total: Tensor | None = None  # (1, *P, C_fused)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
-        self._add(maps, self.unit.weight[:, : maps.shape[1]], 1 / self.present)
+        self._add(maps, self.fusion.shared_columns(self.unit.weight), self.share)
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
-        self._add(maps, _slot_weight(self.unit.weight, maps.shape[1], slot, self.known), 1)
+        self._add(maps, self.fusion.slot_columns(self.unit.weight, slot), 1)
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
@@ -320,9 +321,9 @@ class _Summed:
 class _Joined:
     """A level as ``_Summed``, that gives any subset's sum once it has all maps."""
 
-    def __init__(self, unit: _Unit, known: int) -> None:
-        """Args: the fusion's unit; how many modalities the network knows."""
-        self.unit, self.known = unit, known
+    def __init__(self, fusion: Fusion, unit: _Unit) -> None:
+        """Args: the fusion; its convolution."""
+        self.fusion, self.unit = fusion, unit
         self.maps: list[Tensor] = []
         self.weights: list[Tensor] = []  # (C_fused, C) of each map
         self.places: list[tuple[bool, int]] = []  # of each map: is it tailored, and its slot
@@ -330,21 +331,19 @@ class _Joined:
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's shared map, ``(B, C_shared, *P)``."""
-        self._add((False, slot), maps, self.unit.weight[:, : maps.shape[1]])
+        self._add((False, slot), maps, self.fusion.shared_columns(self.unit.weight))
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(B, C_tailored, *P)``."""
-        weight = _slot_weight(self.unit.weight, maps.shape[1], slot, self.known)
-        self._add((True, slot), maps, weight)
+        self._add((True, slot), maps, self.fusion.slot_columns(self.unit.weight, slot))
 
     def fused_from(self, shown: Tensor) -> Tensor:
         """Return the fused maps ``(S * B, C_fused, *P)`` from subsets ``(S, M)`` bool."""
         if self.joined is None:  # so that a subset's sum is one product
             self.joined = torch.cat([maps.movedim(1, -1) for maps in self.maps], dim=-1)
             self.maps.clear()
-        share = shown / shown.sum(dim=1, keepdim=True)
         sums = []
-        for subset, mean in zip(shown, share, strict=True):
+        for subset, mean in zip(shown, shares_of_mean(shown), strict=True):
             counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
             weighted = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
             sums.append(self.joined @ torch.cat(weighted, dim=1).T)  # (B, *P, C_fused)
@@ -407,12 +406,6 @@ class _Gathered:
 
 
 _Level = _Summed | _Joined | _Gathered
-
-
-def _slot_weight(weight: Tensor, channels: int, slot: int, known: int) -> Tensor:
-    """Return a fusion's weights for the tailored map of one of ``known`` modalities."""
-    start = weight.shape[1] - (known - slot) * channels  # after the shared channels
-    return weight[:, start : start + channels]
 
 
 def _hide(placed: Tensor, shown: Tensor) -> Tensor:

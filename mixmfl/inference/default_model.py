@@ -1,37 +1,47 @@
 """Which model predicts when none is named: the one registered last on this machine."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from mixmfl.core.declarations import LONGEST_PATH, text
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import is_file, read_json, sha256, write_json
+from mixmfl.core.files import exists, read_json, sha256, write_json
 from mixmfl.core.records import read_record
+from mixmfl.core.text import one_line
+from mixmfl.inference.model_folder import model_files
 
 
 @dataclass(frozen=True)
 class _Registered:
-    """The record of the registered model: where its file is, and the SHA-256 of its content."""
+    """The record of the registered model: its file, or a run's folder whose models are averaged.
+
+    The SHA-256 is that of the file; of several files, that of theirs in order.
+    """
 
     model: Annotated[str, text(LONGEST_PATH)]
     sha256: Annotated[str, text(64, "[0-9a-f]{64}", "a digest")]
 
 
 def use_model(model: Path, home: Path) -> None:
-    """Register a model file; ``home`` is the user's settings folder of mixmfl.
+    """Register a model file, or what the folder of a run stands for.
+
+    Args:
+        model: What ``model_files`` takes.
+        home: The user's settings folder of mixmfl.
 
     Raises:
-        ModelError: The file is not there.
+        ModelError: There is no model.
     """
-    if not model.is_file():
-        raise ModelError(f"{model}: there is no such model file")
-    registered = _Registered(str(model.resolve()), sha256(model))
-    write_json(home / "model.json", asdict(registered))
+    files = model_files(model)
+    chosen = files[0] if len(files) == 1 else model
+    write_json(home / "model.json", asdict(_Registered(str(chosen.resolve()), _digest(files))))
 
 
 def registered_model(home: Path) -> Path:
-    """Return the registered model file.
+    """Return the registered model: a file, or the folder of a run; ``model_files`` takes both.
 
     Raises:
         ModelError: No model is registered, the record is damaged, or the model file is gone or
@@ -40,19 +50,24 @@ def registered_model(home: Path) -> Path:
     record = home / "model.json"
     if not record.is_file():
         raise ModelError(
-            "no model is registered on this machine; give one by -m MODEL, register one by "
-            "mixmfl_use_model MODEL, or train one"
+            "no model is registered on this machine; mixmfl_use_model MODEL registers one, and so "
+            "does mixmfl_train_federated. mixmfl_predict -m MODEL needs none"
         )
     registered = read_record(_Registered, read_json(record, ModelError), str(record), ModelError)
-    model = Path(registered.model)
-    if not is_file(model):
+    model, named = Path(registered.model), one_line(registered.model, 1000)
+    if not exists(model):
         raise ModelError(
-            f"{model}: the registered model is gone; give one by -m MODEL or register one by "
-            "mixmfl_use_model MODEL"
+            f"{named}: the registered model is gone; mixmfl_use_model MODEL registers another. "
+            "mixmfl_predict -m MODEL needs none"
         )
-    if sha256(model) != registered.sha256:
+    if _digest(model_files(model)) != registered.sha256:
         raise ModelError(
-            f"{model}: the contents changed since it was registered; if that is intended, "
-            f"register it again by mixmfl_use_model {model}"
+            f"{named}: the contents changed since it was registered; if that is intended, "
+            "register it again by mixmfl_use_model"
         )
     return model
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digests = [sha256(file) for file in files]
+    return digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

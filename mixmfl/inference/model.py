@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
+from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError, why
 from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.json_fields import MOST_NAME, fields, is_text, shown
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import (
     DamageError,
+    ForeignError,
     check_header,
     check_tensors,
     open_stored,
@@ -44,6 +45,7 @@ from mixmfl.evaluation.mask_quality import (
 from mixmfl.evaluation.reliability import Calibration, Reliabilities, Reliability, calibrate
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
+from mixmfl.inference.model_folder import model_file
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.inference.segmentation import Options, Recipe, predict_case
 from mixmfl.inference.sliding_window import Predictor
@@ -383,19 +385,24 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     """Read a model file. Nothing in it is run: tensors and JSON only.
 
     Args:
-        path: The model file.
+        path: The model file, or the folder of a run with one model. Of a run in folds name one
+            model; the mean of several is predicted by ``mixmfl_predict`` alone.
         device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
 
     Raises:
-        ModelError: The file is missing, is no model, is damaged or is of another format.
+        ModelError: The file is missing, is no model, is damaged or is of another format; or the
+            folder holds no model or several.
     """
-    path, device = Path(path), torch.device(device)
+    path, device = model_file(Path(path)), torch.device(device)
     try:
         tensors, header = open_stored(SelfClosingFile(path))
         if header.get("format") == FORMAT:
             check_header(tensors, header)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such model file") from None
+    except ForeignError as error:
+        raise ModelError(
+            f"{path}: is no model file ({error}); needed is a model.safetensors of "
+            "mixmfl_train_federated or mixmfl_export, or the folder of a run"
+        ) from None
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     version = header.get("mixmfl_version")
@@ -467,7 +474,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
     return ModelError(
-        f"{path}: cannot be read as a model ({error}); copy it again, or export it again with "
+        f"{path}: cannot be read as a model ({why(error)}); copy it again, or export it again with "
         "mixmfl_export"
     )
 

@@ -1,4 +1,6 @@
-"""Which model files a folder stands for: the one of a run, or those of its folds, an ensemble.
+"""Which model files a file or folder stands for: one, or those of a run's folds, an ensemble.
+
+All commands and functions that take a model ask here.
 
 ::
 
@@ -9,10 +11,13 @@
     RUN/<configuration>/               each of them, a run in folds
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json
+from mixmfl.core.strict_json import MOST_BYTES
 
 MODEL = "model.safetensors"
 CROSS_VALIDATION_FILE = "cross_validation.json"
@@ -40,34 +45,106 @@ def model_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ModelError(f"-m {path}: there is no such model file or run")
-    if (path / CONFIGURATIONS_FILE).is_file():
-        best = read_json(path / CONFIGURATIONS_FILE, ModelError).get("best")
-        if not isinstance(best, str) or not (path / best / CROSS_VALIDATION_FILE).is_file():
-            raise ModelError(
-                f"{path / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
-                "mixmfl_train_federated --resume, or name the folder of one configuration by -m"
-            )
-        return model_files(path / best)
-    if (path / CROSS_VALIDATION_FILE).is_file():
-        return _models_of_folds(path)
-    if (path / MODEL).is_file():
-        return [path / MODEL]
+        raise ModelError(f"{path}: there is no such model file or run")
+    folder = _best_configuration(path)
+    if (folder / CROSS_VALIDATION_FILE).is_file():
+        return _models_of_folds(folder)
+    if (folder / MODEL).is_file():
+        return [folder / MODEL]
     raise ModelError(
-        f"-m {path}: holds no {MODEL}; a model file is needed, or the folder of a run that "
+        f"{folder}: holds no {MODEL}; a model file is needed, or the folder of a run that "
         "mixmfl_train_federated has trained to its end"
     )
 
 
-def _models_of_folds(folder: Path) -> list[Path]:
-    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError)
+def model_file(path: Path) -> Path:
+    """Return the one model file that a file or folder stands for.
+
+    Raises:
+        ModelError: There is no model, or there are several, of folds.
+    """
+    files = model_files(path)
+    if len(files) > 1:
+        raise ModelError(
+            f"{path}: holds the models of {len(files)} folds, and one model is needed here; name "
+            f"one of {', '.join(map(str, files))}. mixmfl_predict -m {path} takes the mean of all"
+        )
+    return files[0]
+
+
+def describe_model(path: Path) -> str:
+    """Return a path that ``model_files`` takes, and how many models it stands for if several."""
+    files = model_files(path)
+    return str(path) if len(files) == 1 else f"{path}, the mean of {len(files)} models"
+
+
+def folder_notes(path: Path) -> list[str]:
+    """Return what must be known of a model that is one of several folds, or the mean of them.
+
+    Args:
+        path: A file or folder that ``model_files`` takes.
+    """
+    if path.is_dir() and (_best_configuration(path) / CROSS_VALIDATION_FILE).is_file():
+        record = _folds_record(_best_configuration(path))
+        return unequal_lengths(record.get("lengths"))
+    fold = (path if path.is_dir() else path.parent).resolve()
+    if not (fold.parent / CROSS_VALIDATION_FILE).is_file():
+        return []
+    record = _folds_record(fold.parent)
+    if record.get("rounds") or fold not in [fold_folder(fold.parent, f) for f in record["folds"]]:
+        return []
+    return [
+        f"{path}: is one of the folds {', '.join(record['folds'])}, not all of which are trained. "
+        "When they are, this model's file is written again with what all of them measured: other "
+        "expected Dice, and maybe other labels of which the largest part is kept"
+    ]
+
+
+def unequal_lengths(rounds: object) -> list[str]:
+    """Return a warning where folds were trained for unequal numbers of rounds.
+
+    Args:
+        rounds: The rounds that each fold was trained for; of runs from before nothing is known.
+    """
+    if not isinstance(rounds, Mapping) or len(set(rounds.values())) < 2:
+        return []
+    each = ", ".join(f"fold {fold} for {number}" for fold, number in rounds.items())
+    return [
+        f"folds were trained for unequal numbers of rounds: {each}. Their mean, and the Dice over "
+        "all of them, mix short and long trainings; mixmfl_train_federated --resume --fold FOLD "
+        f"--rounds {max(rounds.values())} trains a shorter one on"
+    ]
+
+
+def _best_configuration(folder: Path) -> Path:
+    """Return the folder of the best of several configurations; of a single one its own folder."""
+    if not (folder / CONFIGURATIONS_FILE).is_file():
+        return folder
+    best = read_json(folder / CONFIGURATIONS_FILE, ModelError).get("best")
+    if not isinstance(best, str) or not (folder / best / CROSS_VALIDATION_FILE).is_file():
+        raise ModelError(
+            f"{folder / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
+            "mixmfl_train_federated --resume, or name the folder of one configuration"
+        )
+    return folder / best
+
+
+def _folds_record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError, most_bytes=MOST_BYTES)
     folds = record.get("folds")
     if not isinstance(folds, list) or not all(isinstance(fold, str) for fold in folds):
         raise ModelError(f"{folder / CROSS_VALIDATION_FILE}: is damaged; it names no folds")
-    files = [fold_folder(folder, fold) / MODEL for fold in folds if fold != EVERY_CASE]
+    return record
+
+
+def _models_of_folds(folder: Path) -> list[Path]:
+    record = _folds_record(folder)
+    # that of all cases is no part of the mean, unless it is alone
+    folds = [fold for fold in record["folds"] if fold != EVERY_CASE] or record["folds"]
+    files = [fold_folder(folder, fold) / MODEL for fold in folds]
     if not record.get("rounds") or not all(file.is_file() for file in files):
         raise ModelError(
-            f"{folder}: not all of its folds ({', '.join(folds)}) are trained; end the run by "
-            "mixmfl_train_federated --resume, or name the model files of single folds by -m"
+            f"{folder}: not all of its folds ({', '.join(record['folds'])}) are trained; end the "
+            "run by mixmfl_train_federated --resume, or name the model files of single folds"
         )
     return files

@@ -22,7 +22,8 @@ from mixmfl.core.files import read_json, replacing, sha256, write_json
 from mixmfl.core.json_fields import Range, named, shown
 from mixmfl.core.records import read_record
 from mixmfl.core.spreadsheet import cell
-from mixmfl.core.text import one_line, printable
+from mixmfl.core.strict_json import MOST_BYTES
+from mixmfl.core.text import MOST_LINE, one_line, printable
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES
 from mixmfl.evaluation.mask_quality import DiceEstimate
@@ -38,7 +39,8 @@ MOST_CASES = 10**6
 
 _Name = Annotated[str, text(LONGEST_NAME)]
 _Names = Annotated[tuple[_Name, ...], entries(0, MOST_MODALITIES)]
-_Texts = Annotated[tuple[str, ...], entries(0, 10_000)]
+_Text = Annotated[str, text(MOST_LINE, least=0, lines=True)]
+_Texts = Annotated[tuple[_Text, ...], entries(0, 10_000)]
 _Positive = Annotated[float, within(0, 1e12)]
 
 
@@ -72,14 +74,14 @@ class Outcome:
 
     name: Annotated[str, text(255)]
     status: Status
-    reason: str = ""
+    reason: _Text = ""
     used: _Names = ()
     missing: _Names = ()
-    reference: str = ""
+    reference: _Text = ""
     expected: Annotated[Mapping[_Name, LabelDice], entries(0, MOST_LABELS)] = field(
         default_factory=dict
     )
-    expected_from: str = ""
+    expected_from: _Text = ""
     estimated: Annotated[Mapping[_Name, DiceEstimate], entries(0, MOST_LABELS)] = field(
         default_factory=dict
     )
@@ -91,15 +93,15 @@ class Outcome:
     ] = field(default_factory=dict)
     notes: _Texts = ()
     warnings: _Texts = ()
-    patient: str = ""
+    patient: _Text = ""
     seconds: _Positive = 0.0
     peak_memory_mb: _Positive = 0.0
     models: _Names = ()
     settings: Any = field(default_factory=dict)
-    inputs: Annotated[Mapping[_Name, str], entries(0, MOST_MODALITIES)] = field(
+    inputs: Annotated[Mapping[_Name, _Text], entries(0, MOST_MODALITIES)] = field(
         default_factory=dict
     )
-    mask_sha256: str = ""
+    mask_sha256: _Text = ""
     files: _Texts = ()
 
 
@@ -203,11 +205,15 @@ def _as_text(outcome: Outcome) -> Outcome:
     return dataclasses.replace(
         outcome,
         name=one_line(outcome.name, 255),
-        reason=printable(outcome.reason),
-        notes=tuple(map(printable, outcome.notes)),
-        warnings=tuple(map(printable, outcome.warnings)),
-        patient=printable(outcome.patient),
+        reason=_shown(outcome.reason),
+        notes=tuple(map(_shown, outcome.notes)),
+        warnings=tuple(map(_shown, outcome.warnings)),
+        patient=_shown(outcome.patient),
     )
+
+
+def _shown(words: str) -> str:
+    return printable(words)[:MOST_LINE]
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:
@@ -217,7 +223,7 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Outcome]:
-    content = read_json(path)
+    content = read_json(path, most_bytes=MOST_BYTES)
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: has format {shown(content.get('format'))}; {FORMAT!r} is needed")
     cases = named(content.get("cases"), Range(0, MOST_CASES), f"{path}: cases", DataError)

@@ -19,26 +19,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.core.errors import DataError, MixmflError, Refused
-from mixmfl.core.files import replacing, sha256, write_text
+from mixmfl.core.errors import DataError, MixmflError, Refused, explain
+from mixmfl.core.files import clear_unfinished, replacing, sha256, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
-from mixmfl.data.dataset_card import UNKNOWN
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, from_canonical, write_labels
-from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available, write_segmentation
 from mixmfl.inference.model import Model
-from mixmfl.inference.origin import Origin, origin_of
+from mixmfl.inference.origin import origin_of
 from mixmfl.inference.outcomes import Outcome, Records
+from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.report import case_files, shown_name, write_case, write_report
 from mixmfl.inference.segmentation import (
-    Options,
     check_models_agree,
     extraction_for,
     prepare,
@@ -52,14 +51,17 @@ log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-_AS_THEY_ARE = BrainExtraction()
+_AS_USUAL = PredictionOptions()
+_MASKS_ONLY = OutputOptions()
 
 _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
 )
 _LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
-LIMIT_SECONDS = 3600.0  # to read a case, or to write it; far beyond the slowest case
+
+_UNUSED_SECONDS = 3600.0
+"""How long nobody wrote to what a killed prediction left half written, when it is removed."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,8 @@ def predict_folder(
     cases: Sequence[Case],
     refused: Sequence[Refused],
     out: Path,
-    *,
-    only: Sequence[str] = (),
-    alignment: AlignmentOptions | None = None,
-    brains: BrainExtraction = _AS_THEY_ARE,
-    options: Options | None = None,
-    least_dice: float = 0.0,
-    report: bool = False,
-    dicom_seg: bool = False,
-    dicom_sr: bool = False,
-    dicom_seg_fractional: bool = False,
-    uncertainty: bool = False,
-    show_patient: bool = False,
-    overwrite: bool = False,
-    limit_seconds: float = LIMIT_SECONDS,
-    set_aside: str = "",
-    subjects: str = UNKNOWN,
-    force: bool = False,
+    prediction: PredictionOptions = _AS_USUAL,
+    output: OutputOptions = _MASKS_ONLY,
 ) -> Generator[Outcome, None, None]:
     """Predict every case; a failure is reported, and the other cases continue.
 
@@ -111,24 +98,8 @@ def predict_folder(
         refused: Cases that ``find_cases`` refused; they are reported as failed.
         out: Folder for the masks: each is written as ``<case>.nii.gz``, on its reference's grid,
             whole or not at all, beside ``cases.json`` and ``cases.csv``.
-        only: Modalities to use where a case has them; empty: all.
-        alignment: What to do with images on different grids.
-        brains: How brains are extracted at this place; the models say whether they are.
-        options: How the networks are run.
-        least_dice: Cases from whose modalities less is expected are refused; 0: none.
-        report: Whether to write ``report.html`` and its files, too.
-        dicom_seg: Whether to write the masks of DICOM cases as ``<case>.dcm``, too.
-        dicom_sr: Whether to write these and their volumes, as ``<case>.sr.dcm``.
-        dicom_seg_fractional: Whether to write these and their probabilities, as
-            ``<case>.fractional.dcm``.
-        uncertainty: Whether to write maps of probability and entropy, too; see ``uncertainty``.
-        show_patient: Whether tables and page name the patient, where the files do.
-        overwrite: Whether masks and tables that are not ours are replaced.
-        limit_seconds: Time limit for reading a case, and for writing it.
-        set_aside: Content of ``set_aside.csv``, made by ``accounting.aside_table``.
-        subjects: What the cases are, as ``dataset_card.subjects_of`` says.
-        force: Whether to predict cases that a model was surely not made for, and images far from
-            those that it was planned for, with a warning.
+        prediction: How masks are made, and of which cases.
+        output: What is written beside masks and tables, and when.
 
     Yields:
         What became of each case, as it is known; first those that need no prediction.
@@ -139,64 +110,40 @@ def predict_folder(
         DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
             not ours.
     """
-    alignment, options = alignment or AlignmentOptions(), options or Options()
     recipes = [model.recipe for model in models]
     check_models_agree(recipes)
-    brains = extraction_for(recipes, brains)
+    brains = extraction_for(recipes, prediction.brains)
+    prediction = dataclasses.replace(prediction, brains=brains)
     known = sorted({name for model in models for name in model.modalities})
-    if unknown := [name for name in only if name not in known]:
+    if unknown := [name for name in prediction.only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
-    origins = [origin_of(model) for model in models]
-    records = Records(out, overwrite=overwrite, origins=origins)
-    dicom_seg = dicom_seg or dicom_sr or dicom_seg_fractional
-    if dicom_seg:
+    run = _Run(models, out, prediction, output)
+    clear_unfinished(out, below=True, unused=_UNUSED_SECONDS)
+    if output.as_dicom:
         check_available()
-    maps = Maps.of(models) if uncertainty else None
-    if set_aside:
-        records.write()  # first, so that after an interruption the folder is known as ours
-        write_text(out / "set_aside.csv", set_aside)
-    extras = _Extras(report, dicom_seg, dicom_sr, dicom_seg_fractional, maps, show_patient)
-    expectations = Expectations(
-        tuple((frozenset(model.modalities), tuple(model.expected)) for model in models)
-    )
-    run = _Run(
-        models,
-        expectations,
-        out,
-        records,
-        _settings(alignment, options, brains),
-        options,
-        extras,
-        least_dice,
-        brains,
-        origins,
-        force,
-    )
+    if output.set_aside:
+        # the tables first, so that after an interruption the folder is known as ours
+        run.records.write()
+        write_text(out / "set_aside.csv", output.set_aside)
 
+    usable = prediction.only or known
     jobs = []
     for item in refused:
         yield run.note(run.failed(item.name, item.reason), write=False)
     for case in cases:
-        images = {n: f for n, f in case.images.items() if n in known and (not only or n in only)}
+        images = {name: case.images[name] for name in case.images if name in usable}
         missing = tuple(name for name in known if name not in images)
         used = dataclasses.replace(case, images=images, label=None)
-        job = _Job(used, missing, expectations.of(images))
+        job = _Job(used, missing, run.expectations.of(images))
         try:
             if not images:
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
-                    f"{', '.join(only or known)}"
+                    f"{', '.join(usable)}"
                 )
-            if reason := _misuse(models, images, subjects):
-                if not force:
-                    raise DataError(f"{reason}. --force predicts it all the same")
-                warnings = (*case.warnings, f"was predicted by --force although {reason}")
-                job = dataclasses.replace(
-                    job, case=dataclasses.replace(job.case, warnings=warnings)
-                )
-            _check_expected(job.expected, least_dice)
-            existing = run.existing(job, overwrite)
+            job = run.checked(job)
+            existing = run.existing(job)
         except Exception as error:  # whatever it is, only this case fails
             yield run.note(run.job_failed(job, reason_of(error)), write=False)
             continue
@@ -205,9 +152,10 @@ def predict_folder(
         else:
             jobs.append(job)
     run.write_tables()  # once for all cases that need no network
+    how = prediction.alignment, output.report, run.expectations
     with (
-        PrefetchProcess(read_case, (alignment, report, expectations), limit_seconds) as reader,
-        WriterThread(limit_seconds) as writer,
+        PrefetchProcess(read_case, how, output.limit_seconds) as reader,
+        WriterThread(output.limit_seconds) as writer,
     ):
         yield from _overlapped(run, jobs, reader, writer)
     run.finish()
@@ -254,48 +202,29 @@ def _overlapped(
         yield next_written()
 
 
-@dataclass(frozen=True)
-class _Extras:
-    """What is written beside masks and tables; see ``predict_folder``."""
-
-    report: bool
-    dicom_seg: bool
-    dicom_sr: bool
-    dicom_seg_fractional: bool
-    maps: Maps | None
-    show_patient: bool
-
-
 class _Run:
     """What one call of ``predict_folder`` does with single cases."""
 
     def __init__(
         self,
         models: Sequence[Model],
-        expectations: Expectations,
         out: Path,
-        records: Records,
-        settings: Mapping[str, Any],
-        options: Options,
-        extras: "_Extras",
-        least_dice: float,
-        brains: BrainExtraction,
-        origins: Sequence[Origin],
-        force: bool,
+        prediction: PredictionOptions,
+        output: OutputOptions,
     ) -> None:
         self.models = models
-        self.expectations = expectations
+        self.out = out
+        self.prediction = prediction
+        self.output = output
+        self.expectations = Expectations(
+            tuple((frozenset(model.modalities), tuple(model.expected)) for model in models)
+        )
         self.digests = tuple(model.sha256 for model in models)
         self.labels = models[0].plans.labels
-        self.out = out
-        self.records = records
-        self.settings = settings
-        self.options = options
-        self.extras = extras
-        self.least_dice = least_dice
-        self.brains = brains
-        self.origins = origins
-        self.force = force
+        self.origins = [origin_of(model) for model in models]
+        self.records = Records(out, overwrite=output.overwrite, origins=self.origins)
+        self.settings = _settings(prediction)
+        self.maps = Maps.of(models) if output.uncertainty else None
         self._unwritten: OSError | None = None
 
     def mask_of(self, name: str) -> Path:
@@ -304,30 +233,48 @@ class _Run:
 
     def shown(self, case: str) -> str:
         """Return the name of a case on the page."""
-        return shown_name(case, self.extras.show_patient)
+        return shown_name(case, self.output.show_patient)
 
     def renaming_notes(self, case: str) -> list[str]:
         """Return a note for the table where a case has another name on the page."""
         shown = self.shown(case)
-        return [f"called {shown} on the page"] if self.extras.report and shown != case else []
+        return [f"called {shown} on the page"] if self.output.report and shown != case else []
+
+    def dicom_files(self, case: str) -> list[str]:
+        """Return the DICOM files of a case: the segmentation, volumes, and probabilities."""
+        ends = [".dcm"]
+        ends += [".sr.dcm"] if self.output.dicom_sr else []
+        ends += [".fractional.dcm"] if self.output.dicom_seg_fractional else []
+        return [f"{case}{end}" for end in ends]
 
     def requested_files(self, case: Case) -> tuple[str, ...]:
         """Return the files that are to be written for a case, relative to the folder."""
         files = [self.mask_of(case.name).name]
-        if self.extras.report:
+        if self.output.report:
             files += case_files(self.shown(case.name))
-        if self.extras.dicom_seg and all(isinstance(i, Series) for i in case.images.values()):
-            files.append(f"{case.name}.dcm")
-            if self.extras.dicom_sr:
-                files.append(f"{case.name}.sr.dcm")
-            if self.extras.dicom_seg_fractional:
-                files.append(f"{case.name}.fractional.dcm")
-        if self.extras.maps:
-            files += self.extras.maps.files(case)
+        if self.output.as_dicom and all(isinstance(i, Series) for i in case.images.values()):
+            files += self.dicom_files(case.name)
+        if self.maps:
+            files += self.maps.files(case)
         return tuple(files)
 
-    def existing(self, job: _Job, overwrite: bool) -> Outcome | None:
+    def checked(self, job: _Job) -> _Job:
+        """Return a case that may be predicted, with a warning where that is by ``force`` only.
+
+        Raises:
+            DataError: A model was not made for it, or too little is expected of its modalities.
+        """
+        if reason := _misuse(self.models, job.case.images, self.prediction.subjects):
+            if not self.prediction.force:
+                raise DataError(f"{reason}. --force predicts it all the same")
+            warnings = (*job.case.warnings, f"was predicted by --force although {reason}")
+            job = dataclasses.replace(job, case=dataclasses.replace(job.case, warnings=warnings))
+        _check_expected(job.expected, self.prediction.least_dice)
+        return job
+
+    def existing(self, job: _Job) -> Outcome | None:
         """Return the outcome of a case with nothing to do; None where it is to be predicted."""
+        overwrite = self.output.overwrite
         mask, before = self.mask_of(job.case.name), self.records[job.case.name]
         if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
             return None
@@ -359,16 +306,15 @@ class _Run:
         used = tuple(loaded.images)
         left_out = tuple(name for name in job.case.images if name not in used)
         expected = self.expectations.of(used) if left_out else job.expected
-        _check_expected(expected, self.least_dice)
+        _check_expected(expected, self.prediction.least_dice)
         recipes = [model.recipe for model in self.models]
-        prepared = prepare(loaded, recipes, self.brains, self.force)
+        prepared = prepare(loaded, recipes, self.prediction.brains, self.prediction.force)
         loaded.images.clear()
-        asked = bool(self.extras.maps) or self.extras.dicom_seg_fractional
-        segmented = segment(self.models, prepared, self.options, asked)
+        asked = bool(self.maps) or self.output.dicom_seg_fractional
+        segmented = segment(self.models, prepared, self.prediction.networks, asked)
         indices = segmented.indices
         estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
-        regions = self.labels.consecutive().foreground
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         renamed = self.renaming_notes(job.case.name)
         removed = (
@@ -376,10 +322,7 @@ class _Run:
             if segmented.removed
             else []
         )
-        counts = np.bincount(indices.ravel(), minlength=len(self.labels.values))
-        volumes = {
-            name: float(counts[list(values)].sum()) * voxel_ml for name, values in regions.items()
-        }
+        volumes = _volumes(indices, self.labels, voxel_ml)
         warnings = [
             *job.case.warnings,
             *loaded.warnings,
@@ -403,7 +346,7 @@ class _Run:
             volume_ranges_ml=segmented.volume_ranges_ml,
             notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
-            patient=job.case.patient if self.extras.show_patient else "",
+            patient=job.case.patient if self.output.show_patient else "",
             peak_memory_mb=peak,
             models=self.digests,
             settings=self.settings,
@@ -435,30 +378,15 @@ class _Run:
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         shares = {name: from_canonical(each, grid) for name, each in probabilities.items()}
-        if self.extras.dicom_seg and isinstance(source, Series):
-            made = [self.out / f"{case.name}.dcm"]
-            if self.extras.dicom_sr:
-                made.append(self.out / f"{case.name}.sr.dcm")
-            if self.extras.dicom_seg_fractional:
-                made.append(self.out / f"{case.name}.fractional.dcm")
+        if self.output.as_dicom and isinstance(source, Series):
             try:
-                write_segmentation(
-                    made[0],
-                    source,
-                    values,
-                    self.labels.foreground,
-                    "+".join(self.digests),
-                    self.models[0].plans.card.dataset.segments,
-                    self.out / f"{case.name}.sr.dcm" if self.extras.dicom_sr else None,
-                    (made[-1], shares) if self.extras.dicom_seg_fractional else None,
-                )
-                files += [file.name for file in made]
+                files += self._write_dicom(case.name, source, values, shares)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
-        if self.extras.maps:
+        if self.maps:
             try:
                 model = "+".join(self.digests)
-                files += self.extras.maps.write(self.out, case.name, source, shares, grid, model)
+                files += self.maps.write(self.out, case.name, source, shares, grid, model)
             except Exception as error:  # the mask is written, and is what matters
                 warnings.append(f"its maps could not be made: {reason_of(error)}")
         if shown:
@@ -478,6 +406,23 @@ class _Run:
             seconds=time.monotonic() - began,
             files=tuple(files),
         )
+
+    def _write_dicom(
+        self, name: str, source: Series, values: Array, shares: Mapping[str, Array]
+    ) -> list[str]:
+        """Write a case's segmentation as DICOM, with what goes beside it, and return the files."""
+        first, *beside = (self.out / file for file in self.dicom_files(name))
+        write_segmentation(
+            first,
+            source,
+            values,
+            self.labels.foreground,
+            "+".join(self.digests),
+            self.models[0].plans.card.dataset.segments,
+            beside[0] if self.output.dicom_sr else None,
+            (beside[-1], shares) if self.output.dicom_seg_fractional else None,
+        )
+        return [file.name for file in (first, *beside)]
 
     def failed(self, name: str, reason: str) -> Outcome:
         """Return the outcome of a case that failed; files of an earlier run stay ours."""
@@ -515,7 +460,7 @@ class _Run:
             self.records.write()
             self._unwritten = None
         except OSError as error:
-            log.warning("%s: the tables could not be written (%s)", self.out, error)
+            log.warning("%s: the tables could not be written (%s)", self.out, explain(error))
             self._unwritten = error
 
     def finish(self) -> None:
@@ -524,11 +469,18 @@ class _Run:
         Raises:
             OSError: The tables cannot be written.
         """
-        if self.extras.report:
-            show = self.extras.show_patient
+        if self.output.report:
+            show = self.output.show_patient
             write_report(self.out, self.records.outcomes, self.labels, self.origins, show)
         if self._unwritten is not None:
             self.records.write()
+
+
+def _volumes(indices: Array, labels: Labels, voxel_ml: float) -> dict[str, float]:
+    """Return the volume in ml of each label or region of class indices."""
+    counts = np.bincount(indices.ravel(), minlength=len(labels.values))
+    regions = labels.consecutive().foreground
+    return {name: float(counts[list(of)].sum()) * voxel_ml for name, of in regions.items()}
 
 
 def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
@@ -539,15 +491,14 @@ def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjec
     return misuse_of_any((model.plans.card for model in models), parts, subjects)
 
 
-def _settings(
-    alignment: AlignmentOptions, options: Options, brains: BrainExtraction
-) -> dict[str, Any]:
+def _settings(prediction: PredictionOptions) -> dict[str, Any]:
     """Return all that decides a mask beside models and images, as JSON content."""
+    brains = prediction.brains
     return {
         "mixmfl_version": __version__,
-        **dataclasses.asdict(alignment),
-        **dataclasses.asdict(options),
-        **({} if brains == _AS_THEY_ARE else {"brains": dataclasses.asdict(brains)}),
+        **dataclasses.asdict(prediction.alignment),
+        **dataclasses.asdict(prediction.networks),
+        **({} if brains == BrainExtraction() else {"brains": dataclasses.asdict(brains)}),
     }
 
 

@@ -34,6 +34,7 @@ from mixmfl.planning.nnunet_preprocessing import (
     label_manager,
     preprocess_each,
     restore,
+    restore_both,
     restore_probabilities,
 )
 from mixmfl.planning.plans import Plans
@@ -372,13 +373,15 @@ def segment(
             inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
             sure = confidences(logits, described, inside)
             ranges = volume_ranges(logits, described, curves, _voxel_ml(case), inside)
-        mask = restore(logits, case.properties, *_description(models[0]))
+        planned = _description(models[0])
         if probabilities:
-            restored = restore_probabilities(logits, case.properties, *_description(models[0]))
+            mask, restored = restore_both(logits, case.properties, *planned)
             shares = {
                 name: _calibrated(restored[head], curves.get(name))
                 for name, head in heads_of(described).items()
             }
+        else:
+            mask = restore(logits, case.properties, *planned)
     else:
         total: Array | None = None
         for key, alike in shared.items():

@@ -22,7 +22,8 @@ from mixmfl.core.text import plural
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Grid, Source, write_image
-from mixmfl.evaluation.reliability import FEWEST_CASES, entropy
+from mixmfl.evaluation.reliability import entropy
+from mixmfl.evaluation.subset_dice import FEWEST_CASES
 from mixmfl.inference.dicom_seg import is_available, write_parametric_map
 from mixmfl.inference.model import Model
 

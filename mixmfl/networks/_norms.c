@@ -111,6 +111,20 @@ INLINE Floats spread(const float *table, long at, long channels) {
     return value;
 }
 
+/* Of a block of a row the first voxel's numbers, from which differences are taken. */
+INLINE void first_of(Floats *zero, const void *map, long block, long channels, int half) {
+    for (int v = 0; v < BLOCK; v++)
+        for (int i = 0; i < LANES; i++)
+            zero[v][i] = get_one(map, (block + v * LANES + i) % channels, half);
+}
+
+/* Adds a block's float32 sums to those of the channels, in double. */
+INLINE void flush(const Floats *block_sums, double *sums, long block, long channels) {
+    for (int v = 0; v < BLOCK; v++)
+        for (int i = 0; i < LANES; i++)
+            sums[(block + v * LANES + i) % channels] += block_sums[v][i];
+}
+
 /* sums: (cases, 2, channels) double, of x - x0 and of its square, x0 being the case's first voxel. */
 INLINE void sums_of(const void *x, double *sums, Part part, int half) {
     long channels = part.channels, row = row_of(channels);
@@ -122,9 +136,7 @@ INLINE void sums_of(const void *x, double *sums, Part part, int half) {
         memset(sum, 0, 2 * channels * sizeof *sum);
         for (long block = 0; block < row; block += ROW) {
             Floats zero[BLOCK];
-            for (int v = 0; v < BLOCK; v++)
-                for (int i = 0; i < LANES; i++)
-                    zero[v][i] = get_one(map, (block + v * LANES + i) % channels, half);
+            first_of(zero, map, block, channels, half);
             for (long from = 0; from < rows; from += FLUSH) {
                 long to = from + FLUSH < rows ? from + FLUSH : rows;
                 Floats s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, q0 = {0}, q1 = {0}, q2 = {0}, q3 = {0};
@@ -138,12 +150,8 @@ INLINE void sums_of(const void *x, double *sums, Part part, int half) {
                     q0 += d0 * d0, q1 += d1 * d1, q2 += d2 * d2, q3 += d3 * d3;
                 }
                 Floats s[BLOCK] = {s0, s1, s2, s3}, q[BLOCK] = {q0, q1, q2, q3};
-                for (int v = 0; v < BLOCK; v++)
-                    for (int i = 0; i < LANES; i++) {
-                        long c = (block + v * LANES + i) % channels;
-                        sum[c] += s[v][i];
-                        square[c] += q[v][i];
-                    }
+                flush(s, sum, block, channels);
+                flush(q, square, block, channels);
             }
         }
         for (long at = start + rows * row; at < end; at++) {
@@ -200,11 +208,10 @@ INLINE void gradient_sums_of(const void *x, const void *dy, double *sums, const 
         memset(sum, 0, 2 * channels * sizeof *sum);
         for (long block = 0; block < row; block += ROW) {
             Floats as[BLOCK], bs[BLOCK], zero[BLOCK];
+            first_of(zero, from, block, channels, half);
             for (int v = 0; v < BLOCK; v++) {
                 as[v] = spread(a, block + v * LANES, channels);
                 bs[v] = spread(b, block + v * LANES, channels);
-                for (int i = 0; i < LANES; i++)
-                    zero[v][i] = get_one(from, (block + v * LANES + i) % channels, half);
             }
             for (long r0 = 0; r0 < rows; r0 += FLUSH) {
                 long r1 = r0 + FLUSH < rows ? r0 + FLUSH : rows;
@@ -219,12 +226,8 @@ INLINE void gradient_sums_of(const void *x, const void *dy, double *sums, const 
                         q[v] += g * (value - zero[v]);
                     }
                 }
-                for (int v = 0; v < BLOCK; v++)
-                    for (int i = 0; i < LANES; i++) {
-                        long c = (block + v * LANES + i) % channels;
-                        sum[c] += s[v][i];
-                        product[c] += q[v][i];
-                    }
+                flush(s, sum, block, channels);
+                flush(q, product, block, channels);
             }
         }
         for (long at = start + rows * row; at < end; at++) {

@@ -103,7 +103,7 @@ class SegmentationNet(nn.Module, ABC):
         return self.decode(self.encode(images, present), memory)
 
 
-_DECODER_READS = (
+DECODER_READS = (
     "conv_op",
     "conv_bias",
     "norm_op",
@@ -113,6 +113,7 @@ _DECODER_READS = (
     "nonlin",
     "nonlin_kwargs",
 )
+"""What a decoder reads off its encoder beside sizes: the planned operators."""
 
 
 def place_modalities(
@@ -147,7 +148,7 @@ def build_encoder(channels: int, planned: Mapping[str, Any]) -> Encoder:
     return kind(channels, **planned, return_skips=True)
 
 
-def _read_by_decoder(encoder: Encoder, features: Sequence[int]) -> SimpleNamespace:
+def read_by_decoder(encoder: Encoder, features: Sequence[int]) -> SimpleNamespace:
     """Return the sizes and operators that a decoder of ``features`` channels reads off its encoder.
 
     They come as a namespace, so that the decoder does not register the encoder's weights as its
@@ -157,11 +158,11 @@ def _read_by_decoder(encoder: Encoder, features: Sequence[int]) -> SimpleNamespa
         output_channels=list(features),
         strides=encoder.strides,
         kernel_sizes=encoder.kernel_sizes,
-        **{name: getattr(encoder, name) for name in _DECODER_READS},
+        **{name: getattr(encoder, name) for name in DECODER_READS},
     )
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """Draw the weights of convolutions as nnU-Net does."""
     speed_up(network)
     for module in network.modules():
@@ -170,8 +171,3 @@ def _initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, a=1e-2)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _over(tensor: Tensor, ndim: int) -> Tensor:
-    """Append axes of length 1 until there are ``ndim``."""
-    return tensor.reshape(*tensor.shape, *[1] * (ndim - tensor.ndim))

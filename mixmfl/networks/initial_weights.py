@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mixmfl.core.declarations import text, within
 from mixmfl.core.tensor_store import MOST_TENSORS
+from mixmfl.core.text import MOST_LINE
 from mixmfl.data.labels import Labels
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
@@ -114,7 +115,7 @@ class Part:
     origin: _Words
     taken: _Count
     tensors: _Count
-    left: str = ""
+    left: Annotated[str, text(MOST_LINE, least=0)] = ""
 
 
 def head_names(labels: Labels) -> tuple[str, ...]:

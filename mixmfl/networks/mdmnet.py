@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from mixmfl.core.errors import PlansError
 from mixmfl.networks.base import (
-    _DECODER_READS,
+    DECODER_READS,
     Encoder,
     Encoding,
     SegmentationNet,
     Slots,
-    _initialise,
-    _read_by_decoder,
     build_encoder,
+    initialise,
+    read_by_decoder,
     stack_slots,
 )
 from mixmfl.networks.layers import reads_channels_last
@@ -86,11 +86,11 @@ class MDMNet(SegmentationNet):
             for level, channels in enumerate(features)
         )
         any_encoder = next(m for m in self.modules() if isinstance(m, Encoder))
-        read = _read_by_decoder(any_encoder, features)
+        read = read_by_decoder(any_encoder, features)
         decoder = AddingDecoder if settings.decoder_skips == "added" else UNetDecoder
         decoder_convs = [settings.decoder_convs] * (levels - 1)
         self.decoder = decoder(read, heads, decoder_convs, deep_supervision=True)
-        _initialise(self)
+        initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
         """Run the encoders of the available modalities, and only those.
@@ -235,9 +235,14 @@ class MDMNet(SegmentationNet):
 class Fusion(nn.Module):
     """Fuse one slot per modality and the mean shared feature into one feature map.
 
-    They are concatenated, in the order of the modalities. A missing modality's slot is empty, or
-    holds what memory recalls times a trust that is learnt and starts at 0; a level that recalls
-    nothing has no trust.
+    They are concatenated, the shared feature first, then the slots in the order of the modalities,
+    and mixed by a convolution of one voxel. A missing modality's slot is empty, or holds what
+    memory recalls times a trust that is learnt and starts at 0; a level that recalls nothing has no
+    trust.
+
+    The convolution is a sum over what is concatenated, and the mean a sum over modalities: the
+    result is a sum of maps, each times some columns of the weight and a share. ``shared_columns``,
+    ``slot_columns`` and ``shares_of_mean`` say which, here and in the form for CPUs.
     """
 
     def __init__(
@@ -261,6 +266,7 @@ class Fusion(nn.Module):
             recalls: Whether ``forward`` gets features recalled from memory.
         """
         super().__init__()
+        self.tailored, self.shared = tailored, shared
         self.trust = nn.Parameter(torch.zeros(())) if recalls else None
         self.mix = StackedConvBlocks(
             1,
@@ -269,8 +275,17 @@ class Fusion(nn.Module):
             fused,
             1,
             1,
-            **{name: planned[name] for name in _DECODER_READS if name != "conv_op"},
+            **{name: planned[name] for name in DECODER_READS if name != "conv_op"},
         )
+
+    def shared_columns(self, weight: Tensor) -> Tensor:
+        """Return of the convolution's weight ``(C_fused, C, ...)`` what the mean is mixed by."""
+        return weight[:, : self.shared]
+
+    def slot_columns(self, weight: Tensor, slot: int) -> Tensor:
+        """Return of the convolution's weight ``(C_fused, C, ...)`` what a slot is mixed by."""
+        start = self.shared + slot * self.tailored
+        return weight[:, start : start + self.tailored]
 
     def forward(
         self,
@@ -301,25 +316,27 @@ class Fusion(nn.Module):
         def add(by_case: Tensor, columns: Tensor, maps: Tensor) -> None:
             terms.append((by_case.to(weight.dtype)[:, None, None] * columns, maps))
 
-        start = 0
         if shared is not None:
-            start = next(maps.shape[1] for maps in shared if maps is not None)
-            share = present / present.sum(dim=1, keepdim=True)
+            share = shares_of_mean(present)
             for index, maps in enumerate(shared):
                 if maps is not None:
-                    add(share[:, index], weight[:, :start], maps)
+                    add(share[:, index], self.shared_columns(weight), maps)
         if slots is not None:
-            by_slot = weight[:, start:].unflatten(1, (len(slots), -1))
             for index, maps in enumerate(slots):
                 if maps is not None:
-                    add(filled[:, index], by_slot[:, index], maps)
+                    add(filled[:, index], self.slot_columns(weight, index), maps)
             if recalled is not None:
                 assert self.trust is not None  # it was built to recall
                 every = torch.ones(len(filled), device=weight.device)
-                add(every, self.trust * weight[:, start:], recalled.flatten(1, 2))
+                add(every, self.trust * weight[:, self.shared :], recalled.flatten(1, 2))
         # without the convolution's bias, which the norm cancels
         fused: Tensor = unit.all_modules[1:](_sum_of_products(terms))
         return fused
+
+
+def shares_of_mean(present: Tensor) -> Tensor:
+    """Return each modality's share of the mean shared feature, of the available ``(B, M)`` bool."""
+    return present / present.sum(dim=1, keepdim=True)
 
 
 def _sum_of_products(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -371,7 +388,7 @@ class AddingDecoder(UNetDecoder):
     ) -> None:
         """Build it with random weights; the arguments are those of nnU-Net's decoder."""
         super().__init__(encoder, heads, convs, deep_supervision)
-        planned = {name: getattr(encoder, name) for name in _DECODER_READS if name != "conv_op"}
+        planned = {name: getattr(encoder, name) for name in DECODER_READS if name != "conv_op"}
         deepest_first = zip(
             convs, encoder.output_channels[-2::-1], encoder.kernel_sizes[-2::-1], strict=True
         )

@@ -10,10 +10,9 @@ from torch import Tensor
 from mixmfl.networks.base import (
     Encoding,
     SegmentationNet,
-    _initialise,
-    _over,
-    _read_by_decoder,
     build_encoder,
+    initialise,
+    read_by_decoder,
 )
 from mixmfl.networks.layers import reads_channels_last
 from mixmfl.networks.norms import channels_last
@@ -37,9 +36,9 @@ class StackedNet(SegmentationNet):
         self.modalities = tuple(modalities)
         self.compensated = frozenset()
         self.encoder = build_encoder(len(self.modalities), planned)
-        read = _read_by_decoder(self.encoder, planned["features_per_stage"])
+        read = read_by_decoder(self.encoder, planned["features_per_stage"])
         self.decoder = UNetDecoder(read, heads, decoder_convs, deep_supervision=True)
-        _initialise(self)
+        initialise(self)
 
     def encode(self, images: Tensor, present: Tensor) -> Encoding:
         """Keep the images: their encoding depends on which other modalities are shown."""
@@ -53,3 +52,8 @@ class StackedNet(SegmentationNet):
         if reads_channels_last(images):
             images = channels_last(images)
         return self.decoder(self.encoder(images))
+
+
+def _over(tensor: Tensor, ndim: int) -> Tensor:
+    """Append axes of length 1 until there are ``ndim``."""
+    return tensor.reshape(*tensor.shape, *[1] * (ndim - tensor.ndim))

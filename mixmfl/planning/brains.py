@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mixmfl.core.declarations import one_of
-from mixmfl.core.errors import DataError, MixmflError, PlansError
+from mixmfl.core.declarations import LONGEST_PATH, one_of, text
+from mixmfl.core.errors import DataError, MixmflError, PlansError, explain
 from mixmfl.core.text import one_line
 from mixmfl.data import image
 from mixmfl.data.load_case import LoadedCase
@@ -52,7 +52,7 @@ class BrainExtraction:
     """
 
     tool: Annotated[str, one_of((NONE, DEEPBET, OWN))] = NONE
-    command: str = ""
+    command: Annotated[str, text(LONGEST_PATH, least=0)] = ""
 
     def check(self) -> None:
         """Check that the tool is there.
@@ -253,7 +253,9 @@ def _by_command(case: LoadedCase, name: str, command: str) -> Mask:
                 env={n: value for n, value in os.environ.items() if n != "PYTHONSAFEPATH"},
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise DataError(f"case {case.name!r}: --brain-command failed: {error}") from None
+            raise DataError(
+                f"case {case.name!r}: --brain-command failed: {explain(error)}"
+            ) from None
         if ended.returncode or not target.is_file():
             what = f"exit code {ended.returncode}" if ended.returncode else "it wrote no {mask}"
             last = (ended.stderr.strip() or ended.stdout.strip() or "no output").splitlines()[-1]

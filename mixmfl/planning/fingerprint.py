@@ -60,7 +60,7 @@ _DIRECTIONS = "ZYX"
 _Count = Annotated[int, within(1, MOST_CASES)]
 _LabelValue = Annotated[str, text(5, "0|[1-9][0-9]*", "a label value")]
 _Slices = Annotated[str, one_of((*_DIRECTIONS, "none"))]
-_Axis = Annotated[Mapping[str, _Count], entries(1, MOST_GRIDS)]
+_Axis = Annotated[Mapping[Annotated[str, text(80)], _Count], entries(1, MOST_GRIDS)]
 _BINS = len(INTENSITY_EDGES) - 1
 _Histogram = Annotated[
     tuple[Annotated[int, within(0, MOST_CASES * MOST_VOXELS)], ...], entries(_BINS, _BINS)

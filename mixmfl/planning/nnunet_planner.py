@@ -230,7 +230,7 @@ def _captured_output() -> Iterator[None]:
     log.debug("nnU-Net: %s", text.getvalue())
 
 
-def _turn(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
+def turn_of(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
     """Return how a canonical case is turned so that its axes are those of the plans."""
     turn = slices_first(spacing) if plans.get("slices_first") else Turn()
     return turn.then(plans["transpose_forward"])
@@ -243,6 +243,6 @@ def spacings(
 
     A 2-D configuration leaves the first axis as it is.
     """
-    before = _turn(spacing, plans).of(spacing)
+    before = turn_of(spacing, plans).of(spacing)
     planned = plans["configurations"][configuration]["spacing"]
     return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]

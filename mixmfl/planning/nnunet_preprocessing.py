@@ -23,7 +23,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import times
 from mixmfl.data.labels import Labels
-from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, _turn, spacings
+from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, spacings, turn_of
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
 from mixmfl.planning.resampling import Resampling
 from mixmfl.planning.skull import tissue_level
@@ -151,7 +151,7 @@ class _Crop:
     ) -> None:
         _check_thickness(head, spacing, plans, configuration)
         self.planned = plans["configurations"][configuration]
-        self.spacing, self.turn = spacing, _turn(spacing, plans)
+        self.spacing, self.turn = spacing, turn_of(spacing, plans)
         self.before, self.after = spacings(spacing, plans, configuration)
         turned = self.turn(head)
         self.full = turned.shape
@@ -272,7 +272,7 @@ def _check_thickness(
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
     box = _box_of(head)
-    order = _turn(spacing, plans).order
+    order = turn_of(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
     for axis, target_mm in zip(order[-len(target) :], target, strict=True):
         count = box[axis].stop - box[axis].start
@@ -296,23 +296,11 @@ def restore(
 ) -> np.ndarray:
     """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``.
 
-    Planes are restored a few at a time, so that no class is in memory in full size.
-
     Returns:
         Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
     """
-    back = _back(logits, properties, plans, configuration)
-    painted = described.consecutive().regions_class_order if described.has_regions else None
-    kind = np.uint8 if len(described.values) < 256 else np.uint16
-    labels = np.zeros(back.after, dtype=kind)
-    for start in range(0, len(labels), _PLANES):
-        planes = back.planes(logits, start, start + _PLANES)
-        if painted is None:
-            labels[start : start + _PLANES] = planes.argmax(dim=0).numpy()
-            continue
-        for value, one in zip(painted, planes.numpy(), strict=True):
-            labels[start : start + _PLANES][one > 0] = value  # a probability above one half
-    return _uncrop(labels, properties, plans)
+    (mask,) = _restored(logits, properties, plans, configuration, [_painter(described)])
+    return mask
 
 
 def restore_probabilities(
@@ -323,13 +311,69 @@ def restore_probabilities(
     described: Labels,
 ) -> np.ndarray:
     """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
-    back = _back(logits, properties, plans, configuration)
+    (shares,) = _restored(logits, properties, plans, configuration, [_probabilities_of(described)])
+    return shares
+
+
+def restore_both(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    described: Labels,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ``restore`` and ``restore_probabilities`` do; logits are resampled once."""
+    makers = [_painter(described), _probabilities_of(described)]
+    mask, shares = _restored(logits, properties, plans, configuration, makers)
+    return mask, shares
+
+
+_Maker = Callable[[Tensor], np.ndarray]
+"""Makes an array ``(..., n, Y, X)`` of n planes of logits, ``(heads, n, Y, X)``."""
+
+
+def _painter(described: Labels) -> _Maker:
+    """Return what makes class indices of logits."""
+    order = described.consecutive().regions_class_order if described.has_regions else None
+    kind = np.uint8 if len(described.values) < 256 else np.uint16
+
+    def paint(planes: Tensor) -> np.ndarray:
+        if order is None:
+            return planes.argmax(dim=0).numpy().astype(kind)
+        painted = np.zeros(planes.shape[1:], dtype=kind)
+        for value, one in zip(order, planes.numpy(), strict=True):
+            painted[one > 0] = value  # a probability above one half
+        return painted
+
+    return paint
+
+
+def _probabilities_of(described: Labels) -> _Maker:
+    """Return what makes probabilities ``(heads, n, Y, X)`` float16 of logits."""
     probabilities = label_manager(described).apply_inference_nonlin
-    restored = np.empty((len(logits), *back.after), dtype=np.float16)
+    return lambda planes: probabilities(planes).half().numpy()
+
+
+def _restored(
+    logits: Tensor,
+    properties: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    makers: Sequence[_Maker],
+) -> list[np.ndarray]:
+    """Undo ``preprocess`` on logits, and return what each maker makes of them.
+
+    Planes are restored a few at a time, so that no class is in memory in full size.
+    """
+    back = _back(logits, properties, plans, configuration)
+    made: list[np.ndarray] = []
     for start in range(0, back.after[0], _PLANES):
         planes = back.planes(logits, start, start + _PLANES)
-        restored[:, start : start + _PLANES] = probabilities(planes).half().numpy()
-    return np.stack([_uncrop(head, properties, plans) for head in restored])
+        parts = [make(planes) for make in makers]
+        made = made or [np.empty((*p.shape[:-3], *back.after), p.dtype) for p in parts]
+        for whole, part in zip(made, parts, strict=True):
+            whole[..., start : start + _PLANES, :, :] = part
+    return [_uncrop(whole, properties, plans) for whole in made]
 
 
 def _back(
@@ -344,10 +388,12 @@ def _back(
 def _uncrop(
     cropped: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
 ) -> np.ndarray:
-    """Put a cropped array back into the whole grid, 0 around it, axes as they were."""
+    """Put a cropped array ``(..., Z, Y, X)`` into the whole grid, 0 around it, axes as before."""
+    if cropped.ndim > 3:
+        return np.stack([_uncrop(each, properties, plans) for each in cropped])
     whole = np.zeros(properties["shape_before_cropping"], dtype=cropped.dtype)
     whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = cropped
-    return _turn(properties["spacing"], plans).back(whole)
+    return turn_of(properties["spacing"], plans).back(whole)
 
 
 def label_manager(described: Labels) -> LabelManager:

@@ -1,10 +1,13 @@
-"""From a federation's folders to fingerprints, one plan, and every site's preprocessed cases."""
+"""From a federation's folders to its sites' cases, their fingerprints and their preprocessed cases.
+
+``federation_plans`` makes one plan of the fingerprints in between.
+"""
 
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 from mixmfl.core.errors import DataError, MixmflError, PlansError, Refused
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.json_fields import is_word
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import quoted
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data import image
@@ -38,9 +42,8 @@ from mixmfl.planning.brains import (
     extract_brain,
 )
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
-from mixmfl.planning.heads import NONE, head_doubt, planned_heads
-from mixmfl.planning.model_card import make_card
-from mixmfl.planning.plans import Plans, Preset
+from mixmfl.planning.heads import NONE, head_doubt
+from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +220,7 @@ def fingerprint_site(
     sources = {case.name: origin(case, site) for case in site.found.cases}
     record, file = out / "cases.json", out / "fingerprint.json"
     try:
-        before = read_json(record)
+        before = read_json(record, most_bytes=MOST_BYTES)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
             known = Fingerprint.from_json(read_json(file, PlansError), str(file))
@@ -300,7 +303,7 @@ class _Brain:
     def read(self, grid: image.Grid) -> Any:
         """Return the brain on the canonical grid; None where there is none of this case."""
         try:
-            if read_json(self.record).get("origin") != self.origin:
+            if read_json(self.record, most_bytes=MOST_BYTES).get("origin") != self.origin:
                 return None
             stored, own = image.read_labels(self.mask)
         except DataError:
@@ -329,37 +332,6 @@ def _extract(loaded: LoadedCase, brains: BrainExtraction, files: _Brain) -> Extr
     if known is None and extracted.brain is not None:
         files.write(extracted.brain, loaded.grid)
     return extracted
-
-
-# --- plans -------------------------------------------------------------------------------------
-
-
-def make_plans(
-    fingerprint: Fingerprint, labels: Labels, preset: Preset, dataset: DatasetCard | None = None
-) -> Plans:
-    """Make one plan for all from the merged fingerprint.
-
-    The modalities of the federation are those that any site has, in alphabetical order.
-
-    Args:
-        fingerprint: The sum of the sites' fingerprints.
-        labels: The federation's labels.
-        preset: The settings.
-        dataset: What whoever plans says of the data; the model carries it.
-
-    Raises:
-        PlansError: Brains were extracted at some sites and not at others, or in two ways; or the
-            dataset's card has codes for labels that there are none of.
-    """
-    from mixmfl.planning import nnunet_planner
-
-    modalities = tuple(sorted(fingerprint.modality_cases))
-    heads = planned_heads(fingerprint.heads)
-    planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
-    card = make_card(fingerprint, dataset or DatasetCard(), labels)
-    plans = Plans(modalities, labels, planned, preset.network, preset.training, heads, card)
-    # as they will be read: checked, and with lists for tuples
-    return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
 
 
 # --- preprocessing -----------------------------------------------------------------------------
@@ -523,14 +495,3 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
                 status = file.stat()
                 parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def merge_received(files: Sequence[Path]) -> Fingerprint:
-    """Merge fingerprints that sites sent as files.
-
-    Raises:
-        PlansError: A file is missing or is no fingerprint.
-    """
-    return merge_fingerprints(
-        Fingerprint.from_json(read_json(file, PlansError), str(file)) for file in files
-    )

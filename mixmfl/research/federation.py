@@ -14,21 +14,21 @@ from mixmfl.core.errors import MixmflError
 from mixmfl.core.records import read_record
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.dataset_card import find_card
-from mixmfl.data.label_sets import agree_on_labels, map_labels
+from mixmfl.data.label_sets import agree_on_labels
 from mixmfl.data.labels import read_folder_labels
 from mixmfl.federated.aggregation import Rule
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings
-from mixmfl.planning.fingerprint import merge_fingerprints
-from mixmfl.planning.plans import Plans, load_preset, usual_configuration
-from mixmfl.planning.preprocess import (
-    find_sites,
-    fingerprint_site,
-    make_plans,
-    preprocess_site,
+from mixmfl.planning.federation_plans import (
+    gather_fingerprints,
+    kept_plans,
+    site_folder,
+    write_plans,
 )
+from mixmfl.planning.plans import Plans, load_preset, usual_configuration
+from mixmfl.planning.preprocess import find_sites, preprocess_site
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,12 @@ def plan_federation(
     preset: str = "default",
     configuration: str = "2d",
     processes: int = 1,
+    *,
+    replan: bool = False,
 ) -> Plans:
     """Make plans for the sites of a folder, and preprocess their cases.
 
-    Cases that cannot be used are left out, with a warning in the log.
+    Cases that cannot be used are left out, each with a warning in the log.
 
     Args:
         folder: A folder per site, in any layout that training reads.
@@ -50,6 +52,8 @@ def plan_federation(
         preset: Name of a shipped preset, or the path of a ``.json`` of your own.
         configuration: ``"2d"`` or ``"3d_fullres"``.
         processes: Processes to preprocess with.
+        replan: Whether plans are made again although ``work`` has some; else these are kept, with a
+            warning in the log, and ``preset`` is not read.
 
     Returns:
         The plans, which are also ``work/plans.json``.
@@ -59,20 +63,28 @@ def plan_federation(
     """
     folder, work = Path(folder), Path(work)
     sites = find_sites(folder).sites
-    labels = agree_on_labels({site.name: site.labels for site in sites}, read_folder_labels(folder))
+    refused = {site.name: {each.name: each for each in site.found.refused} for site in sites}
+    plans = kept_plans(work, replan=replan)
     with Workers(processes) as workers:
-        fingerprints = []
-        for site in sites:
-            found, refused = fingerprint_site(site, work / "sites" / site.name, workers)
-            for each in (*site.found.refused, *refused):
-                log.warning("%s, %s: left out: %s", site.name, each.name, each.reason)
-            fingerprints.append(found.with_labels(map_labels(site.labels, labels).renamed))
-        merged = merge_fingerprints(fingerprints)
-        plans = make_plans(merged, labels, load_preset(preset), find_card(folder))
-        plans.save(work / "plans.json")
+        if plans is None:
+            described = read_folder_labels(folder)
+            labels = agree_on_labels({site.name: site.labels for site in sites}, described)
+            fingerprints = []
+            for each in gather_fingerprints(sites, labels, work, workers):
+                fingerprints.append(each.fingerprint)
+                refused[each.site.name] |= {case.name: case for case in each.refused}
+            card = find_card(folder)
+            plans, _ = write_plans(fingerprints, labels, load_preset(preset), card, work)
+        else:
+            log.warning("%s: is kept; replan=True makes it again", work / "plans.json")
         plans.configuration(configuration)  # raises where it was not planned
         for site in sites:
-            preprocess_site(site, plans, configuration, work / "sites" / site.name, workers)
+            out = site_folder(work, site.name)
+            result = preprocess_site(site, plans, configuration, out, workers)
+            refused[site.name] |= {case.name: case for case in result.refused}
+    for name, cases in refused.items():
+        for case in cases.values():
+            log.warning("%s, %s: left out: %s", name, case.name, case.reason)
     return plans
 
 

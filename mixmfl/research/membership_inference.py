@@ -29,7 +29,8 @@ from mixmfl.core.worker_pool import Report, no_report
 from mixmfl.data.label_sets import labels_each
 from mixmfl.federated.aggregation import add_changes, select_blocks
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.checkpoint import Run, load_state_of
+from mixmfl.federated.server.checkpoint import load_state_of
+from mixmfl.federated.server.run import Run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.networks.base import place_modalities

@@ -17,6 +17,7 @@ from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.inference.model import Model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
+from mixmfl.inference.prediction_options import PredictionOptions
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def predict_subsets(
             raise DataError(f"case {case.name!r}: lacks {', '.join(sorted(missing))}")
     for subset in all_subsets(model.modalities):
         folder = masks_folder(out, subset)
-        for outcome in predict_folder([model], cases, (), folder, only=subset, subjects=subjects):
+        options = PredictionOptions(only=subset, subjects=subjects)
+        for outcome in predict_folder([model], cases, (), folder, options):
             yield subset, outcome
 
 

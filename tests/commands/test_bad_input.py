@@ -1,5 +1,6 @@
 """What the commands are given by mistake: one clear message, and nothing half written."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -172,6 +173,34 @@ def test_an_option_that_cannot_be_is_refused_before_anything_is_written(
 ) -> None:
     options = ["-i", work, "-o", tmp_path / "run", "-c", "2d", *asked]
     assert command("mixmfl_train_federated", *options) == 2
+    assert message in refused(capsys, "mixmfl_train_federated")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--sites", "nort"), "there is no site nort; the sites are north. Name some of these"),
+        (
+            ("-c", "3d_fullres"),
+            "configuration 3d_fullres is not preprocessed for any site; choose one that is by -c "
+            "(2d), or run mixmfl_plan_preprocess -c 3d_fullres",
+        ),
+    ],
+)
+def test_a_site_or_configuration_that_is_not_there_is_told_from_those_that_are(
+    work: Path,
+    tmp_path: Path,
+    command: Command,
+    capsys: Output,
+    asked: Sequence[str],
+    message: str,
+) -> None:
+    flat, full = small_plans(rounds=1, local_steps=1), small_plans(patch=(8, 16, 16))
+    planned = {**flat.nnunet["configurations"], **full.nnunet["configurations"]}
+    both = dataclasses.replace(flat, nnunet={**flat.nnunet, "configurations": planned})
+    both.save(work / "plans.json")
+    assert command("mixmfl_train_federated", "-i", work, "-o", tmp_path / "run", *asked) == 2
     assert message in refused(capsys, "mixmfl_train_federated")
     assert not (tmp_path / "run").exists()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixmfl.entrypoints import _runner
+from mixmfl.entrypoints import _runner, doctor
 from small import LABELS, MODALITIES, small_case, small_plans
 
 from mixmfl import __main__ as door
 from mixmfl import __version__
 from mixmfl.core import commands
+from mixmfl.core.files import write_json
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import save_model
 from mixmfl.planning import nnunet_planner, nnunet_preprocessing
@@ -163,13 +165,38 @@ def test_the_doctor_finds_this_machine_well(
     assert command("mixmfl_doctor", "-w", work, "-m", model, "--device", "cpu") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"mixmfl {__version__}, Python 3.")
-    assert all(line.startswith("ok  ") for line in lines[1:])
+    assert all(line.startswith(("ok  ", "    ")) for line in lines[1:])
     assert len(set(lines)) == len(lines)  # cryptography, say, which two extras ask for
     text = "\n".join(lines)
     assert f"torch {torch.__version__}" in text
     assert "memory to train 2d on cpu: about 1.0 GB" in text  # a tiny network: the libraries
     assert f"model {model}: flair, t1, t2; a patch of 16x16 takes " in text
-    assert "  anatomy: not stated" in text
+    assert "\n      anatomy: not stated" in text
+
+
+def test_the_doctor_looks_at_every_model_of_a_run(
+    command: Command, model: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "packages", list)
+    run, files = tmp_path / "run", []
+    for fold in ("0", "1"):
+        files.append(run / f"fold_{fold}" / "model.safetensors")
+        files[-1].parent.mkdir(parents=True)
+        shutil.copy(model, files[-1])
+    record = {"folds": ["0", "1"], "rounds": {"0": 1, "1": 1}, "lengths": {"0": 1, "1": 2}}
+    write_json(run / "cross_validation.json", record)
+    assert command("mixmfl_use_model", run) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"mixmfl_predict uses {run}, the mean of 2 models\nfolds were trai")
+    assert command("mixmfl_doctor", "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    assert f"\n    model {run}, the mean of 2 models; a case takes" in printed
+    for file in files:
+        assert f"\nok  model {file}: flair, t1, t2; a patch" in printed
+    assert printed.count("anatomy: not stated\n") == 1  # what all share is said once
+    assert "\n      folds were trained for unequal numbers of rounds: fold 0 for 1" in printed
+    assert command("mixmfl_doctor", "-m", run / "fold_1", "--device", "cpu") == 0
+    assert f"\nok  model {files[1]}: " in capsys.readouterr().out
 
 
 def test_the_doctor_says_no_and_why(
@@ -188,21 +215,27 @@ def test_the_doctor_says_no_and_why(
     assert command("mixmfl_doctor", "-w", work, "-m", model, "--device", "cpu") == 1
     printed = capsys.readouterr().out
     assert "\nNO  torch 2.3.0; >=2.4 is needed\n" in printed
-    assert "\nok  without what needs: pip install 'mixmfl[dicom-seg]'\n" in printed
+    assert (
+        "\n    without masks, volumes and maps as DICOM (mixmfl_predict --dicom-seg): " in printed
+    )
+    assert "pip install 'mixmfl[dicom-seg]' adds it\n" in printed
     assert "\nok  device cpu: abacus, 2.0 GB of memory, 0.5 free, without bf16; " in printed
     assert "\nNO  memory to train 2d on cpu: about 1.0 GB, 0.5 GB are free\n" in printed
-    assert f"\nNO  {model}: cannot be read as a model" in printed
+    assert f"\nNO  {model}: is no model file (" in printed
 
 
 def test_the_doctor_without_plans_or_model(command: Command, tmp_path: Path, capsys: Said) -> None:
     assert command("mixmfl_doctor", "--device", "cpu") == 0
-    assert "ok  no model is registered in " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "    no model is registered in " in printed
+    assert "mixmfl_use_model registers one" in printed
     assert command("mixmfl_doctor", "-w", tmp_path) == 2
     assert "holds no plans.json; mixmfl_plan_preprocess makes it" in capsys.readouterr().err
 
 
 def test_what_pyproject_asks_for_is_here() -> None:
     found = {each.name: each for each in hardware.packages()}
+    assert {each.extra for each in found.values()} - {""} <= set(doctor.EXTRAS)
     assert found["torch"].required == "!=2.9.*,>=2.4"
     assert found["nvflare"].extra == "network"
     assert "pytest" not in found  # who uses mixmfl needs no tools

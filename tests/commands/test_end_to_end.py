@@ -42,9 +42,10 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mixmfl.core.worker_pool import Workers
+    from mixmfl.planning.federation_plans import make_plans
     from mixmfl.planning.fingerprint import merge_fingerprints
     from mixmfl.planning.plans import load_preset
-    from mixmfl.planning.preprocess import find_sites, fingerprint_site, make_plans, preprocess_site
+    from mixmfl.planning.preprocess import find_sites, fingerprint_site, preprocess_site
 
     out = tmp_path_factory.mktemp("work")
     sites = find_sites(federation).sites
@@ -481,9 +482,9 @@ def test_a_model_can_be_chosen_for_this_machine(
     ("options", "message"),
     [
         ((), "give one of -i FEDERATION, --merge"),
-        (("-i", "x", "--merge", "y"), "give one of -i FEDERATION, --merge"),
-        (("-i", "x", "-n", 0), "-n 0: at least 1 process is needed"),
-        (("--merge", "y"), "--merge needs --labels"),
+        (("-i", Path(__file__).parent, "--merge", __file__), "give one of -i FEDERATION, --merge"),
+        (("-i", Path(__file__).parent, "-n", 0), "-n 0: at least 1 process is needed"),
+        (("--merge", __file__), "--merge needs --labels"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

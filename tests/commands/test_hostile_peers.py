@@ -46,11 +46,11 @@ from mixmfl.federated.server.merge import personalization_task, train_task, vali
 from mixmfl.federated.server.orders import (
     PlanningJob,
     TrainingJob,
-    _read_cases,
-    _read_registration,
-    _read_statistics,
     load_job,
     plan_remotely,
+    read_case_counts,
+    read_registration,
+    read_statistics,
     save_job,
 )
 from mixmfl.federated.server.subset_validation import read_measured
@@ -389,15 +389,15 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
     dice = {name: [0.5, 1] for name in PLANS.labels.foreground}
 
     def joined(reply: Message) -> None:
-        check_registration("north", _read_registration("north", reply), PLANS)
+        check_registration("north", read_registration("north", reply), PLANS)
 
     cases = {"cases": {"2d": [3, 0]}}
     counts = {name: [1] * 3 + [0] * 17 for name in PLANS.labels.foreground}
     statistics = {"fingerprint": None, "labels": PLANS.labels.to_json()}
     checks: list[tuple[Message, Callable[[Message], object]]] = [
         (outgoing_registration(registration), joined),
-        (Message("preprocess", cases, {}), lambda m: _read_cases("north", m, ["2d"])),
-        (Message("fingerprint", statistics, {}), lambda m: _read_statistics("north", m)),
+        (Message("preprocess", cases, {}), lambda m: read_case_counts("north", m, ["2d"])),
+        (Message("fingerprint", statistics, {}), lambda m: read_statistics("north", m)),
         (
             trained,
             lambda m: check_reply("north", m, 0, state.weights, registration, PLANS, SETTINGS),

@@ -56,7 +56,7 @@ def given(kits: Path, cases: Path, tmp_path: Path) -> dict[str, object]:
     ("options", "reason"),
     [
         ({"--kit": "kits/coordinator"}, "coordinator: is not a hospital's start-up kit"),
-        ({"--kit": "kits/south"}, "south: is not a hospital's start-up kit"),
+        ({"--kit": "kits/south"}, "south: there is no such folder; needed is a kit"),
         ({"-i": "kits/authority"}, "authority: holds no image"),
         ({"-i": "kits/nowhere"}, "nowhere: there is no such folder"),
         ({"--labels": "kits/labels.json"}, "labels.json: there is no such file"),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import clear_unfinished, files_below
+from mixmfl.core.files import clear_unfinished, files_below, read_json
+from mixmfl.core.strict_json import MOST_BYTES
 
 
 def test_links_to_folders_of_links_have_an_end(tmp_path: Path) -> None:
@@ -41,3 +42,11 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     clear_unfinished(folder)
     assert kept.is_dir()
     assert not list(folder.iterdir())
+
+
+def test_settings_are_not_read_without_end_and_records_of_many_cases_are(tmp_path: Path) -> None:
+    file = tmp_path / "policy.json"
+    file.write_text('{"cases": [' + "0," * 2**21 + "0]}")
+    with pytest.raises(DataError, match=r"policy\.json: .*more than 4194304 bytes of JSON"):
+        read_json(file)
+    assert len(read_json(file, most_bytes=MOST_BYTES)["cases"]) == 2**21 + 1

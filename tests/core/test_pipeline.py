@@ -99,7 +99,7 @@ def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
     ("error", "text"),
     [
         (DataError("p1: is bad"), "p1: is bad"),
-        (OSError(28, "No space left on device"), r"the disk is full ([Errno 28] No space left"),
+        (OSError(28, "No space left on device"), "the disk is full; free space, and run"),
         (MemoryError("17 GiB"), "not enough memory"),
         (ValueError("two\n  lines"), "ValueError: two lines"),
         (KeyError(), "KeyError"),

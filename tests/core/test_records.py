@@ -168,6 +168,24 @@ def test_a_number_without_bounds_is_a_mistake_of_the_record() -> None:
         read_record(Long, {"rounds": []}, "x.json")
 
 
+def test_a_text_has_a_length_and_line_ends_only_where_that_is_declared() -> None:
+    @dataclass(frozen=True)
+    class Open:
+        reason: str = ""
+
+    @dataclass(frozen=True)
+    class Texts:
+        line: Annotated[str, text(5, least=0)] = ""
+        lines: Annotated[str, text(5, least=0, lines=True)] = ""
+
+    with pytest.raises(TypeError, match=r"Open.reason: a text needs a length; declare it by text"):
+        read_record(Open, {}, "x.json")
+    assert read_record(Texts, {"line": "", "lines": "a\nb"}, "x.json") == Texts("", "a\nb")
+    for name, value in (("line", "a\nb"), ("lines", "a\n\x1b"), ("line", "abcdef")):
+        with pytest.raises(MixmflError, match=f"{name}: is .*printable text of 0 to 5 characters"):
+            read_record(Texts, {name: value}, "x.json")
+
+
 def test_what_is_declared_of_settings_is_there_in_words() -> None:
     @dataclass(frozen=True)
     class Settings:
@@ -185,8 +203,8 @@ def test_what_is_needed_is_said_of_every_kind() -> None:
     assert needed(numbers) == (
         "an object that has by name (printable text of 1 to 4 characters) true or false"
     )
-    assert needed(Annotated[Sequence[str], entries(1, 2)]) == (
-        "a list of 1 to 2 entries, each text"
+    assert needed(Annotated[Sequence[bool], entries(1, 2)]) == (
+        "a list of 1 to 2 entries, each true or false"
     )
     assert needed(tuple[bool, bool]) == "a list of 2 entries, each true or false"
     assert needed(Inner) == "an object with fields"

@@ -27,7 +27,10 @@ def test_cases_that_fail_are_reported_with_the_reason_and_the_others_are_done() 
     assert list(done.items()) == [("p9", (3, 1)), ("p0", (4, 1))]  # in the order of the jobs
     assert refused == [
         Refused("p1", "RuntimeError: ITK ERROR: not an image"),
-        Refused("p2", "cannot be read or written: [Errno 2] No such file: 't1.nii'"),
+        Refused(
+            "p2",
+            "t1.nii: there is no such file or folder, or none can be made there; check the path",
+        ),
         Refused("p3", "case 'p3': t2 is missing"),
     ]
     assert reports == [("reading", count, 5) for count in range(1, 6)]

@@ -248,7 +248,9 @@ def test_a_pipe_named_as_an_image_is_no_image(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused_and_the_layouts_are_shown(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no such folder. Needed is one of\n.*nnU-Net"):
+    with pytest.raises(
+        DataError, match=r"there is no such folder. Needed is one of\n(.*\n)*.*nnU-Net"
+    ):
         find_cases(tmp_path / "nowhere")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"holds no image \(\.nii\.gz, (.|\n)*labelsTr"):
@@ -993,11 +995,17 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     assert [(record.path.name, record.modality) for record in found.records] == [
         ("p01_FLAIR.nii.gz", "flair")
     ]
-    with pytest.raises(DataError, match=r"does not say which modality it is .* Rename it, such as"):
-        find_cases(tmp_path / "scan.nii.gz")
+    unclear = find_cases(tmp_path / "scan.nii.gz")
+    assert "no known modality, only scan.nii.gz; known are adc, " in unclear.refused[0].reason
+    assert "Rename it, such as scan_t1.nii.gz, or say by --map" in unclear.refused[0].reason
+    (row,) = csv.DictReader(mapping_table((), unclear.folder, unclear.records).splitlines())
+    assert (row["case"], row["modality"], row["file"]) == ("scan", "-", "scan.nii.gz")
     mapping = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
     (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
+    mapping["scan.nii.gz"] = Given("", "", "table, line 2", is_file=True)
+    aside = find_cases(tmp_path / "scan.nii.gz", mapping=mapping)
+    assert (aside.cases, aside.refused) == ((), ())
     with pytest.raises(DataError, match="MINC is not read; convert it"):
         find_cases(tmp_path / "T1.mnc")
 
@@ -1024,6 +1032,12 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
     assert taken(found) == {
         "p": {"t1": "p/T1_n4.nii.gz"},
         "q": {"flair": "p/scan.nii.gz", "t2": "q_t2.nii.gz"},
+    }
+    assert {each.path.name: each.why for each in found.records} == {
+        "T1_bet.nii.gz": "mapping; else t1 (its name)",
+        "T1_n4.nii.gz": "mapping",
+        "scan.nii.gz": "mapping; else set aside (its name says no known modality)",
+        "q_t2.nii.gz": "its name",
     }
 
 

@@ -358,7 +358,7 @@ def test_a_file_system_without_links_is_told_what_to_do(
     ("out", "says"),
     [
         ("used", "holds mine.txt; nothing is overwritten. Name a new or empty folder"),
-        ("used/mine.txt", "is a file; a new or empty folder is needed"),
+        ("used/mine.txt", "is a file, and no folder; needed is a folder"),
         ("brats/federation", "lies among the cases"),
     ],
 )
@@ -422,7 +422,7 @@ def test_the_label_descriptions_of_the_recipe_are_those_of_the_message() -> None
         (("--hold", "site_1:t1,T1w"), "SITE:MODALITY[,MODALITY] is needed, each modality once"),
         (("--hold", "site_1:t1", "--hold", "site_1:t2"), "site site_1 is given twice"),
         (("--hold", "site_1:t1", "--setting", "cross-modal"), "in mix-modal, not in cross-modal"),
-        (("--partition", "p.csv", "--sites", 2), "give either --partition"),
+        (("--partition", __file__, "--sites", 2), "give either --partition"),
         (("--partition", "absent.csv"), "absent.csv: there is no such file"),
         (("--sites", 0), "sites is 0"),
         (("--test-share", 1), "test share is 1.0"),

@@ -228,6 +228,21 @@ def test_images_too_small_to_tell_are_believed() -> None:
     assert found.fault is None
 
 
+def test_small_heads_of_which_one_is_displaced_do_not_lie_on_each_other() -> None:
+    head = np.zeros((24, 12, 12))
+    head[8:17, 3:9, 3:9] = np.random.default_rng(0).normal(10, 1, (9, 6, 6))
+    grid = Grid(head.shape, (6.0, 3.0, 3.0), (0.0, 0.0, 0.0), LPS)
+    displaced = dataclasses.replace(grid, origin=(0.0, 0.0, 40.0))
+    assert fit(head, grid, head, grid).fault is None
+    found = fit(head, grid, head, displaced)
+    assert math.isnan(found.similarity)
+    assert 14 / 54 < found.overlap < 0.33  # of 54 mm; interpolation gives both a rim
+    assert found.fault == "only 32% of the smaller of the two heads lies on the other"
+    # what the other image does not show is no head that is missing there
+    low = Grid((13, 12, 12), grid.spacing, grid.origin, LPS)
+    assert fit(head, grid, head[:13], low).overlap > 0.9
+
+
 def test_registration_finds_how_the_patient_moved() -> None:
     moved = turn(7, 5, -8, 12)
     image = resample(OTHER, GRID, GRID, moved)

@@ -62,7 +62,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         return read_dice(reply)
 
     def registered(reply: Message) -> Any:
-        found = orders._read_registration("north", reply)
+        found = orders.read_registration("north", reply)
         check_registration("north", found, PLANS)
         return found
 
@@ -75,11 +75,11 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     return {
         "fingerprint": (
             outgoing_fingerprint(fingerprint, PLANS.labels, site.minimum),
-            lambda m: orders._read_statistics("north", m),
+            lambda m: orders.read_statistics("north", m),
         ),
         "preprocess": (
             outgoing("preprocess", {"cases": {"2d": [3, 1]}}),
-            lambda m: orders._read_cases("north", m, ["2d"]),
+            lambda m: orders.read_case_counts("north", m, ["2d"]),
         ),
         "join": (outgoing_registration(registrations["north"]), registered),
         "train": (client.handle(train, {}).reply, merged),
@@ -95,7 +95,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         ),
         "failed": (
             outgoing("failed", {"error": "DataError", "version": __version__}),
-            controller._failure,
+            controller.failure_in,
         ),
     }
 

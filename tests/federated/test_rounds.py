@@ -15,8 +15,8 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.data.labels import Labels
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message, decode, encode
-from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.state import (
     Registration,
     first_state,

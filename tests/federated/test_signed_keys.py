@@ -66,11 +66,11 @@ def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
     forged = passed_on(roster, keys)
     task = masked_tasks(START, forged, registrations)["north"]
     words = federation.ask({"north": task})["north"].tensors["masked.shared"].numpy().view("u8")
-    common = client._digests(task, forged, "north")
+    common = client.task_digests(task, forged, "north")
     for name, (private, _) in pairs.items():
         key = client.RoundKey(0, private, forged.keys[name])
         purpose = f"'shared', {common[name]}"
-        seed, add_or_subtract = client._pair_mask(key, forged, name, "north", purpose)
+        seed, add_or_subtract = client.pair_mask(key, forged, name, "north", purpose)
         words = add_or_subtract(words, key_stream(seed, len(words)))
     found = from_words(words, 32) / registrations["north"].weights["shared"]
     plain = train_task(START, registrations["north"])

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from small_federation import SETTINGS as TWO_ROUNDS
 from small_federation import SiteStore
 
 from mixmfl.core.errors import ModelError
-from mixmfl.federated.server import checkpoint, coordinator
-from mixmfl.federated.server.checkpoint import Run, choose_round, kept_rounds, open_run
+from mixmfl.core.tensor_store import Stored, Tensors
+from mixmfl.federated.server import checkpoint, coordinator, run_record
+from mixmfl.federated.server.checkpoint import kept_rounds
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.run import Run, choose_round
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import split_fold
 from mixmfl.federated.state import SPLIT, Site
@@ -112,6 +117,26 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
     assert len(resumed.history) == 3
     assert equal(weights(whole), weights(resumed))
     assert [r["north"].loss for r in resumed.history] == [r["north"].loss for r in whole.history]
+
+
+def test_optimizer_states_wait_on_disk(
+    tmp_path: Path, plans: Plans, sites: list[Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Mapping[str, Tensors]] = []
+    save = checkpoint.save_round
+
+    def watched(run: Run, state: Any, optimizers: Mapping[str, Tensors], *rest: Any) -> None:
+        seen.append(dict(optimizers))
+        save(run, state, optimizers, *rest)
+
+    monkeypatch.setattr(coordinator, "save_round", watched)
+    one_round = dataclasses.replace(SETTINGS, rounds=1)
+    simulate(plans, sites, one_round, "0", tmp_path / "run", measured=False)
+    simulate(plans, sites, SETTINGS, "0", tmp_path / "run", resume=True, change=True)
+    assert len(seen) == SETTINGS.rounds
+    for optimizers in seen:
+        assert sorted(optimizers) == ["north", "south"]
+        assert all(isinstance(each, Stored) and len(each) > 0 for each in optimizers.values())
 
 
 def test_a_round_cut_off_while_it_is_saved_is_done_again(
@@ -363,7 +388,7 @@ def test_a_run_whose_cases_were_split_otherwise_does_not_go_on(
     file = out / "run.json"
     record = json.loads(file.read_text())
     assert record.pop("split") == SPLIT
-    record["sha256"] = checkpoint._digest(record)
+    record["sha256"] = run_record.record_digest(record)
     file.write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"held other cases back to validate.*--init"):
         simulate(plans, sites, SETTINGS, "0", out, resume=True)

@@ -34,8 +34,9 @@ from mixmfl.evaluation.subset_dice import (
 from mixmfl.federated.client import subset_validation
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.checkpoint import choose_round, save_measured
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.measured import save_measured
+from mixmfl.federated.server.run import choose_round
 from mixmfl.federated.server.subset_validation import (
     measure_task,
     merge_measured,

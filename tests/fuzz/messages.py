@@ -29,9 +29,9 @@ from mixmfl.federated.server.merge import (
 )
 from mixmfl.federated.server.orders import (
     PlanningJob,
-    _read_cases,
-    _registrations,
     plan_remotely,
+    read_case_counts,
+    read_registrations,
 )
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
@@ -211,13 +211,13 @@ class Replies:
 
     def _register(self, reply: Message) -> Any:
         answers = Answers({"north": Answer(reply, 1, 1, 0.0)})
-        registered, failed = _registrations(answers, PLANS, self.folder)
+        registered, failed = read_registrations(answers, PLANS, self.folder)
         if failed:
             raise errors.AggregationError(failed["north"])
         return registered
 
     def _count(self, reply: Message) -> Any:
-        return _read_cases("north", reply, ["2d"])
+        return read_case_counts("north", reply, ["2d"])
 
     def _plan(self, reply: Message) -> Any:
         good = Message("fingerprint", {"fingerprint": fingerprint(), "labels": LABELS_JSON}, {})

@@ -19,19 +19,12 @@ from mixmfl.core.tensor_store import read
 from mixmfl.data.modalities import Modalities
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import SubsetDice
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    SiteRound,
-    choose_round,
-    last_state,
-    load_measured,
-    open_run,
-    progress_table,
-    save_measured,
-    save_round,
-    start_run,
-)
+from mixmfl.federated.server.checkpoint import last_state, save_round, start_run
 from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.server.measured import load_measured, save_measured
+from mixmfl.federated.server.run import Run, SiteRound, choose_round
+from mixmfl.federated.server.run_record import open_run
+from mixmfl.federated.server.run_tables import progress_table
 from mixmfl.federated.state import Registration, RunSettings, first_state
 from mixmfl.inference.model import Model, load_model
 from mixmfl.planning.architecture import resolve_architecture

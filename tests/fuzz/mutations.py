@@ -34,6 +34,9 @@ _RAW = (
 
 _HOLE = "@hole@"
 
+_MOST_BYTES = 8 * 2**20
+"""Bytes of JSON that a repetition makes at most: more of it would be the mutation's own memory."""
+
 
 def mutated_json(content: Any, draw: random.Random) -> bytes:
     """Return JSON text in which one to three values are others, are gone, or are too much."""
@@ -78,7 +81,13 @@ def _change(content: Any, draw: random.Random) -> tuple[Any, str]:
         return replaced(content, at, deep), ""
     if isinstance(value, str) and value:
         cut = draw.randrange(len(value))
-        made = (value[:cut], value * 2000, value + draw.choice(NAMES), value.upper(), f" {value} ")
+        made = (
+            value[:cut],
+            value * _times(value, 2000),
+            value + draw.choice(NAMES),
+            value.upper(),
+            f" {value} ",
+        )
         return replaced(content, at, draw.choice(made)), ""
     return replaced(content, at, draw.choice(NUMBERS)), ""
 
@@ -102,7 +111,8 @@ def _changed_object(value: dict[str, Any], draw: random.Random) -> dict[str, Any
     elif kind == 2:
         made[draw.choice(NAMES)] = value[name]
     elif kind == 3:
-        made.update({f"m{n}": value[name] for n in range(draw.choice((3, 40, 5000)))})
+        times = _times(value[name], draw.choice((3, 40, 5000)))
+        made.update({f"m{n}": value[name] for n in range(times)})
     elif kind == 4:
         other = draw.choice(list(value))
         made[name], made[other] = value[other], value[name]
@@ -122,8 +132,13 @@ def _changed_list(value: list[Any], draw: random.Random) -> list[Any]:
     if kind == 3:
         return value[::-1]
     if kind == 4:
-        return value * draw.choice((2, 300))
+        return value * _times(value, draw.choice((2, 300)))
     return [*value, draw.choice((*NUMBERS, *NAMES))]
+
+
+def _times(value: Any, wanted: int) -> int:
+    """Return how often a value is repeated."""
+    return min(wanted, 1 + _MOST_BYTES // len(json.dumps(value)))
 
 
 def _inside(content: Any, at: Path) -> Any:

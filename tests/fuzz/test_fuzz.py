@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from kinds import KINDS
+from mutations import mutated_json
 from run import FAULTS, attack_once
 from targets import HARMLESS, REFUSED, SAME, Target, WrongError
 
@@ -44,3 +45,9 @@ def test_faults_are_counted(tmp_path: Path) -> None:
     outcomes = [attack_once(target, "faulty", 0, n)[0] for n in range(3)]
     assert outcomes == [HARMLESS, "crash", "wrong"]
     assert {"crash", "wrong", "hang", "memory", "died"} == set(FAULTS)
+
+
+def test_a_mutation_itself_takes_little_memory() -> None:
+    # two texts that were each made 2,000 times as long, and more than once
+    draw = random.Random("peers 0 1757")
+    assert len(mutated_json({"north": "ab" * 32, "south": "0" * 64}, draw)) < 2**25

@@ -21,10 +21,12 @@ from small import write_site
 
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.flare.provisioning import Network, provision
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import holds_run, open_run
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import find_site, fingerprint_site, make_plans, preprocess_site
+from mixmfl.planning.preprocess import find_site, fingerprint_site, preprocess_site
 
 MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
 
@@ -81,6 +83,8 @@ class Cable:
     def __init__(self, port: int) -> None:
         self._port = port
         self._whole = True
+        self._carries = threading.Event()
+        self._carries.set()
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self.to_server = self.to_site = 0
@@ -99,9 +103,14 @@ class Cable:
                 end.close()
             self._open.clear()
 
+    def stall(self) -> None:
+        """Carry nothing more; connections stay open, and new ones are accepted."""
+        self._carries.clear()
+
     def mend(self) -> None:
         """Carry again."""
         self._whole = True
+        self._carries.set()
 
     def close(self) -> None:
         """Cut it for good."""
@@ -131,6 +140,7 @@ class Cable:
         upward = target.getpeername()[1] == self._port
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self._carries.wait()
                 if upward:
                     self.to_server += len(data)
                 else:

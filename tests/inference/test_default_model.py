@@ -1,11 +1,13 @@
 """The record of the registered model is somebody's file: what is wrong with it is said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.files import write_json
 from mixmfl.inference.default_model import registered_model, use_model
 
 
@@ -15,6 +17,7 @@ from mixmfl.inference.default_model import registered_model, use_model
         ({"model": 5}, r"model\.json: model: is 5"),
         ({"sha256": 5}, r"model\.json: sha256: is 5"),
         ({"other": 1}, "other"),
+        ({"model": "t" * 4000}, "^t{999}…: the registered model is gone.{,100}$"),
     ],
 )
 def test_a_damaged_record_of_the_registered_model_is_refused(
@@ -28,3 +31,21 @@ def test_a_damaged_record_of_the_registered_model_is_refused(
     record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
     with pytest.raises(ModelError, match=message):
         registered_model(tmp_path)
+
+
+def test_the_folder_of_a_run_is_registered_as_what_it_stands_for(tmp_path: Path) -> None:
+    run, home = tmp_path / "run", tmp_path / "home"
+    for fold in ("0", "1"):
+        (run / f"fold_{fold}").mkdir(parents=True)
+        (run / f"fold_{fold}" / "model.safetensors").write_bytes(fold.encode())
+    use_model(run / "fold_1", home)
+    assert registered_model(home) == run / "fold_1" / "model.safetensors"
+    write_json(run / "cross_validation.json", {"folds": ["0", "1"], "rounds": {"0": 1, "1": 1}})
+    use_model(run, home)
+    assert registered_model(home) == run
+    (run / "fold_1" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match=r"run: the contents changed since it was registered; if"):
+        registered_model(home)
+    shutil.rmtree(run)
+    with pytest.raises(ModelError, match=r"is gone; mixmfl_use_model MODEL registers another"):
+        registered_model(home)

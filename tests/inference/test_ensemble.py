@@ -18,7 +18,13 @@ from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.confidence import confidences
 from mixmfl.inference.model import Model, load_model, save_model
-from mixmfl.inference.model_folder import model_files
+from mixmfl.inference.model_folder import (
+    describe_model,
+    fold_folder,
+    folder_notes,
+    model_file,
+    model_files,
+)
 from mixmfl.inference.segmentation import Options, predict_case, prepare, segment
 from mixmfl.inference.sliding_window import predict_volume
 from mixmfl.planning.nnunet_preprocessing import restore, restore_probabilities
@@ -129,7 +135,7 @@ def test_a_label_keeps_its_largest_part_where_all_models_say_so(
 
 def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(ModelError, match=r"-m .*run: there is no such model file or run"):
+    with pytest.raises(ModelError, match=r"run: there is no such model file or run"):
         model_files(run)
     files = [run / f"fold_{fold}" / "model.safetensors" for fold in ("0", "1", "all")]
     for file in files:
@@ -146,6 +152,14 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
         model_files(run)
     (run / "cross_validation.json").write_text(json.dumps({**record, "rounds": {"0": 1}}))
     assert model_files(run) == files[:2]  # that of all cases is no part of the mean
+    assert describe_model(run) == f"{run}, the mean of 2 models"
+    assert model_file(run / "fold_1") == files[1]
+    with pytest.raises(ModelError, match=r"run: holds the models of 2 folds, and one model is nee"):
+        load_model(run)
+    alone = {"folds": ["all"], "rounds": {"all": 1}}
+    (run / "cross_validation.json").write_text(json.dumps(alone))
+    assert model_files(run) == files[2:]  # else prediction would take the registered model
+    (run / "cross_validation.json").write_text(json.dumps({**record, "rounds": {"0": 1}}))
     files[1].unlink()
     with pytest.raises(ModelError, match="not all of its folds"):
         model_files(run)
@@ -157,3 +171,25 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
         model_files(tmp_path)
     (tmp_path / "configurations.json").write_text(json.dumps({"best": "2d"}))
     assert model_files(tmp_path) == model_files(run)
+
+
+def test_what_must_be_known_of_folds_is_said(tmp_path: Path) -> None:
+    files = [fold_folder(tmp_path, fold) / "model.safetensors" for fold in ("0", "1")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert folder_notes(files[0]) == []  # of no run in folds
+    record: dict[str, object] = {"folds": ["0", "1"], "rounds": {}}
+    (tmp_path / "cross_validation.json").write_text(json.dumps(record))
+    for named in (files[0], files[0].parent):
+        (note,) = folder_notes(named)
+        assert note.startswith(f"{named}: is one of the folds 0, 1, not all of which are trained.")
+        assert "is written again with what all of them measured" in note
+    record |= {"rounds": {"0": 3, "1": 9}, "lengths": {"0": 10, "1": 10}}
+    (tmp_path / "cross_validation.json").write_text(json.dumps(record))
+    assert folder_notes(files[0]) == folder_notes(tmp_path) == []
+    record["lengths"] = {"0": 10, "1": 20}
+    (tmp_path / "cross_validation.json").write_text(json.dumps(record))
+    (note,) = folder_notes(tmp_path)
+    assert "unequal numbers of rounds: fold 0 for 10, fold 1 for 20." in note
+    assert "--resume --fold FOLD --rounds 20 trains a shorter one on" in note

@@ -52,12 +52,16 @@ def of_an_older_version(held: dict[str, Tensor], header: dict[str, Any]) -> None
     ("spoil", "message"),
     [
         (lambda f: f.write_bytes(f.read_bytes()[:5000]), "cannot be read as a model"),
-        (lambda f: f.write_bytes(b""), "cannot be read as a model"),
-        (lambda f: f.write_bytes(pickle.dumps({"w": 1})), "cannot be read as a model"),
-        (lambda f: torch.save({"network.w": torch.ones(3)}, f), "cannot be read as a model"),
+        (
+            lambda f: f.write_bytes(b""),
+            r"is no model file \(it is empty\); needed is a model\.safe",
+        ),
+        (lambda f: f.write_text("# Read me\n"), r"is no model file \(it does not begin as a file"),
+        (lambda f: f.write_bytes(pickle.dumps({"w": 1})), "is no model file"),
+        (lambda f: torch.save({"network.w": torch.ones(3)}, f), "is no model file"),
         (
             lambda f: safetensors.torch.save_file({"w": torch.ones(3)}, f),
-            "it was not written by mixmfl",
+            r"is no model file \(it was not written by mixmfl\)",
         ),
         (Path.unlink, "there is no such model file"),
         (

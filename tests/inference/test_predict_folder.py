@@ -26,12 +26,14 @@ from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
+from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.segmentation import Options, Recipe, prepare, segment
 from mixmfl.networks.parameters import network_state
 from mixmfl.planning.heads import SKULLS, STRIPPED
 from mixmfl.planning.typical import describe_image, merge_typical
 
 Command = Callable[..., int]
+AS_USUAL = PredictionOptions()
 SHAPE = (6, 20, 18)
 GRID = Grid(SHAPE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 
@@ -85,11 +87,16 @@ def cases(tmp_path: Path) -> Path:
     return folder
 
 
-def predicted(model: Model, cases: Path, out: Path, **options: Any) -> dict[str, Outcome]:
-    listing = find_cases(cases)
-    return {
-        o.name: o for o in predict_folder([model], listing.cases, listing.refused, out, **options)
-    }
+def predicted(
+    model: Model,
+    cases: Path,
+    out: Path,
+    asked: PredictionOptions = AS_USUAL,
+    **output: Any,
+) -> dict[str, Outcome]:
+    found, options = find_cases(cases), OutputOptions(**output)
+    outcomes = predict_folder([model], found.cases, found.refused, out, asked, options)
+    return {outcome.name: outcome for outcome in outcomes}
 
 
 def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
@@ -114,10 +121,10 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     write_case(tmp_path / "new", ("t2",), 9)
     shutil.copy(tmp_path / "new" / "t2.nii.gz", cases / "b")  # one modality more
     assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
-    asked = {"options": Options(mirror=True)}
-    assert set(statuses(predicted(model, cases, out, **asked)).values()) == {"done"}
+    asked = PredictionOptions(networks=Options(mirror=True))
+    assert set(statuses(predicted(model, cases, out, asked)).values()) == {"done"}
     other = load_model(save(tmp_path / "other.safetensors", seed=1))
-    assert set(statuses(predicted(other, cases, out, **asked)).values()) == {"done"}
+    assert set(statuses(predicted(other, cases, out, asked)).values()) == {"done"}
 
 
 def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
@@ -125,8 +132,9 @@ def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
 ) -> None:
     (cases / "a" / "t1.nii.gz").write_bytes(b"")
     (cases / "a" / "flair.nii.gz").symlink_to(tmp_path / "nowhere")
-    out, drop = tmp_path / "masks", AlignmentOptions(leave_out=True)
-    outcome = predicted(model, cases, out, alignment=drop, report=True)["a"]
+    out = tmp_path / "masks"
+    drop = PredictionOptions(alignment=AlignmentOptions(leave_out=True))
+    outcome = predicted(model, cases, out, drop, report=True)["a"]
     assert (outcome.status, outcome.used, outcome.missing) == ("done", ("t2",), ("flair", "t1"))
     assert outcome.reference == "t2"
     assert [w.partition(":")[0] for w in outcome.warnings[:2]] == [
@@ -134,10 +142,10 @@ def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
     ]  # fmt: skip
     for table in ("cases.csv", "cases.json", "report.html"):
         assert "t1 was left out: " in (out / table).read_text()
-    assert predicted(model, cases, out, alignment=drop)["a"].status == "kept"
+    assert predicted(model, cases, out, drop)["a"].status == "kept"
     write_case(tmp_path / "mended", ("t1",), 5)
     shutil.copy(tmp_path / "mended" / "t1.nii.gz", cases / "a")
-    assert predicted(model, cases, out, alignment=drop)["a"].used == ("t1", "t2")
+    assert predicted(model, cases, out, drop)["a"].used == ("t1", "t2")
     strict = predicted(model, cases, tmp_path / "strict")["a"]
     assert strict.status == "failed"
     assert "there is no such file" in strict.reason
@@ -150,8 +158,8 @@ def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_p
         SubsetDice(("t2",), {"lesion": cases_of(0.2, 20)}),
     ]
     model = load_model(save(tmp_path / "m.safetensors", measured=Measured(known)))
-    asked = {"alignment": AlignmentOptions(leave_out=True), "least_dice": 0.5}
-    outcome = predicted(model, cases, tmp_path / "masks", **asked)["a"]
+    asked = PredictionOptions(alignment=AlignmentOptions(leave_out=True), least_dice=0.5)
+    outcome = predicted(model, cases, tmp_path / "masks", asked)["a"]
     assert outcome.status == "failed"
     assert "one case in ten has a Dice below 0.200 from t2 (mean over" in outcome.reason
 
@@ -196,8 +204,11 @@ def test_an_image_far_from_the_usual_is_refused_unless_forced(
     assert statuses(found) == {"a": "failed", "b": "failed", "c": "done"}  # c has no t1
     assert "case 'b': t1: the head measures 12 x 18 x 18 mm, usually" in found["b"].reason
     assert found["b"].reason.endswith("or predict it all the same by --force")
-    assert statuses(predicted(model, cases, tmp_path / "t2", only=("t2",)))["a"] == "done"
-    forced = predicted(model, cases, tmp_path / "forced", force=True)
+    assert (
+        statuses(predicted(model, cases, tmp_path / "t2", PredictionOptions(only=("t2",))))["a"]
+        == "done"
+    )
+    forced = predicted(model, cases, tmp_path / "forced", PredictionOptions(force=True))
     assert statuses(forced) == {"a": "done", "b": "done", "c": "done"}
     assert any(w.startswith("t1: the head measures 12 x 18") for w in forced["b"].warnings)
 
@@ -284,16 +295,25 @@ def twice(cases: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "asked"), [(damaged, {}), (twice, {}), (lambda _: None, {"least_dice": 0.99})]
+    ("spoil", "asked"),
+    [
+        (damaged, AS_USUAL),
+        (twice, AS_USUAL),
+        (lambda _: None, PredictionOptions(least_dice=0.99)),
+    ],
 )
 def test_what_was_written_stays_ours_although_the_case_failed_since(
-    model: Model, cases: Path, tmp_path: Path, spoil: Callable[[Path], object], asked: Any
+    model: Model,
+    cases: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], object],
+    asked: PredictionOptions,
 ) -> None:
     out, good = tmp_path / "masks", tmp_path / "good"
     shutil.copytree(cases, good)
     predicted(model, cases, out, report=True)
     spoil(cases)
-    failed = predicted(model, cases, out, report=True, **asked)["a"]
+    failed = predicted(model, cases, out, asked, report=True)["a"]
     assert failed.status == "failed"
     assert failed.warnings == ("a.nii.gz is of an earlier run",)
     mended = predicted(model, good, out, report=True)["a"]
@@ -305,7 +325,8 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_was_written(
     model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "masks"
-    run = predict_folder([model], find_cases(cases).cases, (), out, report=True)
+    output = OutputOptions(report=True)
+    run = predict_folder([model], find_cases(cases).cases, (), out, output=output)
 
     def killed(self: object, outcome: Outcome) -> Outcome:
         raise KeyboardInterrupt
@@ -361,7 +382,7 @@ def test_a_full_disk_costs_the_case_that_it_met(
         patch.setattr("mixmfl.inference.predict_folder.write_labels", full)
         outcomes = predicted(model, cases, out)
     assert statuses(outcomes) == {"a": "done", "b": "failed", "c": "done"}
-    assert outcomes["b"].reason.startswith("the disk is full (")
+    assert outcomes["b"].reason.startswith("the disk is full; free space")
     assert sorted(f.name for f in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
     assert statuses(predicted(model, cases, out)) == {"a": "kept", "b": "done", "c": "kept"}
 
@@ -467,15 +488,16 @@ def test_quiet_prints_trouble_only_and_the_log_has_it_all(
     assert "a: done from t1, t2" in text
     assert "d: FAILED: has pd" in text
     assert command("mixmfl_predict", *asked[:-1], tmp_path) == 2
-    assert f"--log {tmp_path}: cannot be written" in capsys.readouterr().err
+    assert f"--log {tmp_path}: is a folder, and no file" in capsys.readouterr().err
 
 
 def test_a_run_that_was_interrupted_before_its_first_mask_goes_on(
     model: Model, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
+    output = OutputOptions(set_aside="path,why\n")
     for _ in range(2):
-        assert list(predict_folder([model], [], [], tmp_path / "out", set_aside="path,why\n")) == []
+        assert list(predict_folder([model], [], [], tmp_path / "out", output=output)) == []
     assert (tmp_path / "out" / "set_aside.csv").exists()
 
 
@@ -549,8 +571,8 @@ def test_images_on_other_grids_come_onto_the_finest(
     assert (outcome.status, outcome.reference) == ("done", "t1")
     assert outcome.notes[0].startswith("t2 was resampled onto the grid of t1 (shape (6, 10, 9)")
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == GRID
-    asked = {"alignment": AlignmentOptions(reference="t2")}
-    assert predicted(model, cases, tmp_path / "masks", **asked)["a"].reference == "t2"
+    asked = PredictionOptions(alignment=AlignmentOptions(reference="t2"))
+    assert predicted(model, cases, tmp_path / "masks", asked)["a"].reference == "t2"
     assert read_grid(tmp_path / "masks" / "a.nii.gz") == coarse
 
 
@@ -563,11 +585,12 @@ def test_a_case_of_no_known_modality_has_its_reason(model: Model, tmp_path: Path
 def test_a_missing_model_is_reported_before_the_folder_is_read(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["mixmfl_predict", "-i", tmp_path / "nowhere", "-o", tmp_path / "masks"]
+    (tmp_path / "empty").mkdir()
+    asked = ["mixmfl_predict", "-i", tmp_path / "empty", "-o", tmp_path / "masks"]
     assert command(*asked) == 2
     assert "no model is registered on this machine" in capsys.readouterr().err
-    assert command(*asked, "-m", tmp_path / "gone.safetensors") == 2
-    assert "gone.safetensors: there is no such model file" in capsys.readouterr().err
+    assert command(*asked, "-m", tmp_path) == 2
+    assert f"{tmp_path}: holds no model.safetensors; a model file" in capsys.readouterr().err
 
 
 def test_the_command_reports_every_file_and_takes_a_table_of_files(

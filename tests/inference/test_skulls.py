@@ -15,6 +15,7 @@ from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
+from mixmfl.inference.prediction_options import PredictionOptions
 from mixmfl.inference.segmentation import Options
 from mixmfl.planning import brains
 from mixmfl.planning.brains import BrainExtraction, asked_extraction
@@ -39,9 +40,8 @@ def predict(
         write_head(folder / "cases" / "p01", stripped)
     found = find_cases(folder / "cases")
     out = folder / "masks"
-    (outcome,) = predict_folder(
-        [model], found.cases, found.refused, out, options=Options(1.0), brains=asked
-    )
+    options = PredictionOptions(networks=Options(1.0), brains=asked)
+    (outcome,) = predict_folder([model], found.cases, found.refused, out, options)
     return outcome
 
 
@@ -93,9 +93,9 @@ def test_a_case_whose_extraction_fails_is_told_alone(tmp_path: Path) -> None:
     write_head(tmp_path / "cases" / "p01")
     found = find_cases(tmp_path / "cases")
     asked = asked_extraction(False, brain_tool(tmp_path, "sys.exit('no licence')"))
-    outcomes = predict_folder(
-        [model_of(tmp_path, "own")], found.cases, (), tmp_path / "masks", brains=asked
-    )
+    options = PredictionOptions(brains=asked)
+    model, out = model_of(tmp_path, "own"), tmp_path / "masks"
+    outcomes = predict_folder([model], found.cases, (), out, options)
     by_name = {outcome.name: outcome for outcome in outcomes}
     assert by_name["p02"].status == "done"
     assert by_name["p01"].status == "failed"

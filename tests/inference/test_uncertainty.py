@@ -20,6 +20,7 @@ from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
+from mixmfl.inference.prediction_options import OutputOptions
 from mixmfl.inference.uncertainty import Maps
 
 SHAPE = (6, 20, 18)
@@ -44,9 +45,9 @@ def model_of(folder: Path, cases: int = 5, seed: int = 0, labels: Any = None) ->
     return load_model(file)
 
 
-def predicted(models: list[Model], cases: Path, out: Path, **options: Any) -> Outcome:
-    listing = find_cases(cases)
-    (outcome,) = predict_folder(models, listing.cases, listing.refused, out, **options)
+def predicted(models: list[Model], cases: Path, out: Path, report: bool = False) -> Outcome:
+    found, output = find_cases(cases), OutputOptions(report=report, uncertainty=True)
+    (outcome,) = predict_folder(models, found.cases, found.refused, out, output=output)
     return outcome
 
 
@@ -69,7 +70,7 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
     cases: Path, tmp_path: Path
 ) -> None:
     calibrated, plain = tmp_path / "calibrated", tmp_path / "plain"
-    outcome = predicted([model_of(tmp_path)], cases, calibrated, uncertainty=True)
+    outcome = predicted([model_of(tmp_path)], cases, calibrated)
     assert outcome.warnings[-1].startswith("probabilities of core are not calibrated: the model")
     found = maps_of(calibrated)
     assert sorted(found) == [
@@ -82,7 +83,7 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
     for name, values in found.items():
         assert np.array_equal(nib.load(calibrated / "uncertainty" / name).affine, image.affine)
         assert not values[image.get_fdata() == 0].any()
-    few = predicted([model_of(tmp_path, cases=4)], cases, plain, uncertainty=True)
+    few = predicted([model_of(tmp_path, cases=4)], cases, plain)
     assert few.warnings[-1] == (
         "probabilities of lesion, core are not calibrated: they were measured on 4 validation "
         "cases; at least 5 are needed, with and without the label in them"
@@ -96,18 +97,18 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
     bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
     assert found["p.lesion.entropy.nii.gz"][inside] == pytest.approx(bits, abs=2e-3)
 
-    again = predicted([model_of(tmp_path)], cases, calibrated, uncertainty=True)
+    again = predicted([model_of(tmp_path)], cases, calibrated)
     assert again.status == "kept"
     assert again.volume_ranges_ml == outcome.volume_ranges_ml
     (calibrated / "uncertainty" / "p.lesion.entropy.nii.gz").unlink()
-    again = predicted([model_of(tmp_path)], cases, calibrated, uncertainty=True)
+    again = predicted([model_of(tmp_path)], cases, calibrated)
     assert again.status == "done"
 
 
 def test_maps_of_several_models_are_not_calibrated(cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
     models = [model_of(tmp_path, seed=seed) for seed in (0, 1)]
-    outcome = predicted(models, cases, out, uncertainty=True)
+    outcome = predicted(models, cases, out)
     assert outcome.warnings[-1] == (
         "probabilities of lesion, core are not calibrated: those of the mean of several models "
         "were never measured"
@@ -124,7 +125,7 @@ def test_maps_of_several_models_are_not_calibrated(cases: Path, tmp_path: Path) 
 
     each = []
     for seed in (0, 1):
-        predicted([model_of(tmp_path, 0, seed)], cases, tmp_path / str(seed), uncertainty=True)
+        predicted([model_of(tmp_path, 0, seed)], cases, tmp_path / str(seed))
         each.append(by_class(tmp_path / str(seed)))
     product = np.sqrt(each[0] * each[1])  # models of one input are averaged in their logits
     inside = np.stack(each).min(axis=(0, 1)) > 0.02  # where rounding of the maps says little
@@ -137,7 +138,7 @@ def test_the_range_of_a_volume_holds_the_voxels_between_two_probabilities(
     cases: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "masks"
-    outcome = predicted([model_of(tmp_path)], cases, out, uncertainty=True, report=True)
+    outcome = predicted([model_of(tmp_path)], cases, out, report=True)
     probability = maps_of(out)["p.lesion.probability.nii.gz"]
     low, high = outcome.volume_ranges_ml["lesion"]
     # the network's voxels are 2 mm in the plane of slices of 2 mm, as those of the image are 1 mm

@@ -36,16 +36,18 @@ from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.tensor_store import Stored, header_digest, pack, read
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
-from mixmfl.federated.server.checkpoint import Run, _digest, open_run, start_run
+from mixmfl.federated.server.checkpoint import start_run
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import segmentation
 from mixmfl.inference.model import load_model, save_model
 from mixmfl.networks.build import build_network, build_outline
 from mixmfl.planning import architecture, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.architecture import LAYERS, count_network, resolve_architecture
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import Plans, load_preset, replace_settings
-from mixmfl.planning.preprocess import make_plans
 
 SETTINGS = RunSettings("2d", 0, 1, 1, 0.01)
 RELU = "torch.nn.LeakyReLU"
@@ -724,7 +726,7 @@ def test_a_run_that_says_what_cannot_be_is_refused(
     start_run(Run(tmp_path / "run", small_plans(), SETTINGS, "0", {}))
     file = tmp_path / "run" / "run.json"
     content = put(json.loads(file.read_text()), place, value)
-    content["sha256"] = _digest(content)
+    content["sha256"] = record_digest(content)
     file.write_text(json.dumps(content))
     with pytest.raises(ModelError, match=message):
         open_run(tmp_path / "run")

@@ -21,13 +21,13 @@ from mixmfl.planning.brains import (
     asked_extraction,
     extract_brain,
 )
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.heads import describe_heads, head_doubt, planned_heads
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocess import (
     SiteFolder,
     find_site,
     fingerprint_site,
-    make_plans,
     preprocess_site,
 )
 from mixmfl.planning.preprocessed_case import open_case

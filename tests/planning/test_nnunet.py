@@ -24,9 +24,9 @@ from mixmfl.data.labels import Labels
 from mixmfl.networks.build import build_outline
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.planning import nnunet_planner, nnunet_plans, nnunet_preprocessing
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import make_plans
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
 from mixmfl.training import nnunet_training
 
@@ -213,6 +213,11 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
     assert probabilities.shape == (3, *labels.shape)
     inside = probabilities.astype(np.float32).sum(axis=0)[:, 3:]
     assert inside == pytest.approx(1, abs=2e-3)
+    both = nnunet_preprocessing.restore_both(
+        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels
+    )
+    assert np.array_equal(both[0], restored)
+    assert np.array_equal(both[1], probabilities)
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])

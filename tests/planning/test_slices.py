@@ -17,9 +17,9 @@ from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import load_model, save_model
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import make_plans
 from mixmfl.planning.slices import Turn, slice_axis, slices_first
 
 SHAPE = (9, 20, 18)

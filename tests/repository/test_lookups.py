@@ -75,6 +75,7 @@ ALLOWED = {
     ("dicom_seg.py", "setattr(header, name, None if name.endswith(('Date', 'Time')) else '')"): (
         "literal names, in this module"
     ),
+    ("_paths.py", "getattr(options, action.dest)"): "the name that a command gave its own option",
     ("_options.py", "what.format(counted=counted)"): "a literal of the command that calls it",
     ("_options.py", "getattr(options, f'dp_{name}')"): "literal names, of this module's options",
     ("measure_privacy.py", "getattr(options, name)"): "literal names, of this command's options",

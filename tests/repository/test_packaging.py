@@ -1,6 +1,7 @@
 """The package as installed, and the shape of its code: who may import what."""
 
 import ast
+import os
 import re
 import runpy
 import shutil
@@ -10,6 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points, metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import setuptools
@@ -144,7 +146,7 @@ def test_help_does_not_wait_for_heavy_libraries(name: str) -> None:
 def test_every_module_of_entrypoints_is_a_command() -> None:
     modules = {file.stem for file in (ROOT / "entrypoints").glob("*.py")}
     shared = {name for name in modules if name.startswith("_")}  # what commands share
-    assert shared == {"__init__", "_local_network", "_options", "_runner"}
+    assert shared == {"__init__", "_local_network", "_options", "_paths", "_runner"}
     assert {f"mixmfl_{name}" for name in modules - shared} == set(COMMANDS)
 
 
@@ -218,3 +220,50 @@ def test_a_large_library_is_imported_by_its_door_only(library: str) -> None:
         if any(name.split(".")[0] == library for name in imports(file))
     }
     assert users == DOORS[library]
+
+
+STUB = """#!/bin/sh
+case "$1 $2" in
+"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-m pip") echo "pip: $*" ;;
+*) exit 1 ;;
+esac
+"""
+"""A Python that reaches no index and holds no torch."""
+
+
+def make_develop(folder: Path, *named: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run the installation of the Makefile with ``STUB`` in place of Python."""
+    stub = folder / "python"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    asked = ["make", "-C", str(ROOT), f"PYTHON={stub}", f"VENV={folder / 'venv'}", *named]
+    ours = {n: value for n, value in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS")}
+    return subprocess.run(
+        [*asked, "develop"], capture_output=True, text=True,
+        timeout=60, env=ours, **how,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("make"), reason="make on Linux")
+def test_make_says_and_asks_before_torch_for_gpus_is_taken_for_want_of_that_for_cpus(
+    tmp_path: Path,
+) -> None:
+    index = "TORCH_INDEX=http://127.0.0.1:9/cpu"
+    message = "http://127.0.0.1:9/cpu, which has torch for CPUs, cannot be reached from here."
+    done = make_develop(tmp_path, index, stdin=subprocess.DEVNULL)  # nobody to ask, as in .ci/run
+    assert message in done.stderr
+    assert done.returncode == 0
+    assert "pip: -m pip install" in done.stdout
+    assert "--extra-index-url" not in done.stdout
+    for answer, code in (("n", 2), ("y", 0)):
+        (tmp_path / "venv" / ".developed").unlink(missing_ok=True)
+        ours, theirs = os.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        done = make_develop(tmp_path, index, stdin=theirs)
+        os.close(ours)
+        os.close(theirs)
+        assert "Take what pip finds? [y/N]" in done.stderr
+        assert (done.returncode, "pip: -m pip" in done.stdout) == (code, not code)
+    (tmp_path / "venv" / ".developed").unlink()
+    assert "reached" not in make_develop(tmp_path, "TORCH_INDEX=").stderr  # it was chosen

@@ -17,7 +17,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.server import checkpoint
-from mixmfl.federated.server.checkpoint import open_run
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
 from mixmfl.inference.model import load_model
@@ -232,7 +232,7 @@ def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_
 
     weights.unlink()
     assert benchmark.run_all(opened, ["started"], [0], Workers()) == [
-        "started, seed 0: model0.safetensors: there is no such model file"
+        "started, seed 0: model0.safetensors: there is no such model file or run"
     ]
 
 

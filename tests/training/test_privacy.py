@@ -21,8 +21,8 @@ from mixmfl.core.files import locked, write_json
 from mixmfl.federated.client import personalization
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.server import merge
-from mixmfl.federated.server.checkpoint import open_run
 from mixmfl.federated.server.merge import merge_round, train_task
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Site, first_state, register
 from mixmfl.inference.model import load_model

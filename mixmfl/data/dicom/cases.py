@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
-from mixmfl.data.accounting import FileRecord
+from mixmfl.data.accounting import FileRecord, by_mapping
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.header import Header
@@ -47,6 +47,7 @@ class Row:
         modality: Its modality; empty where it is set aside.
         why: The reason for that.
         is_certain: Whether the reason is more than times of the sequence.
+        given: Whether the user's table decided.
     """
 
     series: Series
@@ -54,6 +55,7 @@ class Row:
     modality: str
     why: str
     is_certain: bool = True
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def find_dicom(
         notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += _apart(images, mine)
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -228,13 +231,16 @@ def _row(
 ) -> Row:
     """Return the row of a series, without regard to the other series."""
     name = names[series.examination]
-    if series.uid in mapping:
-        entry = mapping[series.uid]
-        return Row(series, entry.case or name, entry.modality, "mapping")
     if aside := why_set_aside(series):
-        return Row(series, name, "", aside)
-    recognised = recognise(series.header, modalities)
-    return Row(series, name, recognised.modality, recognised.why, recognised.is_certain)
+        row = Row(series, name, "", aside)
+    else:
+        recognised = recognise(series.header, modalities)
+        row = Row(series, name, recognised.modality, recognised.why, recognised.is_certain)
+    if series.uid not in mapping:
+        return row
+    entry = mapping[series.uid]
+    why = by_mapping(entry.modality, row.modality, row.why)
+    return Row(series, entry.case or name, entry.modality, why, given=True)
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
@@ -242,12 +248,18 @@ def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
     parts = [_body_part(row.series.header) for row in rows]
     if not _HEAD & set(parts) and "flair" not in {row.modality for row in rows}:
         return list(rows)
-    return [
-        _aside(row, f"is of {part}; others are of the head")
-        if row.modality and row.why != "mapping" and part and part not in _HEAD
-        else row
-        for part, row in zip(parts, rows, strict=True)
-    ]
+    result = []
+    for part, row in zip(parts, rows, strict=True):
+        if not part or part in _HEAD:
+            result.append(row)
+        elif row.given:
+            why = f"{row.why}; is of {part}, others are of the head"
+            result.append(dataclasses.replace(row, why=why))
+        elif row.modality:
+            result.append(_aside(row, f"is of {part}; others are of the head"))
+        else:
+            result.append(row)
+    return result
 
 
 def _body_part(header: Header) -> str:
@@ -268,7 +280,7 @@ def _without_agent_of_all(rows: Sequence[Row], modalities: Modalities) -> list[R
     def is_by_field(row: Row) -> bool:
         header = row.series.header
         silent = recognise(dataclasses.replace(header, agent=""), modalities)
-        return row.modality == "t1c" and row.why != "mapping" and silent.modality != "t1c"
+        return row.modality == "t1c" and not row.given and silent.modality != "t1c"
 
     agent = f"{UNSURE}: every series of the examination names the contrast agent"
     return [
@@ -303,7 +315,7 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
             "series: are they of one patient? If not, give them other cases by --mapping"
         )
     for modality, mine in sorted(by_modality.items()):
-        mapped = [row for row in mine if row.why == "mapping"]
+        mapped = [row for row in mine if row.given]
         if len(mapped) > 1:
             names = ", ".join(row.series.name for row in mapped)
             raise DataError(f"the mapping gives {modality} to {len(mapped)} series: {names}")
@@ -315,7 +327,11 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         candidates = {
             id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
         }
-        choice = choose(modality, [candidate for _, candidate in candidates.values()])
+        choice = choose(
+            modality,
+            [candidate for _, candidate in candidates.values()],
+            is_agent_named="t1c" in by_modality,
+        )
         if choice.taken is not None:
             chosen.append(candidates[id(choice.taken.series)][0])
         chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
@@ -325,6 +341,26 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 def _aside(row: Row, why: str) -> Row:
     return dataclasses.replace(row, modality="", why=why)
+
+
+def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:
+    """Return a warning if a case's images have several frames of reference; else nothing.
+
+    Their places are then not comparable. If no two series of the examination share one, an
+    anonymiser may have given each its own.
+    """
+    by_frame: dict[str, list[str]] = defaultdict(list)
+    for modality, series in images.items():
+        by_frame[series.frame_of_reference].append(modality)
+    by_frame.pop("", None)
+    times = Counter(row.series.frame_of_reference for row in rows)
+    if len(by_frame) < 2 or max(times[frame] for frame in by_frame) < 2:
+        return []
+    groups = "; ".join(", ".join(sorted(names)) for names in by_frame.values())
+    return [
+        f"its images have {len(by_frame)} frames of reference ({groups}): the patient lay down "
+        "again between them, or they are of several patients; look whether they lie on each other"
+    ]
 
 
 def _owners_of_damaged(

@@ -34,6 +34,7 @@ _NAMES = [
     "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
     "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusVolume", "ContrastBolusTotalDose", "ContrastBolusStartTime",
+    "ContrastBolusIngredient", "ContrastBolusRoute",
     "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast", "PhaseContrast",
     "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
@@ -56,8 +57,15 @@ _NOBODY = {
     "redacted", "unbekannt", "inconnu", "desconocido",
 }  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
-_CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010)]
-_PRIVATE = [_GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, *_CREATORS]
+_SIEMENS_B, _GE_B, _PHILIPS_B = (0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003)
+_SIEMENS_MOSAIC = (0x0019, 0x100A)  # the slices that lie side by side in one image
+_GE_B_FLAG = 1_000_000_000  # GE adds it to a b-value, or more of it
+_HIGHEST_B = 20_000  # s/mm²; what is above is no b-value
+_CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010), (0x0019, 0x0010)]
+_PRIVATE = [
+    _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, _SIEMENS_B, _GE_B, _PHILIPS_B, _SIEMENS_MOSAIC,
+    *_CREATORS,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,8 @@ class Header:
         protocol: ProtocolName.
         sequence: SequenceName, or PulseSequenceName of enhanced images.
         body_part: BodyPartExamined.
-        agent: ContrastBolusAgent, or the names in ContrastBolusAgentSequence.
+        agent: ContrastBolusAgent, or the names in ContrastBolusAgentSequence, or what else the
+            header has of an agent.
         phase: ``"native"`` or ``"contrast"`` where the header says whether an agent was given
             before; else empty.
         contrast: AcquisitionContrast, such as ``"FLUID_ATTENUATED"``.
@@ -84,7 +93,7 @@ class Header:
         inversion_ms: InversionTime; NaN where it is missing.
         flip_degrees: FlipAngle; NaN where it is missing.
         image_type: ImageType, such as ``("ORIGINAL", "PRIMARY", "M")``.
-        b_value: DiffusionBValue, s/mm²; NaN where it is missing.
+        b_value: DiffusionBValue, or the manufacturer's own, s/mm²; NaN where it is missing.
         times: NumberOfTemporalPositions; 0 where it is missing.
     """
 
@@ -126,6 +135,8 @@ class Plane:
         variety: Echo time, component and image type, which differ between images at one place.
         physics: Repetition and inversion time, flip angle and scanning sequence, which separate
             series that were thrown together.
+        agent: The contrast agent, and whether it was given before.
+        acquisition: AcquisitionNumber; empty where it is missing.
         moment: Its number in time, and b-value.
         scale: RescaleSlope and RescaleIntercept; NaN where they are missing.
     """
@@ -139,6 +150,8 @@ class Plane:
     shape: tuple[int, int]
     variety: tuple[str, ...]
     physics: tuple[str, ...]
+    agent: tuple[str, ...]
+    acquisition: str
     moment: tuple[str, ...]
     scale: tuple[float, float]
 
@@ -379,6 +392,8 @@ def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, i
         (f"{header.echo_ms:g}", header.component, "\\".join(kind)),
         (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
          *header.scanning),
+        (header.agent, header.phase),
+        _text(values, "AcquisitionNumber"),
         (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
          f"{header.b_value:g}"),
         (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
@@ -426,21 +441,52 @@ def _header(values: Any) -> Header:
         number_in(values, "RepetitionTime"),
         number_in(values, "InversionTimes") if math.isnan(inversion) else inversion,
         number_in(values, "FlipAngle"),
-        _several(values, "ImageType"),
-        number_in(values, "DiffusionBValue"),
+        (
+            *_several(values, "ImageType"),
+            *(["MOSAIC"] if _own(values, _SIEMENS_MOSAIC, "SIEMENS") > 1 else []),
+        ),
+        _b_value(values),
         _whole(values, "NumberOfTemporalPositions"),
     )
 
 
+def _b_value(values: Any) -> float:
+    """Return the b-value of a diffusion sequence; NaN where no field has it."""
+    b_value = number_in(values, "DiffusionBValue")
+    for tag, creator in ((_SIEMENS_B, "SIEMENS"), (_GE_B, "GEMS"), (_PHILIPS_B, "PHILIPS")):
+        if math.isnan(b_value):
+            b_value = _own(values, tag, creator) % _GE_B_FLAG
+    return b_value if b_value <= _HIGHEST_B else math.nan
+
+
+def _own(values: Any, tag: tuple[int, int], creator: str) -> float:
+    """Return a manufacturer's own element as a number; NaN where it is not of ``creator``."""
+    if creator not in _text(values, (tag[0], tag[1] >> 8)).upper():
+        return math.nan
+    value = _value(values, tag)
+    if isinstance(value, bytes):  # its type was lost
+        try:
+            return float(value.decode("ascii").strip("\0 ").split("\\")[0])
+        except ValueError:
+            return math.nan
+    return number_in(values, tag)
+
+
 def _agent(values: Any) -> str:
     """Return the contrast agent's name, with its volume if that is 0, or all that is known."""
-    agent = _text(values, "ContrastBolusAgent") or " ".join(
-        _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
-        for item in _value(values, "ContrastBolusAgentSequence") or ()
+    agent = (
+        _text(values, "ContrastBolusAgent")
+        or " ".join(
+            _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
+            for item in _value(values, "ContrastBolusAgentSequence") or ()
+        )
+        or _text(values, "ContrastBolusIngredient")
     )
     amounts = [number_in(values, f"ContrastBolus{name}") for name in ("Volume", "TotalDose")]
     if not agent and (given := [amount for amount in amounts if amount > 0]):
         return f"{given[0]:g} ml"
+    if not agent and 0 not in amounts and _text(values, "ContrastBolusRoute"):
+        return "of unknown name"  # how it is given may be the protocol's own
     return f"{agent} 0 ml" if agent and 0 in amounts and not max(amounts) > 0 else agent
 
 

@@ -61,6 +61,7 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
     by_uid: dict[str, list[Instance]] = defaultdict(list)
     for each in instances:
         by_uid[each.series].append(each)
+    _join_single_images(by_uid)
     series = {}
     for uid, mine in by_uid.items():
         parts: dict[tuple[str, ...], list[Instance]] = defaultdict(list)
@@ -76,6 +77,21 @@ def series_of(instances: Sequence[Instance], folder: Path) -> dict[str, list[Ins
         for key, part in parts.items():
             series[uid if uid and len(parts) == 1 else f"{uid}#{digest(*key)}"] = part
     return series
+
+
+def _join_single_images(by_uid: dict[str, list[Instance]]) -> None:
+    """Join series of one image each that are one series: some anonymisers rename every image's.
+
+    They have one number, one description, and places of their own.
+    """
+    singles: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
+    for mine in by_uid.values():
+        if len(mine) == 1 and any(_series_name(mine[0])[:2]) and len(mine[0].planes) == 1:
+            singles[(*_series_name(mine[0]), mine[0].header.image_type)].append(mine[0])
+    for mine in singles.values():
+        if FEWEST_SLICES <= len(mine) == len({_placed(each) for each in mine}):
+            for each in mine[1:]:
+                by_uid[mine[0].series] += by_uid.pop(each.series)
 
 
 def without_copies(instances: Sequence[Instance]) -> list[Instance]:

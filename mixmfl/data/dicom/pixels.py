@@ -81,10 +81,49 @@ def _decoded(content: Any, file: Path) -> Array:
         _check_complete(content, file, syntax)
     if not syntax.is_compressed or syntax == RLELossless:
         content.file_meta.TransferSyntaxUID = syntax
+        _check_bits(content, file, syntax)
         array, _ = get_decoder(syntax).as_array(content, raw=True)
         return array if array.ndim == 3 else array[None]
     with tempfile.TemporaryDirectory() as folder:
         return read_frames(_bare(content, syntax, Path(folder) / "pixels.dcm"), file.name)
+
+
+def _check_bits(content: Any, file: Path, syntax: UID) -> None:
+    """Check that pixels lie in the lowest bits and need no more than the header says.
+
+    Bits above are cut off, for graphics were stored there; numbers that need them would be, too.
+
+    Raises:
+        DataError: They lie in other bits, or need more.
+    """
+    bits, used = int(content.BitsAllocated), int(content.BitsStored)
+    if used == bits or bits > 32 or "PixelData" not in content or syntax.is_compressed:
+        return
+    if int(content.get("HighBit", used - 1)) != used - 1:
+        raise DataError(
+            f"{file.name}: stores {used} of {bits} bits up to bit {content.HighBit} (HighBit); "
+            "needed are the lowest. Export it again"
+        )
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    raw = np.frombuffer(content.PixelData, f"{order}u{bits // 8}")
+    padding = number_in(content, "PixelPaddingValue")
+    raw = raw[raw != padding % (1 << bits)] if not np.isnan(padding) else raw
+    above = raw >> used
+    if content.PixelRepresentation == 1:  # a sign may fill the bits above
+        above = above[above != (1 << (bits - used)) - 1]
+    graphics = sum(
+        1 << int(element.value) - used
+        for element in content
+        if element.tag.group & 0xFF01 == 0x6000
+        and element.tag.element == 0x0102
+        and element.value is not None
+        and int(element.value) >= used
+    )
+    if (above & ~np.array(graphics, above.dtype)).any():
+        raise DataError(
+            f"{file.name}: has numbers of more than {used} bits (BitsStored), and no graphics that "
+            "may lie in the others. Export it again"
+        )
 
 
 def _syntax(content: Any) -> UID:

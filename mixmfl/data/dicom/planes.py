@@ -1,5 +1,6 @@
 """DICOM planes as a volume: their order and grid, or the reason why they are no volume."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -16,6 +17,9 @@ AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
 LEAST_STEP = 0.01  # mm; images nearer to each other lie at one place
 OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
 FEWEST_SLICES = 5  # of a volume
+FARTHEST = 1e4  # mm from the scanner's middle; no table is so long, and places lose their digits
+OTHER_TIME = 1.25  # times of a sequence so far apart, as a ratio, are of another sequence
+OVERLAP = 1.5  # slices of one acquisition are at most so much thicker than their step
 
 
 def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
@@ -27,6 +31,9 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
     for name in ("place", "axes", "spacing"):
         if incomplete := next((plane for plane in planes if not getattr(plane, name)), None):
             raise DataError(f"has no place in space ({_named(incomplete)} lacks its {name})")
+    if far := next((plane for plane in planes if max(map(abs, plane.place)) > FARTHEST), None):
+        place = ", ".join(f"{mm:g}" for mm in far.place)
+        raise DataError(f"has no place in space ({_named(far)} is at {place} mm)")
     axes, spacing = _middle(planes, "axes"), _middle(planes, "spacing")
     shape = Counter(plane.shape for plane in planes).most_common(1)[0][0]
     for plane in planes:
@@ -37,7 +44,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
         ):
             raise DataError(f"its slices differ in direction or spacing ({_named(plane)})")
     if not (spacing > 0).all():
-        raise DataError(f"has spacing {tuple(spacing)} mm; it must be positive")
+        raise DataError(f"has spacing {tuple(spacing.tolist())} mm; it must be positive")
     if len(planes) * math.prod(shape) > MOST_VOXELS:
         raise DataError(f"has {len(planes) * math.prod(shape)} voxels; at most {MOST_VOXELS}")
     across, down = axes[:3], axes[3:]
@@ -83,20 +90,22 @@ def directions(planes: Sequence[Plane]) -> int:
 def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
     """Separate the images that one series has of each place, where headers distinguish them.
 
-    Echoes, and magnitude and phase, are images of their own. Time points and b-values are not:
-    together they are one image, which is no volume.
+    Echoes, magnitude and phase, and images before and after a contrast agent, are images of their
+    own. Time points and b-values are not: together they are one image, which is no volume. Images
+    at places of their own are separated, too, where they were clearly made in other ways.
 
     Returns:
         A label for each image, empty if there is only one, and its planes.
     """
     if images_per_place(planes) == 1:
-        return [("", list(planes))]
+        return _separate_places(planes)
     ways: tuple[Callable[[Plane], Hashable], ...] = (
         lambda plane: plane.variety[:1],
         lambda plane: plane.variety[1:],
         lambda plane: plane.variety,
         lambda plane: plane.physics,
-        lambda plane: (plane.variety, plane.physics),
+        lambda plane: plane.agent,
+        lambda plane: (plane.variety, plane.physics, plane.agent),
     )
     for way in ways:
         parts: dict[Hashable, list[Plane]] = defaultdict(list)
@@ -110,6 +119,59 @@ def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
     if all(len(part) >= FEWEST_SLICES for part in parts.values()):
         return [(_label(key) if len(parts) > 1 else "", part) for key, part in parts.items()]
     return [("", list(planes))]
+
+
+def _separate_places(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:
+    """Separate images at places of their own that are no one volume; see ``separate``.
+
+    Two stacks may lie above each other or between each other's slices, where no place tells.
+    """
+    times = [[plane.variety[0], *plane.physics[:3]] for plane in planes]
+    columns = list(zip(*map(_clusters, zip(*times, strict=True)), strict=True))
+    made = [
+        (
+            *near,
+            "+".join(plane.physics[3:]),
+            plane.variety[1],
+            plane.variety[2].split("\\")[0],
+            *plane.agent,
+        )
+        for near, plane in zip(columns, planes, strict=True)
+    ]
+    for keys in (made, [(plane.acquisition,) for plane in planes]):
+        parts: dict[tuple[str, ...], list[Plane]] = defaultdict(list)
+        for key, plane in zip(keys, planes, strict=True):
+            parts[key].append(plane)
+        if len(parts) == 1 or any(len(part) < FEWEST_SLICES for part in parts.values()):
+            continue
+        if keys is made or _slices_overlap(planes):
+            different = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
+            return [
+                (_label(tuple(itertools.compress(key, different))), part)
+                for key, part in parts.items()
+            ]
+    return [("", list(planes))]
+
+
+def _clusters(values: Sequence[str]) -> list[str]:
+    """Return for each number the least of those near it; neighbours are within ``OTHER_TIME``."""
+    least: dict[str, str] = {}
+    before, first = math.inf, ""
+    for text in sorted(set(values), key=lambda text: (text == "nan", float(text))):
+        number = float(text)
+        if not number <= OTHER_TIME * before or not first:
+            first = text
+        before, least[text] = number, first
+    return [least[text] for text in values]
+
+
+def _slices_overlap(planes: Sequence[Plane]) -> bool:
+    """Say whether slices are much thicker than their step, as those of two acquisitions are."""
+    try:
+        _, grid = arrange(planes)
+    except DataError:
+        return False
+    return float(np.median([plane.thickness for plane in planes])) > OVERLAP * grid.spacing[0]
 
 
 def _label(key: Hashable) -> str:

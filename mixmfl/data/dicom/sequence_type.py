@@ -219,6 +219,11 @@ def is_silent_on_agent(header: Header) -> bool:
     return not (header.phase or _field_of_agent(header.agent) or _says_native(reading))
 
 
+def is_wordless(header: Header) -> bool:
+    """Say whether description and protocol name no sequence, as after anonymisation."""
+    return _first_reading(header)[0].why == SILENT
+
+
 def _texts(header: Header) -> list[tuple[str, str]]:
     return [("description", header.description), ("protocol", header.protocol)]
 
@@ -317,6 +322,8 @@ def _contradiction(modality: str, header: Header) -> str:
         return f"the echo time is {te:g} ms"
     if modality == "flair" and te < 45:
         return f"the echo time is {te:g} ms"
+    if modality == "flair" and kinds == {"SE"} and ti == 0:
+        return "a spin echo with an inversion time of 0 ms darkens no fluid"
     if (
         "IR" in kinds
         and ti > 0

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +63,7 @@ class Series:
         slices: The number of planes of all files.
         warnings: Doubts about its completeness.
         is_doubtful: Whether its examination may be of several patients.
+        frame_of_reference: FrameOfReferenceUID; empty where it is missing.
         patient: Name and ID, shown only on request.
         person: What all examinations of the patient have in common, ``Instance.person``.
     """
@@ -84,6 +85,7 @@ class Series:
     patient: str = field(default="", repr=False)
     person: str = field(default="", repr=False)
     is_doubtful: bool = False
+    frame_of_reference: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -184,12 +186,16 @@ def find_series(folder: Path) -> FoundSeries:
         for examination, mine in found.items()
         for uid, part in series_of(mine, folder).items()
     ]
-    owners = Counter(uid for _, uid, _ in groups)
+    by_uid: dict[str, list[tuple[str, list[Instance]]]] = defaultdict(list)
+    for examination, uid, part in groups:
+        by_uid[uid].append((examination, part))
     strays = [part for _, _, part in groups if len(part) < FEWEST_SLICES]
     all_series = []
     for examination, uid, part in groups:
-        unique = f"{uid}@{digest(examination)}" if owners[uid] > 1 else uid
-        images = _images(unique, examination, part, _doubts(part, strays))
+        unique = f"{uid}@{digest(examination)}" if len(by_uid[uid]) > 1 else uid
+        elsewhere = [mine for key, mine in by_uid[uid] if key != examination]
+        divided = _divided(part, elsewhere)
+        images = _images(unique, examination, part, _doubts(part, strays), divided)
         all_series += [replace(each, is_doubtful=examination in doubtful) for each in images]
     all_series.sort(key=lambda each: (each.examination, each.header.number, each.uid))
     return FoundSeries(tuple(all_series), tuple(damaged), tuple(copies))
@@ -229,9 +235,21 @@ def _pattern(file: Path) -> tuple[Path, str]:
 
 
 def _images(
-    uid: str, examination: str, instances: Sequence[Instance], warnings: tuple[str, ...]
+    uid: str,
+    examination: str,
+    instances: Sequence[Instance],
+    warnings: tuple[str, ...],
+    divided: str,
 ) -> list[Series]:
-    """Return the images of a series: one, or its echoes or components."""
+    """Return the images of a series: one, or its echoes or components.
+
+    Args:
+        uid: The UID for all of them.
+        examination: The name of their examination.
+        instances: The files of the series.
+        warnings: Doubts about its completeness.
+        divided: The reason why a part of it is elsewhere, or nothing.
+    """
     planes = [plane for each in instances for plane in each.planes]
     by_file = {each.file: each for each in instances}
     images = []
@@ -239,7 +257,7 @@ def _images(
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
-        fault, grid = _fault(mine, part), None
+        fault, grid = divided or _fault(mine, part), None
         order: list[int] = []
         try:
             order, grid = arrange(part)
@@ -265,6 +283,7 @@ def _images(
                 warnings,
                 first.who,
                 first.person,
+                frame_of_reference=first.frame_of_reference,
             )
         )
     return images
@@ -274,8 +293,11 @@ def _of_part(header: Header, planes: Sequence[Plane]) -> Header:
     """Return a header with the times and kind of these planes; a file may hold several images."""
     (echo, component, kind), physics = planes[0].variety, planes[0].physics
     repetition, inversion, flip = map(float, physics[:3])
+    agent, phase = planes[0].agent
     return replace(
         header,
+        agent=agent,
+        phase=phase,
         echo_ms=float(echo),
         component=component,
         image_type=(*header.image_type[:2], *kind.split("\\")) if kind else header.image_type,
@@ -356,6 +378,28 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
             f"first {other.file.name}; look at it"
         )
     return tuple(doubts)
+
+
+def _divided(instances: Sequence[Instance], others: Sequence[Sequence[Instance]]) -> str:
+    """Say that images of a series are under other examinations, too; empty where none are.
+
+    Those of a series whose SeriesInstanceUID an anonymiser gave twice have its numbers again.
+    """
+    numbers, header = {each.number for each in instances}, _usual(instances)
+    away = [
+        each
+        for other in others
+        for each in other
+        if each.header.number == header.number
+        and each.header.description == header.description
+        and numbers.isdisjoint(each.number for each in other)
+    ]
+    if len(numbers) < len(instances) or len(away) < FEWEST_SLICES:
+        return ""
+    return (
+        f"has {plural(len(instances), 'image')}, and {len(away)} more of its SeriesInstanceUID are "
+        f"under another patient or examination, first {away[0].file.name}; it would lack slices"
+    )
 
 
 def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:

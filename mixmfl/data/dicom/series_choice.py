@@ -3,7 +3,8 @@
 A user's table decides first. Then series are preferred, in this order, that can be read, that are
 recognised for certain, that are original and not derived, that show most of the body, that have
 most voxels, that are corrected for distortion, and that are axial. Of one protocol's repetitions
-the last is taken, with a warning. Otherwise the modality is left out, and the user must decide.
+the last is taken, with a warning. Otherwise the modality is left out, and the user must decide; so
+it is where a series and another are parts of one acquisition.
 """
 
 import re
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.dicom.sequence_type import is_silent_on_agent
+from mixmfl.data.dicom.sequence_type import is_silent_on_agent, is_wordless
 from mixmfl.data.dicom.series import Series
 
 MOST_BODY = 0.6
@@ -21,6 +22,9 @@ MOST_BODY = 0.6
 
 MOST_VOXELS = 0.8
 """The share of the most voxels from which two series count as equally large."""
+
+PART = 0.05
+"""The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
@@ -56,22 +60,41 @@ class Choice:
     warning: str = ""
 
 
-def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
-    """Choose the series of a modality by the rules of the module."""
+def choose(
+    modality: str, candidates: Sequence[Candidate], *, is_agent_named: bool = False
+) -> Choice:
+    """Choose the series of a modality by the rules of the module.
+
+    Args:
+        modality: The modality.
+        candidates: The series that fit it.
+        is_agent_named: Whether the examination's headers tell its T1 with a contrast agent, so
+            that one which they do not is before it.
+    """
     if len(candidates) == 1:
         return Choice(candidates[0], ())
     faults = {id(each): each.series.fault for each in candidates}
-    while True:
-        readable = [each for each in candidates if not faults[id(each)]]
-        taken, rivals, warning = _best(modality, readable or candidates)
-        if taken is None or not readable or not taken.series.is_compressed:
-            break
+    readable = [each for each in candidates if not faults[id(each)]]
+    taken, rivals, warning = _best(modality, readable or candidates)
+    while taken is not None and readable and taken.series.is_compressed:
         try:
             taken.series.read()
         except DataError as error:
             faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
-            continue
-        break
+            readable = [each for each in candidates if not faults[id(each)]]
+            taken, rivals, warning = _best(modality, readable or candidates)
+        else:
+            break
+    if taken is not None:
+        parts = [each for each in readable if _are_parts(taken.series, each.series)]
+        if parts:
+            rivals, taken = [taken, *parts], None
+            warning = (
+                f"{modality} is left out: {_names(rivals)} are alike and fill each other's gaps or "
+                "follow on each other, like parts of one acquisition; --mapping decides"
+            )
+        elif modality == "t1" and not is_agent_named:
+            taken, rivals, warning = _before_agent(taken, readable, rivals, warning)
     warnings = [warning] if warning else []
     reasons = []
     for each in candidates:
@@ -82,7 +105,7 @@ def choose(modality: str, candidates: Sequence[Candidate]) -> Choice:
             if readable:
                 warnings.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
         elif taken is None and each in rivals:
-            others = " and ".join(r.series.name for r in rivals if r is not each)
+            others = _names([r for r in rivals if r is not each])
             reason = f"fits {modality} as well as {others}; --mapping decides"
         else:
             after = taken.series.name if taken is not None else "a better one"
@@ -112,7 +135,7 @@ def _best(
         left = _narrowed(left, is_better)
     if len(left) == 1:
         return left[0], left, ""
-    names = " and ".join(each.series.name for each in left)
+    names = _names(left)
     if len({_protocol(each.series) for each in left}) > 1:
         return None, left, f"{modality} is left out: {names} fit it equally well; --mapping decides"
     if modality == "t1" and any(is_silent_on_agent(each.series.header) for each in left):
@@ -124,8 +147,69 @@ def _best(
                 "agent; --mapping decides"
             ),
         )
-    last = max(left, key=lambda each: (each.series.header.number, each.series.uid))
+    order = {each.series.header.number for each in left}
+    if len(order) < len(left) or 0 in order:
+        return (
+            None,
+            left,
+            (
+                f"{modality} is left out: {names} are alike, and their numbers do not say which is "
+                "the last; --mapping decides"
+            ),
+        )
+    last = max(left, key=lambda each: each.series.header.number)
     return last, left, f"{modality} was made more than once, as {names}; the last is taken"
+
+
+def _before_agent(
+    taken: Candidate, candidates: Sequence[Candidate], rivals: list[Candidate], warning: str
+) -> tuple[Candidate | None, list[Candidate], str]:
+    """Doubt a T1 after another one, between which a contrast agent may have been given.
+
+    Returns:
+        The T1, or None if its header has no word that could say so; its rivals, and a warning.
+    """
+    earlier = [
+        each
+        for each in candidates
+        if each is not taken
+        and not _is_derived(each.series)
+        and each.series.header.number <= taken.series.header.number
+        and is_silent_on_agent(each.series.header)
+    ]
+    if not earlier or not is_silent_on_agent(taken.series.header):
+        return taken, rivals, warning
+    doubt = (
+        f"{taken.series.name} was made after {_names(earlier)}, and nothing says whether a "
+        "contrast agent was given before it"
+    )
+    if is_wordless(taken.series.header):
+        return None, [taken, *earlier], f"t1 is left out: {doubt}; --mapping decides"
+    return taken, rivals, f"{warning}; {doubt}" if warning else f"t1: {doubt}; look at it"
+
+
+def _are_parts(one: Series, other: Series) -> bool:
+    """Say whether two series are stacks of one acquisition: between each other's slices, or on it.
+
+    They have one protocol, and the same pixels and step.
+    """
+    a, b = one.grid, other.grid
+    if one is other or a is None or b is None or _protocol(one)[:-1] != _protocol(other)[:-1]:
+        return False
+    if a.shape[1:] != b.shape[1:] or not (
+        np.allclose(a.spacing, b.spacing, rtol=PART)
+        and np.allclose(a.direction, b.direction, rtol=0, atol=1e-3)
+    ):
+        return False
+    apart = np.subtract(b.origin, a.origin) @ np.reshape(a.direction, (3, 3))
+    x, y, z = np.abs(apart / np.array(a.spacing)[::-1])
+    slices = a.shape[0] if apart[2] > 0 else b.shape[0]
+    is_between = z < slices and abs(z % 1 - 0.5) < PART
+    return max(x, y) < PART and (is_between or abs(z - slices) < PART)
+
+
+def _names(candidates: Sequence[Candidate]) -> str:
+    return " and ".join(each.series.name for each in candidates)
 
 
 def _narrowed(

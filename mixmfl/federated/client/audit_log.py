@@ -4,6 +4,7 @@ Whoever has the digest of a line can tell later whether anything before it was c
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -70,15 +71,25 @@ class AuditLog:
             try:
                 self._tell(f"{line.decode()} sha256 {_digest(line)}")
                 end = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                with os.fdopen(end, "ab") as file:
-                    file.write(line + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+                with os.fdopen(end, "ab", buffering=0) as file:
+                    self._append(file, line + b"\n")
             except OSError as error:
                 where = f"{self.file}{f' or syslog {self.syslog}' if self.syslog else ''}"
                 raise PrivacyError(
                     f"{where}: cannot be written ({error}), and nothing leaves without a record"
                 ) from None
+
+    @staticmethod
+    def _append(file: io.FileIO, line: bytes) -> None:
+        """Add a line to the file on disk, or nothing, as where the disk is full in the middle."""
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
     def _last(self) -> tuple[int, str]:
         """Return the number of the last line, and its digest."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from mixmfl.core.errors import AggregationError, PrivacyError
 from mixmfl.core.nan import or_none
+from mixmfl.core.tensor_store import Tensors
 from mixmfl.core.text import quoted
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.personalization import personalize_at_site
@@ -75,7 +76,7 @@ class Client:
             "personalize": self._personalize,
         }
 
-    def handle(self, task: Message, optimizer: State) -> Handled:
+    def handle(self, task: Message, optimizer: Tensors) -> Handled:
         """Do a task of the run.
 
         Args:
@@ -96,18 +97,18 @@ class Client:
             )
         return self._handlers[task.kind](task, optimizer)
 
-    def _train(self, task: Message, optimizer: State) -> Handled:
+    def _train(self, task: Message, optimizer: Tensors) -> Handled:
         if self.settings.masked:
             raise PrivacyError(
                 "the server asked for a plain reply in a run that was agreed to be masked"
             )
         return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
 
-    def _send_key(self, task: Message, optimizer: State) -> Handled:
+    def _send_key(self, task: Message, optimizer: Tensors) -> Handled:
         reply, self._key = send_key(task, self._masking())
         return Handled(reply)
 
-    def _train_masked(self, task: Message, optimizer: State) -> Handled:
+    def _train_masked(self, task: Message, optimizer: Tensors) -> Handled:
         key, self._key = self._key, None
         of_run = self.site, self.plans, self.settings
         return Handled(*train_masked(task, *of_run, optimizer, key, self._masking()))
@@ -119,13 +120,13 @@ class Client:
             )
         return self._signer
 
-    def _validate(self, task: Message, optimizer: State) -> Handled:
+    def _validate(self, task: Message, optimizer: Tensors) -> Handled:
         return Handled(validate_at_site(task, self.site, self.plans, self.settings))
 
-    def _measure(self, task: Message, optimizer: State) -> Handled:
+    def _measure(self, task: Message, optimizer: Tensors) -> Handled:
         return Handled(measure_at_site(task, self.site, self.plans, self.settings, self._step))
 
-    def _personalize(self, task: Message, optimizer: State) -> Handled:
+    def _personalize(self, task: Message, optimizer: Tensors) -> Handled:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
         result, blocks = personalize_at_site(task, self.site, self.plans, self.settings, self._step)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.tensor_store import digest, only, pieces
+from mixmfl.core.tensor_store import Tensors, digest, only, pieces
 from mixmfl.federated.aggregation import PIECE, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -72,7 +72,7 @@ def train_masked(
     site: Site,
     plans: Plans,
     settings: RunSettings,
-    optimizer_state: State,
+    optimizer_state: Tensors,
     key: RoundKey | None,
     signer: Signer,
 ) -> tuple[Message, State]:
@@ -120,12 +120,12 @@ def train_masked(
         optimizer_state,
     )  # fmt: skip
     sizes = prototype_sizes(plans, settings.configuration)
-    common = _digests(task, roster, site.name)
+    common = task_digests(task, roster, site.name)
     tensors: State = {}
     for block in mine:
         holders = roster.holders[block]
         masks = [
-            _pair_mask(key, roster, site.name, other, f"{block!r}, {common[other]}")
+            pair_mask(key, roster, site.name, other, f"{block!r}, {common[other]}")
             for other in holders
             if other != site.name
         ]
@@ -142,7 +142,7 @@ def train_masked(
     return outgoing("masked", record, tensors), after
 
 
-def _pair_mask(
+def pair_mask(
     key: RoundKey, roster: Participants, site: str, other: str, purpose: str
 ) -> tuple[bytes, np.ufunc]:
     """Return the seed of the mask that two sites share, and what this one does with the mask."""
@@ -152,7 +152,7 @@ def _pair_mask(
     return seed, np.add if site == first else np.subtract
 
 
-def _digests(task: Message, roster: Participants, site: str) -> dict[str, str]:
+def task_digests(task: Message, roster: Participants, site: str) -> dict[str, str]:
     """Return, by other site, a digest of what the server must have sent to both.
 
     That is who takes part, with which keys, and all tensors that both have: those of the blocks

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core import devices
-from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import (
     AggregationError,
     DataError,
@@ -22,7 +22,7 @@ from mixmfl.core.errors import (
     PlansError,
     PrivacyError,
 )
-from mixmfl.core.files import locked, read_json, replacing, write_json
+from mixmfl.core.files import clear_unfinished, locked, read_json, replacing, write_json
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
@@ -116,7 +116,9 @@ class SiteConfig:
     device: Annotated[str, text(40)] = "cpu"
     workers: Annotated[int, within(0, _MOST_PROCESSES)] = 0
     processes: Annotated[int, within(1, _MOST_PROCESSES)] = 1
-    aliases: Annotated[tuple[str, ...], entries(0, _MOST_ALIASES)] = ()
+    aliases: Annotated[
+        tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, _MOST_ALIASES)
+    ] = ()
     labels: Path | None = None
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     minimum: Minimum = NETWORK_MINIMUM
@@ -401,6 +403,7 @@ class ClientService:
             )
             note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms)
+        clear_unfinished(self._run_folder, below=True)
         return outgoing_registration(register(site))
 
     def _signer(self, run: str) -> Signer | None:

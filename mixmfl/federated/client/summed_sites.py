@@ -13,6 +13,7 @@ from mixmfl.core.declarations import entries
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_value
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.secure_aggregation.protocol import MOST_BLOCKS, BlockName
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
@@ -63,6 +64,6 @@ class SummedSites:
             return self._known
         if not self._file.exists():
             return {}
-        content = read_json(self._file, PrivacyError)
+        content = read_json(self._file, PrivacyError, most_bytes=MOST_BYTES)
         known: Mapping[str, list[str]] = read_value(_Record, content, str(self._file), PrivacyError)
         return known

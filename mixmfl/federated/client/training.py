@@ -12,6 +12,7 @@ import torch
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.core.tensor_store import Tensors
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message
@@ -64,7 +65,11 @@ def agreed_minimum(site: Site, settings: RunSettings) -> Minimum:
 
 
 def train_at_site(
-    task: Message, site: Site, plans: Plans, settings: RunSettings, optimizer_state: State
+    task: Message,
+    site: Site,
+    plans: Plans,
+    settings: RunSettings,
+    optimizer_state: Tensors,
 ) -> tuple[Message, State]:
     """Train as the task says.
 
@@ -134,7 +139,7 @@ def _train_privately(
     site: Site,
     plans: Plans,
     settings: RunSettings,
-    optimizer_state: State,
+    optimizer_state: Tensors,
     privacy: Privacy,
 ) -> tuple[Message, State]:
     """Train with differential privacy; the reply has neither loss nor prototypes."""

@@ -18,10 +18,10 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 
 from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
-from mixmfl.core.text import one_line
+from mixmfl.core.text import one_line, printable
 from mixmfl.core.version import __version__
 from mixmfl.federated.exchange_log import describe_exchange, note
-from mixmfl.federated.flare.job import JobResult, pause_file, result_file
+from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, most_reply_bytes
 from mixmfl.federated.server.coordinator import Answer, Answers
@@ -50,6 +50,7 @@ class Coordinator(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Carry out the orders and write how the job ended."""
+        begun_file(self._orders).touch()
         orders = load_job(self._orders)
         clear_unfinished(self._orders.parent)
         sites = sorted(client.name for client in fl_ctx.get_engine().get_clients())
@@ -66,11 +67,11 @@ class Coordinator(Controller):
                 done = train_remotely(orders, ask, pause_file(self._orders).exists)
                 result = JobResult("done" if done else "paused")
         except QuorumError as error:
-            result = JobResult("quorum", str(error))
+            result = JobResult("quorum", printable(str(error)))
         except Exception as error:  # the command that waits must learn of any failure
             self.log_exception(fl_ctx, "the job failed")
             prefix = "" if isinstance(error, MixmflError) else f"{type(error).__name__}: "
-            result = JobResult("failed", f"{prefix}{error}")
+            result = JobResult("failed", printable(f"{prefix}{error}"))
         write_json(result_file(self._orders), dataclasses.asdict(result))
 
     def process_result_of_unknown_task(
@@ -211,7 +212,7 @@ class _Asked:
             self.refuse(f"its reply cannot be read ({one_line(error)})")
             return
         if reply.kind == FAILED:
-            self.refuse(_failure(reply))
+            self.refuse(failure_in(reply))
             return
         seconds = time.monotonic() - self._began
         with self._lock:
@@ -223,7 +224,8 @@ class _Asked:
             self.refuse(f"{NOT_CONNECTED} any more ({task.completion_status})")
 
 
-def _failure(reply: Message) -> str:
+def failure_in(reply: Message) -> str:
+    """Return why a site did not do its task; that it runs another version comes first."""
     site_version = reply.record.get("version")
     if site_version != __version__:
         return (

@@ -8,10 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
-from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection, SessionClosed
+from nvflare.apis.fl_exception import FLCommunicationError
+from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
+    InternalError,
+    JobNotFound,
+    NoConnection,
+    NoReply,
+    SessionClosed,
+    SessionExpired,
+)
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from mixmfl.core.errors import MixmflError
@@ -28,10 +38,58 @@ from mixmfl.federated.flare.provisioning import ADMIN, CERTIFICATES, ORG, Kit
 _BUSY = 120.0
 """Seconds for which the server may be too busy to answer."""
 
+_LOST = (InternalError, AuthenticationError, JobNotFound, NoReply, SessionClosed, SessionExpired)
+"""What FLARE raises where a server that answered before is not as it was."""
+
+T = TypeVar("T")
+
+
+class ServerLostError(MixmflError):
+    """The coordinator's server ended, or does not answer any more."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The coordinator's server while it runs.
+
+    Attributes:
+        kit: The coordinator's kit.
+        process: The server's process.
+        session: An administrator's session at it.
+    """
+
+    kit: Kit
+    process: "subprocess.Popen[bytes]"
+    session: Session
+
+    def ask(self, question: Callable[[Session], T]) -> T:
+        """Ask the server, and again while it is too busy to answer.
+
+        Raises:
+            ServerLostError: Its process ended, or it does not answer.
+        """
+        until = time.monotonic() + _BUSY
+        while True:
+            if self.process.poll() is not None:
+                raise self._lost(f"exit code {self.process.returncode}")
+            try:
+                return question(self.session)
+            except NoConnection as error:
+                if time.monotonic() > until:
+                    raise self._lost(str(error)) from None
+            except _LOST as error:
+                raise self._lost(str(error)) from None
+            time.sleep(1)
+
+    def _lost(self, reason: str) -> ServerLostError:
+        return ServerLostError(
+            f"{self.kit.folder}: the server ended or does not answer ({reason}); see log.txt there"
+        )
+
 
 @contextmanager
-def running_server(kit: Kit) -> Iterator[Session]:
-    """Run the coordinator's server, and yield an administrator's session.
+def running_server(kit: Kit) -> Iterator[Server]:
+    """Run the coordinator's server for the length of the block.
 
     Raises:
         MixmflError: The server runs already, or cannot be started.
@@ -42,15 +100,13 @@ def running_server(kit: Kit) -> Iterator[Session]:
         with _process(kit, "server", [f"org={ORG}"]) as process:
             session = _session(kit, process)
             try:
-                yield session
-            except (NoConnection, SessionClosed, InternalError) as error:
-                raise MixmflError(
-                    f"{kit.folder}: the server ended or does not answer ({error}); see log.txt "
-                    "there. Completed rounds are kept: resume with --resume"
-                ) from None
+                yield Server(kit, process, session)
             finally:
-                with suppress(NoConnection, SessionClosed, InternalError):
-                    session.close()
+                if process.poll() is None:
+                    with suppress(NoConnection, *_LOST):
+                        session.close()
+                else:  # to log out from a server that is gone takes minutes
+                    session.api.close()
 
 
 @contextmanager
@@ -231,21 +287,9 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
         try:
             with redirect_stdout(io.StringIO()):  # FLARE prints a line at each attempt
                 return new_secure_session(ADMIN, str(kit.folder / "admin"))
-        except NoConnection:
+        except (NoConnection, FLCommunicationError, *_LOST):  # it may be slow to start
             if process.poll() is not None or time.monotonic() > until:
                 raise MixmflError(
                     f"{kit.folder}: the server did not start; the reason is in console.log there"
                 ) from None
             time.sleep(0.5)
-
-
-def retry_while_busy(ask: Callable[[], Any]) -> Any:
-    """Ask the server, and again while it is too busy to answer."""
-    until = time.monotonic() + _BUSY
-    while True:
-        try:
-            return ask()
-        except NoConnection:
-            if time.monotonic() > until:
-                raise
-            time.sleep(1)

@@ -16,6 +16,7 @@ from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.utils import Identity, generate_cert, generate_keys
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import replacing
 from mixmfl.core.text import quoted
 from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
 
@@ -47,10 +48,15 @@ def make_request(site: str, out: Path) -> str:
         raise DataError(
             f"{key_file}: is there already, and a key is never written over; name another folder"
         ) from None
-    with os.fdopen(number, "wb") as file:
-        form = PrivateFormat.TraditionalOpenSSL  # what FLARE reads
-        file.write(key.private_bytes(Encoding.PEM, form, NoEncryption()))
-    request_file.write_bytes(request.public_bytes(Encoding.PEM))
+    try:
+        with os.fdopen(number, "wb") as file:
+            form = PrivateFormat.TraditionalOpenSSL  # what FLARE reads
+            file.write(key.private_bytes(Encoding.PEM, form, NoEncryption()))
+        with replacing(request_file) as temporary:
+            temporary.write_bytes(request.public_bytes(Encoding.PEM))
+    except BaseException:  # as on a full disk: half a key would be in the way of the next
+        key_file.unlink()
+        raise
     return fingerprint_of(request)
 
 

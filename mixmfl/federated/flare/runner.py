@@ -5,18 +5,23 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
 from pathlib import Path
 
-from nvflare.fuel.flare_api.flare_api import Session
-
 from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
-from mixmfl.federated.flare.processes import retry_while_busy, running_server
+from mixmfl.federated.flare.processes import Server, ServerLostError, running_server
 from mixmfl.federated.flare.provisioning import Kit, ending_soon
-from mixmfl.federated.server.checkpoint import Run, holds_run, open_run, record_time
 from mixmfl.federated.server.orders import Orders, job_file, save_job
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import holds_run, open_run, record_time
 from mixmfl.federated.state import ALIVE, NOT_CONNECTED
 
 _LOST_AFTER = 40.0
 """Seconds without a heartbeat after which a site counts as not connected; it sends one every 10."""
+
+_TRIES = 3
+"""How often in a row a round may fail before the command ends."""
+
+_PAUSE = 5.0
+"""Seconds before the first repetition of a round; twice as many before each further one."""
 
 
 def run_jobs(
@@ -31,7 +36,8 @@ def run_jobs(
     """Carry out orders, with a server that runs as long as this function.
 
     A job's sites are those connected when it starts. When a lost site has reconnected, the job
-    therefore ends after its round, and the next job includes that site.
+    therefore ends after its round, and the next job includes that site. What was lost is started
+    again after a pause, the server and a job alike, and goes on after the last round that is done.
 
     Args:
         kit: The coordinator's kit.
@@ -42,14 +48,15 @@ def run_jobs(
         report: Called with the run every second while one of its jobs runs.
 
     Raises:
-        MixmflError: A job failed, or too few sites answered three times.
+        MixmflError: A job failed, or a round did, for lack of sites, of a process or of the server,
+            three times in a row.
     """
     file, sites = job_file(orders.out), orders.sites
-    resuming = holds_run(orders.out)
     save_job(orders, file)
     done = 0
     warned: date | None = None
     read: tuple[int, Run] | None = None
+    failures, failed_after = 0, 0
 
     def read_progress() -> Run | None:
         """Read the run up to its last round, where it has changed, and report it."""
@@ -72,17 +79,26 @@ def run_jobs(
             for line in ending_soon(kit, today):
                 say(line)
 
-    read_progress()
-    warn_daily()
-    alive = file.with_name(ALIVE)  # whose time of change says that the command and its server run
-    with running_server(kit) as session:
-        say(f"serving at {kit.server}")
-        _wait_for(session, sites, quorum if resuming else len(sites), say, alive)
-        too_few = 0
+    def fail(reason: str, then: str) -> None:
+        """Wait before what failed is repeated; give up where it failed too often in a row."""
+        nonlocal failures, failed_after
+        read_progress()
+        failures = failures + 1 if done == failed_after else 1
+        failed_after = done
+        if failures == _TRIES:
+            raise MixmflError(
+                f"{reason}; that was the third time, so this stops. Completed rounds are kept: "
+                "check the sites, or set a longer --deadline, and --resume"
+            )
+        say(f"{reason}; {then}")
+        time.sleep(_PAUSE * 2 ** (failures - 1))
+
+    def serve(server: Server) -> None:
+        """Run job after job until the orders are carried out."""
+        _wait_for(server, sites, quorum if holds_run(orders.out) else len(sites), say, alive)
         while True:
             begun = done
-
-            online = sorted(connected(session) & set(sites))
+            online = sorted(connected(server) & set(sites))
 
             def each_second(begun: int = begun, online: Sequence[str] = online) -> None:
                 warn_daily()
@@ -90,50 +106,54 @@ def run_jobs(
                 run = read_progress()
                 if done == begun or run is None:
                     return
-                now = connected(session)
+                now = connected(server)
                 joining = set(sites) - set(run.registrations) - set(online)
                 if joining & now or _has_reconnected(run, now):
                     pause_file(file).touch()
 
-            result = run_job(session, file, online, deadline=deadline, each_second=each_second)
+            result = run_job(server, file, online, deadline=deadline, each_second=each_second)
             read_progress()
-            too_few = 0 if done > begun else too_few
             if result.status == "done":
                 return
             if result.status == "failed":
                 raise MixmflError(result.reason)
-            if result.status == "quorum":
-                too_few += 1
-                if too_few == 3:
-                    raise MixmflError(
-                        f"{result.reason}; that was the third time, so this stops. Completed "
-                        "rounds are kept: check the sites, or set a longer --deadline, and --resume"
-                    )
-                say(f"{result.reason}; the round is repeated")
-            else:
+            if result.status == "paused":
                 say("a site has come back")
-            _wait_for(session, sites, quorum, say, alive)
+            else:
+                fail(result.reason, "the round is repeated")
+            _wait_for(server, sites, quorum, say, alive)
+
+    read_progress()
+    warn_daily()
+    alive = file.with_name(ALIVE)  # whose time of change says that the command and its server run
+    while True:
+        try:
+            with running_server(kit) as server:
+                say(f"serving at {kit.server}")
+                return serve(server)
+        except ServerLostError as error:
+            fail(str(error), "it is started again")
 
 
-def connected(session: Session) -> set[str]:
+def connected(server: Server) -> set[str]:
     """Return the names of the sites that are connected now."""
     now = time.time()
     return {
         client.name
-        for client in retry_while_busy(session.get_system_info).client_info
+        for client in server.ask(lambda session: session.get_system_info()).client_info
         if now - client.last_connect_time < _LOST_AFTER
     }
 
 
 def _wait_for(
-    session: Session, sites: Sequence[str], enough: int, say: Callable[[str], None], alive: Path
+    server: Server, sites: Sequence[str], enough: int, say: Callable[[str], None], alive: Path
 ) -> None:
     """Wait until all sites are connected, or enough of them and 20 s have passed."""
     reported: set[str] | None = None
     patience = time.monotonic() + 20
     while True:
         alive.touch()
-        online = connected(session) & set(sites)
+        online = connected(server) & set(sites)
         if online != reported:
             missing = sorted(set(sites) - online)
             say(f"connected: {', '.join(sorted(online)) or 'nobody yet'}")

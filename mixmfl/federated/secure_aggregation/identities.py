@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text
-from mixmfl.core.errors import PrivacyError
+from mixmfl.core.errors import PrivacyError, why
 from mixmfl.core.files import read_json
 from mixmfl.core.records import read_value
 from mixmfl.core.text import shorten
@@ -30,7 +30,7 @@ class KeyFiles:
     """
 
     folder: Path
-    no_sites: Annotated[tuple[str, ...], entries(0, 10)] = ()
+    no_sites: Annotated[tuple[Annotated[str, text(255)], ...], entries(0, 10)] = ()
     peers: Path | None = None
 
 
@@ -57,7 +57,7 @@ def load_identity(site: str, files: KeyFiles) -> Identity:
         public: Any = load_pem_private_key(private, None).public_key()
     except (OSError, ValueError, TypeError) as error:
         raise PrivacyError(
-            f"{files.folder}: the key or a certificate cannot be read ({error})"
+            f"{files.folder}: the key or a certificate cannot be read ({why(error)})"
         ) from None
     if public != certificate.public_key():
         raise PrivacyError(

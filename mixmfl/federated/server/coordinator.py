@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.core.errors import AggregationError, ModelError, QuorumError
+from mixmfl.core.files import clear_unfinished
 from mixmfl.core.process_memory import give_back_memory
+from mixmfl.core.tensor_store import Tensors
+from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import (
@@ -19,24 +22,22 @@ from mixmfl.federated.server.changes import (
     raise_norms,
 )
 from mixmfl.federated.server.checkpoint import (
-    Run,
-    SiteRound,
-    choose_round,
+    follow_record,
     initial_state,
     last_state,
-    load_measured,
     load_state_of,
-    open_run,
     record_changes,
-    save_measured,
     save_round,
     start_run,
 )
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
+from mixmfl.federated.server.measured import load_measured, save_measured
 from mixmfl.federated.server.merge import merge_round, train_task, validation_task
 from mixmfl.federated.server.progress_plot import draw_progress
+from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
     check_masked_run,
@@ -51,7 +52,7 @@ from mixmfl.federated.server.update_checks import check_validation
 from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
 from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.prototypes import PrototypeMemory, State
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.training.validation import DiceSum
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def begin(
     change: bool = False,
     optimizers: bool = False,
     initial: ServerState | None = None,
-) -> tuple[Run, ServerState, dict[str, State]]:
+) -> tuple[Run, ServerState, dict[str, Tensors]]:
     """Start a run, or resume the one in its folder.
 
     Args:
@@ -123,6 +124,7 @@ def begin(
     if not resume:
         _check_can_be_flat(asked)
         start_run(asked, initial)
+        clear_unfinished(asked.folder, below=True)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
     if run.split != asked.split and run.fold != EVERY_CASE:
@@ -132,10 +134,13 @@ def begin(
             "its weights: --init of the file that mixmfl_export writes"
         )
     _check_same_run(run, asked, change=change)
+    clear_unfinished(run.folder, below=True)
+    if run.history:
+        follow_record(run)
     state, states = (
         last_state(run, optimizers=optimizers)
         if run.history
-        else (initial_state(run), dict[str, State]())
+        else (initial_state(run), dict[str, Tensors]())
     )
     _change(run, asked)
     norms = raise_norms(state.norms, state.round, run.settings, run.changes)
@@ -177,7 +182,7 @@ def train_rounds(
     run: Run,
     state: ServerState,
     ask: Ask,
-    optimizers: Mapping[str, State],
+    optimizers: Mapping[str, Tensors],
     *,
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
@@ -254,7 +259,7 @@ def _one_round(
     run: Run,
     state: ServerState,
     ask: Ask,
-    optimizers: Mapping[str, State],
+    optimizers: Mapping[str, Tensors],
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
     rule: Rule | None,
@@ -285,7 +290,7 @@ def _one_round(
             sum(answers[site].sent_bytes for answers in trained if site in answers),
             sum(answers[site].received_bytes for answers in trained if site in answers),
             sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
-            diagnostics.rejected.get(site, ""),
+            one_line(diagnostics.rejected.get(site, ""), MOST_LINE),
             epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
             delta=spent[1],
             update_norm=diagnostics.norms.get(site),

@@ -16,20 +16,15 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json, write_json, write_text
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.records import read_record
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    choose_round,
-    holds_run,
-    load_measured,
-    load_measured_sites,
-    open_run,
-    read_measured_json,
-    subsets_table,
-)
 from mixmfl.federated.server.export import Pooled, export_model
+from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
+from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_page import write_folds_page
+from mixmfl.federated.server.run_record import holds_run, open_run
+from mixmfl.federated.server.run_tables import subsets_table
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.federated.state import FOLD_NAMES, Configuration, Fold
 from mixmfl.inference.model_folder import (
@@ -38,6 +33,7 @@ from mixmfl.inference.model_folder import (
     EVERY_CASE,
     MODEL,
     fold_folder,
+    unequal_lengths,
 )
 from mixmfl.planning.bounds import MOST_ROUNDS
 
@@ -53,6 +49,7 @@ class FoldsRecord:
         configuration: Configuration of all folds.
         folds: Folds that the run is to have.
         rounds: The round of each fold whose model was measured; empty: not all are done.
+        lengths: The rounds that each fold was trained for, at the end.
         measured: What was measured over all folds and sites; None: not all are done.
     """
 
@@ -63,6 +60,9 @@ class FoldsRecord:
         default_factory=dict
     )
     measured: Any = None
+    lengths: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = (
+        field(default_factory=dict)
+    )
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class CrossValidation:
         folds: Folds whose validation cases were measured.
         measured: What was measured at all sites.
         sites: The same of each site.
+        lengths: The rounds that each fold was trained for.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class CrossValidation:
     folds: tuple[str, ...]
     measured: Measured
     sites: Mapping[str, Measured]
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def dice(self) -> dict[str, float]:
@@ -100,7 +102,7 @@ class CrossValidation:
         gains = [name for name, sums in self.measured.largest.items() if sums.gains]
         if gains:
             lines.append(f"  prediction keeps only the largest part of: {', '.join(gains)}")
-        return lines
+        return lines + unequal_lengths(self.lengths)
 
 
 def _dice_of(measured: Measured) -> dict[str, float]:
@@ -119,7 +121,9 @@ def read_folds(folder: Path) -> FoldsRecord:
         ModelError: It is damaged.
     """
     file = folder / CROSS_VALIDATION_FILE
-    return read_record(FoldsRecord, read_json(file, ModelError), str(file), ModelError)
+    return read_record(
+        FoldsRecord, read_json(file, ModelError, most_bytes=MOST_BYTES), str(file), ModelError
+    )
 
 
 def begin_folds(
@@ -209,8 +213,9 @@ def pool_folds(folder: Path) -> CrossValidation:
         for site, found in (load_measured_sites(runs[fold], rounds[fold]) or {}).items():
             parts.setdefault(site, []).append(found)
     sites = {site: merge_measured(parts[site]) for site in sorted(parts)}
+    lengths = {fold: run.settings.rounds for fold, run in runs.items()}
     result = CrossValidation(
-        folder, record.configuration, folds, merge_measured(list(sites.values())), sites
+        folder, record.configuration, folds, merge_measured(list(sites.values())), sites, lengths
     )
     pooled = Pooled(result.measured, folds)
     for fold in record.folds:
@@ -218,7 +223,9 @@ def pool_folds(folder: Path) -> CrossValidation:
         export_model(place, "best", place / MODEL, pooled=pooled)
     write_text(folder / "cross_validation.csv", subsets_table(result.measured, sites))
     write_folds_page(folder, runs, result.measured, sites)
-    done = dataclasses.replace(record, rounds=rounds, measured=result.measured.to_json())
+    done = dataclasses.replace(
+        record, rounds=rounds, measured=result.measured.to_json(), lengths=lengths
+    )
     _write(folder, done)  # last: it says that all is there
     return result
 

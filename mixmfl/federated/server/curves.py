@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from mixmfl.federated.server.changes import settings_of
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.tracking import TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
 

@@ -6,14 +6,10 @@ from pathlib import Path
 
 from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.federated.server.checkpoint import (
-    choose_round,
-    load_measured,
-    load_personal,
-    load_state_of,
-    open_run,
-    privacy_spent,
-)
+from mixmfl.federated.server.checkpoint import load_personal, load_state_of
+from mixmfl.federated.server.measured import load_measured
+from mixmfl.federated.server.run import choose_round, privacy_spent
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.inference.model import save_model
 
 

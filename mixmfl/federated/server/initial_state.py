@@ -11,6 +11,7 @@ from mixmfl.core.files import sha256
 from mixmfl.data.modalities import MOST_MODALITIES, Modalities
 from mixmfl.federated.state import RunSettings, ServerState, first_state
 from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model_folder import model_file
 from mixmfl.networks.build import memory_shapes, prototype_sizes
 from mixmfl.networks.initial_weights import Part, head_names, source_of, take_weights
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
@@ -52,7 +53,7 @@ def start_from(
     """Return a run's state before its first round, with the weights of a file where they fit.
 
     Args:
-        path: A model file, or a checkpoint of nnU-Net v2.
+        path: A model file, the folder of a run with one, or a checkpoint of nnU-Net v2.
         plans: Plans of the run.
         settings: Settings of the run.
         modalities: What the names of a checkpoint's channels mean.
@@ -60,6 +61,7 @@ def start_from(
     Raises:
         ModelError: The file cannot be read, or nothing of its encoders fits.
     """
+    path = model_file(path) if path.is_dir() else path
     model = load_model(path) if path.suffix == ".safetensors" else None
     source = (
         read_checkpoint(path, modalities)

@@ -1,7 +1,7 @@
 """A modality that joins a run: what its encoder starts from."""
 
 from mixmfl.federated.server.changes import Change
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 from mixmfl.networks.initial_weights import origin_of, source_of, take_weights
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State

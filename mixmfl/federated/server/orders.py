@@ -26,14 +26,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    choose_round,
-    holds_run,
-    load_state_of,
-    open_run,
-    record_personal,
-)
+from mixmfl.federated.server.checkpoint import load_state_of, record_personal
 from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
@@ -43,6 +36,8 @@ from mixmfl.federated.server.reply_records import (
     PreprocessReply,
     read_reply,
 )
+from mixmfl.federated.server.run import Run, choose_round
+from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.federated.server.update_checks import check_answer, check_registration
 from mixmfl.federated.state import (
     NETWORK,
@@ -55,9 +50,9 @@ from mixmfl.federated.state import (
     Voxels,
 )
 from mixmfl.planning.bounds import MOST_ROUNDS
-from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
+from mixmfl.planning.federation_plans import kept_plans, write_plans
+from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocess import make_plans
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +154,10 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     Raises:
         MixmflError: A site did not answer, or the sites do not fit together.
     """
-    file = orders.out / "plans.json"
-    if file.is_file() and not orders.replan:
-        plans = Plans.load(file)
-    else:
+    plans = kept_plans(orders.out, replan=orders.replan)
+    if plans is None:
         record = {"version": __version__, "minimum": list(orders.minimum)}
-        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), _read_statistics)
+        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), read_statistics)
         meant = {site: answer[1] for site, answer in answers.items()}
         labels = agree_on_labels(meant)
         for line in describe_sets(meant, labels):
@@ -175,21 +168,20 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
                 f"no site sent a fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        merged = merge_fingerprints(
+        shared = [
             fingerprint.with_labels(map_labels(meant[site], labels).renamed)
             for site, fingerprint in fingerprints.items()
-        )
+        ]
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         dataset = None
         if orders.card is not None:
             dataset = read_card(read_json(orders.card), str(orders.card))
-        plans = make_plans(merged, labels, load_preset(orders.preset), dataset)
-        write_json(orders.out / "fingerprint.json", merged.to_json())
-        plans.save(file)
+        preset = load_preset(orders.preset)
+        plans, _ = write_plans(shared, labels, preset, dataset, orders.out)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
-    cases = _ask_all(ask, orders.sites, task, partial(_read_cases, configurations=names))
+    cases = _ask_all(ask, orders.sites, task, partial(read_case_counts, configurations=names))
     write_json(orders.out / "preprocessed.json", cases)
 
 
@@ -226,7 +218,7 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     )
     # the engine knows who of them all is away
     answers = ask(dict.fromkeys(orders.sites, task))
-    registered, failed = _registrations(answers, plans, orders.work)
+    registered, failed = read_registrations(answers, plans, orders.work)
     if not resumed:
         _need_all(task.kind, {**answers.absent, **failed})
     before = open_run(orders.out).known if resumed else {}
@@ -277,7 +269,7 @@ def _fingerprint_file(work: Path, site: str) -> Path:
     return work / NETWORK / "fingerprints" / f"{site}.json"
 
 
-def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
+def read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Labels]:
     """Return a site's statistics for planning; no fingerprint where it has too few cases."""
     record, source = read_reply(FingerprintReply, site, reply, PlansError), f"site {site}"
     labels = Labels.from_dataset_json(record.labels, source)
@@ -286,7 +278,7 @@ def _read_statistics(site: str, reply: Message) -> tuple[Fingerprint | None, Lab
     return Fingerprint.from_json(record.fingerprint, source), labels
 
 
-def _read_cases(
+def read_case_counts(
     site: str, reply: Message, configurations: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
     """Return by configuration how many cases a site preprocessed, and how many it refused."""
@@ -295,11 +287,12 @@ def _read_cases(
     return dict(cases)
 
 
-def _read_registration(site: str, reply: Message) -> Registration:
+def read_registration(site: str, reply: Message) -> Registration:
+    """Return what a site registers with; ``check_registration`` judges it."""
     return read_reply(JoinReply, site, reply).registration
 
 
-def _registrations(
+def read_registrations(
     answers: Answers, plans: Plans, work: Path
 ) -> tuple[dict[str, Registration], dict[str, str]]:
     """Return the sites' registrations, and why others are not taken."""
@@ -308,7 +301,7 @@ def _registrations(
         file = _fingerprint_file(work, site)
         try:
             check_answer(site, "join", answer.message)
-            registration = _read_registration(site, answer.message)
+            registration = read_registration(site, answer.message)
             known = Fingerprint.from_json(read_json(file), str(file)) if file.is_file() else None
             check_registration(site, registration, plans, known)
         except AggregationError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mixmfl.core.files import replacing
 from mixmfl.core.nan import mean, or_nan
 from mixmfl.core.text import in_plot
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 
 
 def draw_progress(run: Run, path: Path) -> None:

@@ -17,7 +17,8 @@ from mixmfl.evaluation.html import HeatTable, Section, Table, page
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import expect
 from mixmfl.federated.server.changes import settings_of
-from mixmfl.federated.server.checkpoint import Run, choose_round, load_measured, privacy_spent
+from mixmfl.federated.server.measured import load_measured
+from mixmfl.federated.server.run import Run, choose_round, privacy_spent
 from mixmfl.federated.state import learning_rate_of
 from mixmfl.inference.report import RESEARCH_ONLY
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Protocol
 
 from mixmfl.core.errors import MixmflError
-from mixmfl.federated.server.checkpoint import Run
+from mixmfl.federated.server.run import Run
 
 
 class Tracker(Protocol):

@@ -14,6 +14,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_value
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
 from mixmfl.research.benchmark.methods import describe, find_method
@@ -90,7 +91,7 @@ def read_entries(file: Path, benchmark: Mapping[str, Any]) -> list[Entry]:
     Raises:
         DataError: It is no such file, or of another benchmark.
     """
-    content = read_json(file)
+    content = read_json(file, most_bytes=MOST_BYTES)
     theirs = content.get("benchmark")
     if not isinstance(theirs, Mapping) or "entries" not in content:
         raise DataError(

@@ -12,6 +12,7 @@ from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
+from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import (
     Calibration,
@@ -40,7 +41,7 @@ class RangedVolume:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class Curve:
     """A ``Calibration``, with bounds."""
 
     slope: Annotated[float, within(0, 1e6)]
@@ -58,7 +59,7 @@ class Probabilities:
         volumes: Of labels with a calibration: one for each case and subset.
     """
 
-    curves: Annotated[Mapping[_Label, _Curve], entries(0, MOST_LABELS)]
+    curves: Annotated[Mapping[_Label, Curve], entries(0, MOST_LABELS)]
     tested: Reliabilities
     volumes: Annotated[tuple[RangedVolume, ...], entries(0, MOST_CASES * MOST_SUBSETS)]
 
@@ -85,7 +86,7 @@ def compare_probabilities(
             parts.setdefault(name, []).append(found)
             if name in ranges:
                 volumes.append(RangedVolume(sum(found.correct) * voxel_ml, *ranges[name]))
-    curves = {name: _Curve(**asdict(each)) for name, each in model.calibrations.items()}
+    curves = {name: Curve(**asdict(each)) for name, each in model.calibrations.items()}
     sums = {name: add_reliability(each) for name, each in parts.items()}
     return Probabilities(curves, sums, tuple(volumes))
 
@@ -113,7 +114,7 @@ def read_probabilities(file: Path) -> Probabilities | None:
     """
     if not file.is_file():
         return None
-    return read_record(Probabilities, read_json(file), str(file), DataError)
+    return read_record(Probabilities, read_json(file, most_bytes=MOST_BYTES), str(file), DataError)
 
 
 @dataclass(frozen=True)

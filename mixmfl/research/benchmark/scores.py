@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.core.errors import DataError
+from mixmfl.core.errors import DataError, why
 from mixmfl.core.files import replacing
 from mixmfl.core.spreadsheet import cell, check_length, from_cell
 from mixmfl.core.text import one_line, quoted
@@ -95,7 +95,7 @@ def read_rows(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, ValueError, csv.Error) as reason:
-        raise DataError(f"{path}: cannot be read as a table of scores ({reason})") from None
+        raise DataError(f"{path}: cannot be read as a table of scores ({why(reason)})") from None
     return rows
 
 

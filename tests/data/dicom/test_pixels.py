@@ -257,3 +257,38 @@ def test_a_number_that_is_missing_between_images_is_reported(tmp_path: Path) -> 
     )
     (case,) = find_dicom(tmp_path, Modalities()).cases
     assert case.warnings == ("flair (series 1 'FLAIR') image 16 of its numbers is missing",)
+
+
+def test_numbers_that_need_more_bits_than_announced_are_refused_and_graphics_cut_off(
+    tmp_path: Path,
+) -> None:
+    twelve: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0}
+    voxels = np.abs(volume())
+    write_series(tmp_path / "a", voxels + 0x3000, **twelve)
+    message = (
+        r"IM0000: has numbers of more than 12 bits \(BitsStored\), and no graphics that may lie"
+    )
+    with pytest.raises(DataError, match=message):
+        read_planes(tmp_path / "a" / "IM0000")
+
+    def declare(content: Any) -> None:
+        content.add_new(0x60000102, "US", 12)
+        content.add_new(0x60020102, "US", 13)
+
+    spoil(tmp_path / "a", declare, 0)
+    whole = only_series(tmp_path)
+    shown = read_planes(tmp_path / "a" / "IM0000")[0]
+    z = next(z for z, (file, _) in enumerate(whole.order) if whole.files[file].name == "IM0000")
+    assert np.array_equal(shown, voxels[z] * 0.5 + 3)
+    spoil(tmp_path / "a", lambda content: setattr(content, "HighBit", 15), 1)
+    with pytest.raises(DataError, match=r"stores 12 of 16 bits up to bit 15 \(HighBit\); needed"):
+        read_planes(tmp_path / "a" / "IM0001")
+
+
+def test_a_sign_and_padding_may_fill_the_bits_above(tmp_path: Path) -> None:
+    voxels = np.clip(volume(), 0, 2000) - 7
+    voxels[:, 5] = -30000
+    signed: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "PixelPaddingValue": -30000}
+    write_series(tmp_path, voxels, **signed)
+    read, _ = only_series(tmp_path).read()
+    assert np.array_equal(np.delete(read, 5, 1), np.delete(voxels, 5, 1) * 0.5 + 3)

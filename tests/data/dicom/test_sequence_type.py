@@ -64,6 +64,8 @@ from mixmfl.data.modalities import Modalities
         (Header(description="T2 tra", echo_ms=10), ""),
         (Header(description="T1 tra", echo_ms=100), ""),
         (Header(description="FLAIR", echo_ms=10), ""),
+        (Header(description="FLAIR", scanning=("SE",), echo_ms=100, inversion_ms=0), ""),
+        (Header(description="FLAIR", scanning=("SE",), echo_ms=100), "flair"),
         (Header(description="T2", scanning=("EP", "SE"), echo_ms=90), ""),
         (Header(description="T2", scanning=("GR",), echo_ms=35), ""),
         (Header(description="T1", scanning=("SE",), echo_ms=12, repetition_ms=3500), ""),
@@ -113,7 +115,9 @@ def test_sequences_are_recognised_by_their_header(header: Header, modality: str)
         *((agent, "t1c") for agent in (
             "Gadovist 7.5ml", "DOTAREM", "Y", "7.5 ml", "IV", "GD", "KM", "1", "Prohance 10",
         )),
-        *((agent, "") for agent in ("?", "tbd", "planned", "Allergie", "Gadovist 0 ml")),
+        *((agent, "") for agent in (
+            "?", "of unknown name", "tbd", "planned", "Allergie", "Gadovist 0 ml",
+        )),
     ],
 )  # fmt: skip
 def test_a_t1_is_with_or_without_an_agent_by_what_people_write_into_its_field(

@@ -1,10 +1,12 @@
 """DICOM folders as scanners and archives leave them; files are written by pydicom."""
 
 import csv
+import math
 import shutil
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from mixmfl.data.cases import Given
 from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.files import quiet
-from mixmfl.data.dicom.series import Series
+from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
@@ -115,6 +117,105 @@ def test_two_echoes_of_one_series_are_two_images(tmp_path: Path) -> None:
     assert taken(tmp_path) == {"p": {"pd", "t2"}}
 
 
+def two_stacks(folder: Path, by: float, **other: Any) -> list[Series]:
+    """Write a stack of 4 mm steps and one ``by`` mm above it as one series; return its images."""
+    step = replace(GRID, spacing=(4.0, *GRID.spacing[1:]))
+    above = replace(step, origin=(*GRID.origin[:2], GRID.origin[2] + by))
+    tags: dict[str, Any] = {"series": "1.2.7", "SliceThickness": 4.0, "EchoTime": 90}
+    tags["RepetitionTime"] = 5000
+    write_series(folder / "a", volume(), step, **{**tags, "AcquisitionNumber": 1})
+    write_series(folder / "b", volume(1), above, **{**tags, "AcquisitionNumber": 2, **other})
+    return list(find_series(folder).series)
+
+
+@pytest.mark.parametrize("by", [2.0, 32.0])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"EchoTime": 20},
+        {"RepetitionTime": 9000, "InversionTime": 2500},
+        {"ContrastBolusAgent": "Gd"},
+    ],
+)
+def test_images_made_in_other_ways_at_places_of_their_own_are_two_volumes(
+    tmp_path: Path, by: float, other: dict[str, Any]
+) -> None:
+    one, two = two_stacks(tmp_path, by, **other)
+    assert one.grid is not None
+    assert two.grid is not None
+    assert one.uid != two.uid
+    assert one.grid.shape == two.grid.shape == SHAPE
+    assert one.grid.spacing[0] == 4
+    agents = {one.header.agent, two.header.agent}
+    assert agents == {"", other.get("ContrastBolusAgent", "")}
+    read = {series.read()[0].tobytes() for series in (one, two)}
+    assert read == {(volume(n) * 0.5 + 3).astype(np.float32).tobytes() for n in (0, 1)}
+
+
+def test_acquisitions_whose_slices_overlap_are_two_volumes_and_concatenations_one(
+    tmp_path: Path,
+) -> None:
+    assert [series.slices for series in two_stacks(tmp_path / "a", 2.0)] == [8, 8]
+    near: dict[str, Any] = {"SliceThickness": 2.0, "EchoTime": 91, "RepetitionTime": 5400}
+    write_series(tmp_path / "b", volume(), series="1.2.8", **near,
+                 AcquisitionNumber=lambda z: 1 + z % 2)  # fmt: skip
+    assert [series.slices for series in find_series(tmp_path / "b").series] == [8]
+
+
+def test_a_series_whose_every_image_was_renamed_is_one(tmp_path: Path) -> None:
+    write_series(tmp_path, volume(), SeriesInstanceUID=lambda z: f"1.2.8.{z}", SeriesNumber=4)
+    (series,) = find_series(tmp_path).series
+    assert np.array_equal(series.read()[0], volume() * 0.5 + 3)
+
+
+def test_a_series_under_two_patients_or_examinations_is_refused_in_both(tmp_path: Path) -> None:
+    voxels, grid = np.concatenate([volume(), volume(1)]), replace(GRID, shape=(16, 20, 18))
+    write_series(tmp_path, voxels, grid, PatientID=lambda z: f"p{z % 2}", SeriesDescription="T2")
+    one, two = find_series(tmp_path).series
+    for series in (one, two):
+        with pytest.raises(DataError, match="has 8 images, and 8 more of its SeriesInstanceUID"):
+            series.read()
+    found = find_dicom(tmp_path, KNOWN)
+    assert len(found.cases) == 2
+
+
+def test_b_values_and_mosaics_are_known_by_what_manufacturers_write(tmp_path: Path) -> None:
+    owners = {"SIEMENS MR HEADER": (0x0019, 0x100C, "IS", "0"),
+              "GEMS_PARM_01": (0x0043, 0x1039, "IS", ["1000000800", "8", "0", "0"]),
+              "Philips Imaging DD 001": (0x2001, 0x1003, "FL", 1000.0),
+              "of somebody else": (0x0019, 0x100C, "IS", "700")}  # fmt: skip
+    for number, (creator, (group, element, kind, value)) in enumerate(owners.items()):
+        write_series(tmp_path / str(number), volume()[:1], SeriesNumber=number, patient=str(number))
+        own = [((group, 0x10), "LO", creator), ((group, element), kind, value)]
+
+        def add(content: Any, own: list[Any] = own) -> None:
+            for each in own:
+                content.add_new(*each)
+
+        spoil(tmp_path / str(number), add, 0)
+    spoil(tmp_path / "0", lambda content: content.add_new((0x0019, 0x100A), "US", 25), 0)
+    headers = [series.header for series in find_series(tmp_path).series]
+    headers.sort(key=lambda header: header.number)
+    assert [header.b_value for header in headers[:3]] == [0, 800, 1000]
+    assert math.isnan(headers[3].b_value)
+    assert ["MOSAIC" in header.image_type for header in headers] == [True, False, False, False]
+
+
+def test_an_agent_is_known_by_its_ingredient_and_doubted_by_its_route_alone(tmp_path: Path) -> None:
+    tags: dict[str, Any] = {"SeriesDescription": "T1 tra"}
+    write_series(tmp_path / "a", volume(), ContrastBolusIngredient="GADOLINIUM", **tags)
+    write_series(tmp_path / "b", volume(), ContrastBolusRoute="IV", study="1.2.4", **tags)
+    native: dict[str, Any] = {
+        "ContrastBolusRoute": "IV",
+        "ContrastBolusVolume": 0,
+        "patient": "Roe",
+    }
+    write_series(tmp_path / "c", volume(), **tags, **native, study="1.2.5")
+    found = find_dicom(tmp_path, KNOWN)
+    assert {case.name: set(case.images) for case in found.cases} == {"a": {"t1c"}, "c": {"t1"}}
+    assert "the contrast agent 'of unknown name'" in found.refused[0].reason
+
+
 def test_files_that_were_copied_twice_count_once(tmp_path: Path) -> None:
     write_series(tmp_path / "p" / "a", volume(), SeriesDescription="T1")
     shutil.copytree(tmp_path / "p" / "a", tmp_path / "p" / "copy")
@@ -126,6 +227,10 @@ def without_place(content: Any) -> None:
     del content.ImagePositionPatient
 
 
+def far_away(content: Any) -> None:
+    content.ImagePositionPatient = [1e10, 0, 0]
+
+
 def wider(content: Any) -> None:
     content.PixelSpacing = [2, 2]
 
@@ -134,6 +239,7 @@ def wider(content: Any) -> None:
     ("change", "message"),
     [
         (without_place, r"series 1 'T1': has no place in space"),
+        (far_away, r"has no place in space \(IM0002 is at 1e\+10, 0, 0 mm\)"),
         (wider, "its slices differ in direction or spacing"),
     ],
 )
@@ -204,8 +310,10 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
         edited.write_text(content)
         with pytest.raises(DataError, match=message):
             read_mapping(edited, KNOWN)
-    with pytest.raises(DataError, match="cannot be read as a table"):
+    with pytest.raises(DataError, match=r"nowhere\.csv: there is no such table; mixmfl_pre"):
         read_mapping(tmp_path / "nowhere.csv", KNOWN)
+    with pytest.raises(DataError, match=r"cannot be read as a table \(it is no file\)"):
+        read_mapping(tmp_path, KNOWN)
     edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
     with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
         find_dicom(folder, KNOWN, read_mapping(edited, KNOWN))

@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import RLELossless
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
-from mixmfl.data.cases import Case
+from mixmfl.data.cases import Case, Given
 from mixmfl.data.dicom.cases import find_dicom
 from mixmfl.data.image import Grid
 from mixmfl.data.modalities import Modalities
@@ -107,6 +107,69 @@ def test_alike_repetitions_take_the_last_with_a_warning(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("number", [0, 4])
+def test_alike_series_whose_numbers_do_not_order_them_are_a_question(
+    tmp_path: Path, number: int
+) -> None:
+    write(tmp_path, 1, "T2")
+    for folder in "ab":
+        write_series(tmp_path / "p" / folder, volume(), SeriesNumber=number,
+                     SeriesDescription="FLAIR")  # fmt: skip
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t2": 1}
+    assert "are alike, and their numbers do not say which is the last" in case.warnings[0]
+
+
+@pytest.mark.parametrize(("count", "by"), [(8, 1.0), (8, -15.0), (8, 16.0), (5, 16.0)])
+def test_parts_of_one_acquisition_are_no_repetition_and_none_is_taken(
+    tmp_path: Path, count: int, by: float
+) -> None:
+    above = Grid((count, *SHAPE[1:]), GRID.spacing, (-10.0, 4.0, 7.0 + by), OBLIQUE)
+    write(tmp_path, 1, "T2")
+    write(tmp_path, 2, "FLAIR")
+    write(tmp_path, 4, "FLAIR", volume()[:count], above)
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t2": 1}
+    assert "fill each other's gaps or follow on each other, like parts" in case.warnings[0]
+
+
+def test_a_t1_after_another_is_taken_with_a_warning_and_without_words_a_question(
+    tmp_path: Path,
+) -> None:
+    doubt = "series 7 't1_mprage_sag' was made after series 2 't1_se_tra', and nothing says whether"
+    write(tmp_path / "a", 2, "t1_se_tra")
+    write(tmp_path / "a", 7, "t1_mprage_sag", *finer())
+    case = only_case(tmp_path / "a")
+    assert numbers(case) == {"t1": 7}
+    assert doubt in case.warnings[0]
+    write(tmp_path / "a", 9, "t1_mprage_sag KM", *finer())
+    assert only_case(tmp_path / "a").warnings == ()
+    times = {"EchoTime": 9, "RepetitionTime": 500}
+    write(tmp_path / "b", 1, "T2")
+    write(tmp_path / "b", 2, "t1_se_tra", **times)
+    write(tmp_path / "b", 7, "", *finer(), ScanningSequence=["GR", "IR"], SequenceVariant="MP")
+    case = only_case(tmp_path / "b")
+    assert numbers(case) == {"t2": 1}
+    assert "t1 is left out: series 7 '' was made after series 2" in case.warnings[0]
+
+
+def test_images_in_several_frames_of_reference_are_a_warning(tmp_path: Path) -> None:
+    warning = "its images have 2 frames of reference (flair, t2; t1)"
+    write(tmp_path, 1, "T2")
+    write(tmp_path, 2, "FLAIR")
+    write(tmp_path, 3, "T1", FrameOfReferenceUID="1.2.88")
+    assert only_case(tmp_path).warnings[0].startswith(warning)
+    write(tmp_path / "other", 1, "T2", FrameOfReferenceUID="1.2.89")  # each has its own: no news
+    write(tmp_path / "other", 2, "T1", FrameOfReferenceUID="1.2.90")
+    assert only_case(tmp_path / "other").warnings == ()
+
+
+def test_the_magnitude_of_an_swi_is_no_swi(tmp_path: Path) -> None:
+    write(tmp_path, 1, "Mag_Images", ProtocolName="t2_swi_tra")
+    write(tmp_path, 4, "SWI_Images", ProtocolName="t2_swi_tra")
+    assert numbers(only_case(tmp_path)) == {"swi": 4}
+
+
 def test_two_alike_t1_of_which_one_may_be_after_an_agent_are_a_question(tmp_path: Path) -> None:
     write(tmp_path, 1, "FLAIR")
     write(tmp_path, 2, "t1_mprage_sag")
@@ -146,6 +209,18 @@ def test_other_parts_of_the_body_are_set_aside_beside_a_head(tmp_path: Path) -> 
     case = only_case(tmp_path)
     assert numbers(case) == {"t2": 3}
     assert "set aside: series 2 'T2 sag' (is of CSPINE; others are of the head)" in case.notes
+
+
+def test_a_table_does_not_hide_why_a_series_was_set_aside(tmp_path: Path) -> None:
+    write(tmp_path, 1, "T1 ax", BodyPartExamined="HEAD")
+    write(tmp_path, 2, "T2 sag", BodyPartExamined="KNEE")
+    uid = find_dicom(tmp_path, Modalities()).rows[1].series.uid
+    for modality, why in (("", "mapping; else t2 ("), ("t1c", "mapping; else t2 ("), ("t2", "")):
+        mapping = {uid: Given("", modality, "table, line 2", is_file=False)}
+        (row,) = (r for r in find_dicom(tmp_path, Modalities(), mapping).rows if r.given)
+        assert row.modality == modality
+        assert row.why.startswith(why or "mapping; is of KNEE")
+        assert row.why.endswith("; is of KNEE, others are of the head")
 
 
 def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path: Path) -> None:

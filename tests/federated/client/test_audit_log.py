@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from killed import files_up_to
 
 from mixmfl.core.errors import DataError, PrivacyError
 from mixmfl.federated.client.audit_log import AuditLog, address_of, verify_log
@@ -102,3 +103,13 @@ def test_where_no_record_can_be_made_nothing_leaves(tmp_path: Path) -> None:
     for wrong in ("host", "host:x", "host:0", ":514"):
         with pytest.raises(DataError, match=f"--syslog {wrong}: host:port is needed"):
             address_of(wrong)
+
+
+def test_a_line_for_which_the_disk_has_no_room_is_not_there_in_part(log: AuditLog) -> None:
+    before = log.file.read_bytes()
+    full = pytest.raises(PrivacyError, match=r"cannot be written .*, and nothing leaves")
+    with files_up_to(len(before) + 20), full:
+        log.add("sent", bytes=1)
+    assert log.file.read_bytes() == before
+    log.add("sent", bytes=1)  # there is room again
+    assert verify_log(log.file).lines == 5

@@ -19,9 +19,11 @@ from mixmfl.federated.client import client
 from mixmfl.federated.client.personalization import personalize_at_site
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.checkpoint import Run, load_state_of, open_run, save_personal
+from mixmfl.federated.server.checkpoint import load_state_of, save_personal
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.merge import personalization_task
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.state import (
     Personal,

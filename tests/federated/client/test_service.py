@@ -33,7 +33,7 @@ from mixmfl.federated.secure_aggregation.crypto import key_pair
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import Participants
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -44,6 +44,7 @@ from mixmfl.federated.server.orders import (
     save_job,
     train_remotely,
 )
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     gather_participants,
     keys_tasks,
@@ -486,7 +487,7 @@ def test_a_site_keeps_no_model_but_one_of_the_run(
     file = tmp_path / "other.safetensors"
     save_model(file, first_state(other, SETTINGS), other, "2d", {"t1": 1})
     for content, reason in (
-        (b"anything", "cannot be read as a model"),
+        (b"anything", "is no model file"),
         (file.read_bytes(), "a model of other plans than those of the run"),
     ):
         tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)

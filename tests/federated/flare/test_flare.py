@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta, timezone
@@ -28,12 +27,12 @@ from loopback import write_certificate
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.fl_exception import UnsafeComponentError
+from nvflare.apis.fl_exception import FLCommunicationError, UnsafeComponentError
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
-from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection
 from nvflare.fuel.utils import class_utils
 from nvflare.fuel.utils.class_loader import load_class
 from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
@@ -47,7 +46,7 @@ from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.hospital_settings import check_files
-from mixmfl.federated.flare.job import JobResult, pause_file, result_file, write_job
+from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file, write_job
 from mixmfl.federated.flare.provisioning import (
     Kit,
     Network,
@@ -61,6 +60,8 @@ from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
 from mixmfl.federated.state import NOT_CONNECTED, RunSettings
+
+KIT = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc), "", ())
 
 
 @pytest.fixture
@@ -447,6 +448,8 @@ def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
     (tmp_path / ".writing-b").mkdir()
     (tmp_path / ".writing-b" / "file").write_text("half")
     (tmp_path / "kept").write_text("whole")
+    clear_unfinished(tmp_path, unused=60)
+    assert len(list(tmp_path.iterdir())) == 3  # another process may be writing them
     clear_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
@@ -490,18 +493,49 @@ def test_a_server_that_does_not_start_leaves_its_reason_in_the_kit(
     assert (kit.folder / "console.log").read_text() == "no such key\n"
 
 
-def test_a_server_that_is_lost_ends_the_command_and_says_how_to_resume(
-    kits: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_is_slow_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: Any = object()
+    answers = [session, FLCommunicationError("timeout"), InternalError(""), NoConnection("nobody")]
+
+    def slow(*_: object) -> object:
+        if isinstance(answer := answers.pop(), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(processes, "time", _Clock())
+    monkeypatch.setattr(processes, "new_secure_session", slow)
+    process: Any = SimpleNamespace(poll=lambda: None)
+    assert processes._session(KIT, process) is session
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_server_that_is_lost_is_found_out_and_left(
+    kits: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    session = SimpleNamespace(closed=0)
-    session.close = lambda: vars(session).update(closed=session.closed + 1)
+    left: list[str] = []
+    session: Any = SimpleNamespace(
+        close=lambda: left.append("logged out"),
+        api=SimpleNamespace(close=lambda: left.append("closed")),
+    )
     monkeypatch.setattr(processes, "_RUN_AS_CHILD", _SLEEPS)
     monkeypatch.setattr(processes, "new_secure_session", lambda *_: session)
     kit = open_kit(kits / "coordinator", coordinator=True)
-    lost = r"the server ended or does not answer \(gone\); see log\.txt.* resume with --resume"
-    with pytest.raises(MixmflError, match=lost), processes.running_server(kit):
-        raise NoConnection("gone")
-    assert session.closed == 1
+
+    def question(asked: object) -> None:
+        assert asked is session
+        raise InternalError("strange")
+
+    def serve() -> None:
+        with processes.running_server(kit) as server:
+            if killed:
+                server.process.kill()
+                server.process.wait()
+            server.ask(question)
+
+    lost = r"the server ended or does not answer \((strange|exit code -9)\); see log\.txt"
+    with pytest.raises(processes.ServerLostError, match=lost):
+        serve()
+    assert left == ["closed" if killed else "logged out"]
 
 
 def test_a_site_ends_what_a_killed_one_left_behind_and_its_own_and_nobody_elses(
@@ -543,14 +577,15 @@ def test_a_server_that_is_too_busy_to_answer_is_asked_again(
                 raise NoConnection("Server did not respond")
             return {"status": "FINISHED:COMPLETED"}
 
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(processes, "time", _Clock())
     session: Any = Busy()
-    ask = partial(session.get_job_meta, "1")
-    assert processes.retry_while_busy(ask)["status"] == "FINISHED:COMPLETED"
-    monkeypatch.setattr(processes, "_BUSY", -1.0)
-    session.asked = 0
-    with pytest.raises(NoConnection):
-        processes.retry_while_busy(ask)
+    process: Any = SimpleNamespace(poll=lambda: None)
+    server = processes.Server(KIT, process, session)
+    assert server.ask(lambda at: at.get_job_meta("1"))["status"] == "FINISHED:COMPLETED"
+    session.asked = -1000
+    with pytest.raises(processes.ServerLostError, match="Server did not respond"):
+        server.ask(lambda at: at.get_job_meta("1"))
+    assert session.asked < -800  # it took two minutes
 
 
 # --- jobs
@@ -682,18 +717,26 @@ class _Clock:
 
 
 class _Server:
-    """A fake of FLARE's session: a job ends some seconds after it was submitted."""
+    """A fake of FLARE's server: a job ends some seconds after it was submitted."""
 
-    def __init__(self, clock: _Clock, orders: Path, result: JobResult | None, lasts: float) -> None:
+    def __init__(
+        self, clock: _Clock, orders: Path, result: JobResult | None, lasts: float, begins: bool
+    ) -> None:
         self._clock, self._orders, self._result, self._lasts = clock, orders, result, lasts
+        self._begins = begins
         self.aborted: list[float] = []
+
+    def ask(self, question: Callable[["_Server"], Any]) -> Any:
+        return question(self)
 
     def submit_job(self, folder: str) -> str:
         assert json.loads((Path(folder) / "meta.json").read_text())["min_clients"] == 1
-        assert not result_file(self._orders).exists(), "of the job before"
-        assert not pause_file(self._orders).exists(), "of the job before"
+        for file in (result_file, pause_file, begun_file):
+            assert not file(self._orders).exists(), "of the job before"
         if self._result is not None:
             write_json(result_file(self._orders), vars(self._result))
+        if self._begins:
+            begun_file(self._orders).touch()
         self._end = self._clock.now + self._lasts
         return "7"
 
@@ -705,24 +748,23 @@ class _Server:
     def abort_job(self, number: str) -> None:
         assert number == "7"
         self.aborted.append(self._clock.now)
+        raise InternalError("job is not running")  # which it may say
 
 
 @pytest.mark.parametrize(
-    ("noted", "lasts", "aborted", "ended"),
+    ("noted", "begins", "lasts", "aborted", "ended"),
     [
-        (JobResult("quorum", "one of two"), 3, [], JobResult("quorum", "one of two")),
+        (JobResult("quorum", "one of 2"), True, 3, [], JobResult("quorum", "one of 2")),
         # a site hangs that the round did not wait for; the note was found after a second
-        (JobResult("done"), math.inf, [1016.0], JobResult("done")),
-        (
-            None,
-            0,
-            [],
-            JobResult("failed", "FLARE ended the job as FINISHED:ABORTED before it began"),
-        ),
+        (JobResult("done"), True, math.inf, [1016.0], JobResult("done")),
+        (None, True, 900, [], JobResult("lost", "the job was lost (FLARE: FINISHED:ABORTED; ")),
+        # FLARE never starts it
+        (None, False, math.inf, [1600.0], JobResult("lost", "the job did not begin within 600 s")),
     ],
 )
 def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
     noted: JobResult | None,
+    begins: bool,
     lasts: float,
     aborted: list[float],
     ended: JobResult,
@@ -733,21 +775,42 @@ def test_a_job_has_ended_as_it_noted_whatever_flare_still_waits_for(
     monkeypatch.setattr(job, "time", clock)
     write_json(result_file(orders), {"status": "paused"})
     pause_file(orders).touch()
-    session: Any = _Server(clock, orders, noted, lasts)
+    begun_file(orders).touch()
+    server: Any = _Server(clock, orders, noted, lasts, begins)
     looked: list[float] = []
     result = job.run_job(
-        session, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
+        server, orders, ["north"], deadline=60, each_second=lambda: looked.append(clock.now)
     )
     assert (result.status, result.reason[: len(ended.reason)]) == (ended.status, ended.reason)
-    assert session.aborted == aborted
+    assert server.aborted == aborted
     assert looked == [1000.0 + second for second in range(len(looked))]
+
+
+def test_a_job_of_a_server_that_is_lost_is_not_asked_about_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = _Clock()
+    monkeypatch.setattr(job, "time", clock)
+    server: Any = _Server(clock, tmp_path / "orders.json", None, math.inf, True)
+
+    def get_job_meta(number: str) -> dict[str, str]:
+        clock.now += 120
+        raise processes.ServerLostError("gone")
+
+    server.get_job_meta = get_job_meta
+    with pytest.raises(processes.ServerLostError):
+        job.run_job(server, tmp_path / "orders.json", [], deadline=60, each_second=lambda: None)
+    assert clock.now == 1120
 
 
 class _Jobs:
     """A fake of FLARE: the connected sites, and how each job ends."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, legs: Sequence[JobResult], work: Path
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        legs: Sequence[JobResult | processes.ServerLostError],
+        work: Path,
     ) -> None:
         self.clock, self.legs, self.printed = _Clock(), [*legs], list[str]()
         settings = RunSettings("2d", 0, 3, 1, 0.01)
@@ -760,22 +823,26 @@ class _Jobs:
         monkeypatch.setattr(runner, "running_server", lambda kit: nullcontext(self))
         monkeypatch.setattr(runner, "run_job", self._run_job)
 
+    def ask(self, question: Callable[["_Jobs"], Any]) -> Any:
+        return question(self)
+
     def get_system_info(self) -> SimpleNamespace:
         seen = self.last_seen.items()
         clients = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
         return SimpleNamespace(client_info=clients)
 
     def run(self) -> None:
-        now = datetime.now(timezone.utc)
-        kit = Kit(Path("kit"), "coordinator", "localhost:1", now, "", ())
-        runner.run_jobs(kit, self.orders, quorum=1, deadline=60, say=self.printed.append)
+        runner.run_jobs(KIT, self.orders, quorum=1, deadline=60, say=self.printed.append)
 
     def _run_job(self, _: object, file: Path, sites: Sequence[str], **how: Any) -> JobResult:
         assert load_job(file) == self.orders
         self.took_part.append(sites)
         self.in_job()
         how["each_second"]()
-        return self.legs.pop(0)
+        ended = self.legs.pop(0)
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
 
 
 def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
@@ -837,6 +904,20 @@ def test_a_round_that_too_few_answer_is_repeated_twice(
     assert jobs.printed.count("round 1: 0 of 2 sites answered; the round is repeated") == 2
     with pytest.raises(MixmflError, match=r"^PlansError: no$"):
         _Jobs(monkeypatch, [JobResult("failed", "PlansError: no")], tmp_path).run()
+
+
+def test_a_server_or_a_job_that_is_lost_is_started_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, server = JobResult("lost", "the job was lost"), processes.ServerLostError("server gone")
+    jobs = _Jobs(monkeypatch, [server, lost, JobResult("done")], tmp_path)
+    jobs.run()
+    assert jobs.clock.now == 1000 + 5 + 10
+    assert jobs.printed.count("serving at localhost:1") == 2  # the server alone was lost
+    assert "server gone; it is started again" in jobs.printed
+    assert "the job was lost; the round is repeated" in jobs.printed
+    with pytest.raises(MixmflError, match=r"^server gone; that was the third time"):
+        _Jobs(monkeypatch, [lost, server, server], tmp_path).run()
 
 
 def test_a_site_that_has_reconnected_is_in_the_next_job_and_a_round_in_between_counts(
@@ -1020,9 +1101,9 @@ def test_tasks_that_say_the_same_lie_on_disk_once(tmp_path: Path) -> None:
 
 def test_another_version_is_reported_before_the_error() -> None:
     reason = {"error": "PlansError"}
-    other = controller._failure(Message("failed", {**reason, "version": "9.9\n"}, {}))
+    other = controller.failure_in(Message("failed", {**reason, "version": "9.9\n"}, {}))
     assert other == f"runs mixmfl 9.9\\n, the coordinator {mixmfl.__version__}; install the same"
-    same = controller._failure(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
+    same = controller.failure_in(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
 
 

@@ -306,8 +306,8 @@ def test_a_second_run_of_the_same_kit_is_refused_and_the_first_continues(running
 def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
     kit = open_kit(running.folder / "kits" / "coordinator", coordinator=True)
     orders, evil = running.folder / "code" / "network" / "orders.json", running.folder / "evil"
-    with processes.running_server(kit) as session:
-        until(lambda: connected(session) == set(MODALITIES), "all sites")
+    with processes.running_server(kit) as server:
+        until(lambda: connected(server) == set(MODALITIES), "all sites")
         for name in ("code", "class"):
             job = running.folder / f"job_{name}"
             write_job(job, orders, sorted(MODALITIES), 60)
@@ -324,14 +324,14 @@ def test_code_that_the_coordinator_sends_is_refused(running: Loopback) -> None:
                     "args": {"generator_id": "x"},
                 }
                 config.write_text(json.dumps(content))
-            number = session.submit_job(str(job))
+            number = server.session.submit_job(str(job))
             until(
-                lambda number=number: str(session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
+                lambda number=number: str(server.session.get_job_meta(number)["status"]).startswith(  # type: ignore[misc]
                     "FINISHED"
                 ),
                 f"the job with {name} ends",
             )
-            status = str(session.get_job_meta(number)["status"])
+            status = str(server.session.get_job_meta(number)["status"])
             assert status != "FINISHED:COMPLETED", name
     kits = running.folder / "kits"
     assert "north: NVFLARE_ERROR: BYOC not permitted" in (kits / "coordinator/log.txt").read_text()
@@ -356,11 +356,11 @@ def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
     log = coordinator.folder / "console.log"
     before = log.stat().st_size if log.exists() else 0
     refusal = "authenticated as 'west' but claimed endpoint 'north'"
-    with processes.running_server(coordinator) as session:
-        until(lambda: "south" in connected(session), "an honest site")
+    with processes.running_server(coordinator) as server:
+        until(lambda: "south" in connected(server), "an honest site")
         with processes.running_client(kit, SiteConfig(kit.name, tmp_path, tmp_path / "work")):
             until(lambda: refusal in log.read_bytes()[before:].decode(), "the refusal is told")
-        assert connected(session) == {"south"}
+        assert connected(server) == {"south"}
 
 
 @in_this_process

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
+from killed import files_up_to
 
 from mixmfl.core.errors import DataError, PrivacyError
 from mixmfl.federated.flare.provisioning import (
@@ -172,3 +173,10 @@ def test_a_request_and_a_kit_of_it_by_the_command(
     assert "-i NETWORK.json is needed" in capsys.readouterr().err
     assert command("mixmfl_provision", "--request", "north", "-i", file, "-o", asked) == 2
     assert "--request: takes -o alone beside it" in capsys.readouterr().err
+
+
+def test_half_a_key_is_not_left_in_the_way_of_the_next(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File too large"), files_up_to(1000):
+        request_kit("north", tmp_path)
+    request_kit("north", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"north.key", "north.csr"}

@@ -13,14 +13,9 @@ from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    _digest,
-    load_state_of,
-    open_run,
-    record_changes,
-    save_personal,
-)
+from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
@@ -160,7 +155,7 @@ def test_a_run_of_an_earlier_version_is_read_and_extended(out: Path, sites: list
     for file in (out / "run.json", *out.glob("rounds/*/run.json")):
         content = json.loads(file.read_text())
         del content["changes"], content["stop_when_flat"]
-        file.write_text(json.dumps({**content, "sha256": _digest(content)}))
+        file.write_text(json.dumps({**content, "sha256": record_digest(content)}))
     run = open_run(out)
     assert (run.changes, run.stop_when_flat) == ([], 0)
     more = dataclasses.replace(FROZEN, rounds=3)

@@ -15,14 +15,17 @@ from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.server import coordinator
-from mixmfl.federated.server.checkpoint import load_measured, open_run
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
     choose_configuration,
     configurations_of,
+    read_folds,
 )
+from mixmfl.federated.server.measured import load_measured
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.subset_validation import merge_measured
+from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.model import load_model
 from mixmfl.inference.model_folder import model_files
 
@@ -87,7 +90,7 @@ def test_a_fold_is_exported_with_what_all_measured(
 
 
 def test_a_fold_that_is_missing_is_trained_as_the_others(
-    whole: Path, work: Path, tmp_path: Path, command: Command, capsys: Said
+    whole: Path, work: Path, tmp_path: Path, home: Path, command: Command, capsys: Said
 ) -> None:
     out = shutil.copytree(whole, tmp_path / "run")
     expected = (out / "fold_1" / "model.safetensors").read_bytes()
@@ -108,7 +111,10 @@ def test_a_fold_that_is_missing_is_trained_as_the_others(
         assert command("mixmfl_train_federated", *folds, "--resume", *options) == 2
         assert message in capsys.readouterr().err
     assert command("mixmfl_train_federated", *folds, "--resume", "--fold", 0) == 0
-    assert "folds 1 are left" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "folds 1 are left" in printed
+    assert f"{out}: is registered for mixmfl_predict when all of its folds are trained" in printed
+    assert not (home / "model.json").exists()
     with pytest.raises(ModelError, match="not all of its folds"):
         model_files(out)
     assert command("mixmfl_train_federated", *folds, "--resume") == 0
@@ -116,9 +122,34 @@ def test_a_fold_that_is_missing_is_trained_as_the_others(
     assert (out / "cross_validation.csv").read_text() == (
         whole / "cross_validation.csv"
     ).read_text()
+    printed = capsys.readouterr().out
+    assert "fold_*/model.safetensors: each was written again with what all folds meas" in printed
+    of_all = out / "fold_all" / "model.safetensors"
+    assert f"mixmfl_predict uses {of_all}, if no other is named" in printed
+    assert registered_model(home) == of_all
 
 
-def test_privacy_that_folds_spend_adds_up(work: Path, tmp_path: Path, command: Command) -> None:
+def test_folds_of_unequal_rounds_are_named(tmp_path: Path) -> None:
+    found = CrossValidation(tmp_path, "2d", ("0", "1"), Measured(), {}, {"0": 1, "1": 2})
+    assert "unequal numbers of rounds: fold 0 for 1, fold 1 for 2." in found.lines()[-1]
+
+
+def test_the_record_says_how_long_each_fold_was_trained(whole: Path) -> None:
+    assert read_folds(whole).lengths == {"0": 1, "1": 1, "all": 1}
+
+
+def test_configurations_are_not_compared_where_no_case_is_held_back(
+    work: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    both = ("-i", work, "-o", tmp_path / "run", "-c", "2d", "3d_fullres", "--fold", "all")
+    assert command("mixmfl_train_federated", *both) == 2
+    assert "--fold all: holds back no case, and by these the better one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_privacy_that_folds_spend_adds_up_and_their_mean_is_registered(
+    work: Path, tmp_path: Path, home: Path, command: Command, capsys: Said
+) -> None:
     pytest.importorskip("dp_accounting")
     out = tmp_path / "run"
     folds = ("-i", work, "-o", out, "--fold", 0, 1, *SHORT, "--dp-epsilon", 900)
@@ -128,6 +159,8 @@ def test_privacy_that_folds_spend_adds_up(work: Path, tmp_path: Path, command: C
     assert spent[1] is not None
     assert spent[1] > spent[0]
     assert not (out / "fold_0" / "privacy").exists()
+    assert f"mixmfl_predict uses {out}, the mean of 2 models, if no" in capsys.readouterr().out
+    assert registered_model(home) == out
 
 
 def folds_of(name: str, dice: Mapping[str, float], folder: Path) -> CrossValidation:

@@ -18,15 +18,12 @@ from small import small_plans
 from small_federation import SETTINGS, write_work
 
 from mixmfl.evaluation.charts import Chart
-from mixmfl.federated.server.checkpoint import (
-    EACH_CASE,
-    Run,
-    load_measured,
-    load_measured_sites,
-    open_run,
-)
 from mixmfl.federated.server.curves import Curves, scalars
+from mixmfl.federated.server.measured import load_measured, load_measured_sites
+from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_page import write_run_page
+from mixmfl.federated.server.run_record import open_run
+from mixmfl.federated.server.run_tables import EACH_CASE
 from mixmfl.federated.server.tracking import usual_trackers
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites

@@ -12,9 +12,10 @@ from small_federation import SETTINGS, SiteStore, write_work
 from mixmfl.core.errors import ModelError
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import first_state
 from mixmfl.inference.model import load_model, save_model
@@ -105,7 +106,10 @@ def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
     model = write_model(tmp_path / "m.safetensors")
     asked = ["-i", work, "-o", tmp_path / "run", "--rounds", 1, "--local-steps", 1]
     assert command("mixmfl_train_federated", *asked, "--init", tmp_path / "no.safetensors") == 2
-    assert "no.safetensors: there is no such model file" in capsys.readouterr().err
+    assert (
+        "no.safetensors: there is no such file or folder; needed is a model file"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
     assert command("mixmfl_train_federated", *asked, "--init", model) == 0
     printed = capsys.readouterr().out

@@ -13,16 +13,12 @@ from small_federation import SETTINGS, SiteStore, write_work
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import Change
-from mixmfl.federated.server.checkpoint import (
-    Run,
-    load_optimizers,
-    load_state_of,
-    open_run,
-    record_changes,
-)
+from mixmfl.federated.server.checkpoint import load_optimizers, load_state_of, record_changes
 from mixmfl.federated.server.coordinator import begin
 from mixmfl.federated.server.joining import start_new_modalities
 from mixmfl.federated.server.progress_plot import draw_progress
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Site, register
 from mixmfl.networks.parameters import block_of

@@ -16,8 +16,9 @@ from mixmfl.federated import simulation
 from mixmfl.federated.client import client
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import Message, encode
-from mixmfl.federated.server.checkpoint import load_state_of, open_run
+from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.merge import merge_round
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.update_checks import (
     NORM_FACTOR,
     NORM_ROUNDS,

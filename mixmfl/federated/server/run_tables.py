@@ -1,0 +1,96 @@
+"""The tables of a run's folder, as CSV: its rounds, and Dice from subsets of modalities."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from mixmfl.core.nan import or_none
+from mixmfl.core.spreadsheet import cell
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.subset_dice import expect
+from mixmfl.federated.server.changes import settings_of
+from mixmfl.federated.server.run import Run
+from mixmfl.federated.state import (
+    learning_rate_of,
+)
+
+
+def progress_table(run: Run) -> str:
+    """Return the history as CSV: a row per round and site."""
+    names = list(run.plans.labels.foreground)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"dice_{name}" for name in names]
+    writer.writerow(
+        [
+            "round",
+            "site",
+            "learning_rate",
+            "local_steps",
+            "loss",
+            *columns,
+            "federation_dice",
+            "sent_bytes",
+            "received_bytes",
+            "seconds",
+            "absent",
+            "epsilon",
+            "update_norm",
+            "gpu_memory_mb",
+            "round_seconds",
+        ]
+    )
+    for number, sites in enumerate(run.history, start=1):
+        settings = settings_of(number - 1, run.settings, run.changes)
+        federation = or_none(run.dice.get(number, math.nan))
+        for site, at_site in sites.items():
+            dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
+            writer.writerow(
+                [
+                    number,
+                    cell(site),
+                    f"{learning_rate_of(number - 1, settings):.6g}",
+                    settings.local_steps,
+                    "" if at_site.loss is None else f"{at_site.loss:.5f}",
+                    *("" if value is None else f"{value:.4f}" for value in (*dice, federation)),
+                    at_site.sent_bytes,
+                    at_site.received_bytes,
+                    f"{at_site.seconds:.2f}",
+                    cell(at_site.absent),
+                    "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
+                    "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
+                    "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
+                    f"{run.seconds[number]:.2f}" if number in run.seconds else "",
+                ]
+            )
+    return text.getvalue()
+
+
+EACH_CASE = "all of each case"
+"""What stands for the modalities in a table where every case is from all that it has."""
+
+
+def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
+    """Return Dice from subsets of modalities as CSV: a row per site, subset and label.
+
+    Args:
+        measured: What was measured at all sites; their rows have no site.
+        by_site: The same of each site.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
+    )
+    for site, found in {"": measured, **by_site}.items():
+        for label, sums in found.largest.items():
+            if sums.cases:
+                average = f"{sums.dice / sums.cases:.4f}"
+                writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])
+        for each in found.expected:
+            subset = "+".join(each.modalities)
+            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+                numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
+                writer.writerow([cell(site), subset, cell(label), "", *numbers])
+    return text.getvalue()
