@@ -306,7 +306,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
         draft.add(file, file_name)
     own = {path: entry for path, entry in mapping.items() if path == file.name}
     _correct(drafts, file.parent, own)
-    cases, refused, records = _choose(drafts, file.parent, labels_needed=False, {})
+    cases, refused, records = _choose(drafts, file.parent, labels_needed=False, patients={})
     return Found(
         tuple(cases), tuple(refused), (), "a single file", None, file, records=tuple(records)
     )
