@@ -39,7 +39,8 @@ _REJECTED = {
     f" {name} "
     for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
                  "trash", "papierkorb", "nicht verwendet", "ausgeschlossen", "backup", "backups",
-                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "macosx")
+                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "#recycle", "@eadir",
+                 "macosx")
 }  # fmt: skip
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 _ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed

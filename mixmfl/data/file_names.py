@@ -88,7 +88,8 @@ _MAKERS = frozenset(
      "prediction", "predictions", "inference", "inferred", "inferredts", "inferredtr", "nnunet",
      "nnunetv2", "mixmfl", "deepmedic", "bianca", "samseg", "synthseg", "hdglio", "deepbratumia",
      "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
-     "fastsurfer", "volbrain")
+     "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
+     "ensemble", "output", "outputs")
 )  # fmt: skip
 # which may be of a patient's name, too
 _SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))

@@ -41,6 +41,7 @@ _LOOSE_DAY = (
 # what tells an examination as the whole name of a folder
 _ALONE = (
     rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
+    rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
     r"(?:scan|week)[ _-]?\d{1,3}(?:-\d+)?|bl|fu|initial|verlauf|erstuntersuchung|[ck]ontroll?e?|"
     r"suivi"
 )

@@ -27,6 +27,8 @@ def patient(case: Case) -> str:
         "p1/2019/T1 p1/2019/FLAIR p1/2020/T1 p1/2020/FLAIR",
         "Mueller/04.03.2019/T1 Mueller/04.03.2020/T1",
         "p1/0mo/T1 p1/6mo/T1",
+        "p1/Mar2019/T1 p1/Oct2019/T1",
+        "p1/nadir/T1 p1/relapse/T1",
         "p1/vor OP/T1\np1/nach OP/T1",
         "p1_V1_T1 p1_V2_T1",
         "p1_Erstuntersuchung_T1 p1_Verlauf_T1",
@@ -66,6 +68,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "p1/T1 p1/seg_pred",
         "p1/T1 p1/lesion_auto",
         "p1/T1 nnunet/p1/seg",
+        "p1/T1 p1/swinunetr_seg",
+        "p1/T1 p1/output_mask",
         "p1/T1 p1/T1_seg p1/T1_pve_0",  # of FAST
         "p1/T1 p1/final_mask p1/bianca_mask",
     ],
@@ -108,6 +112,7 @@ def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> 
         ("native/p1_T1 mni/p1_T1", {"t1": "native/p1_T1"}),
         ("p1/T1 p1/FLAIR backup/p1/T1", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
         ("p1/T1 $RECYCLE.BIN/S-1-5/T1", {"t1": "p1/T1"}),
+        ("p1/T1 #recycle/p1/T1 @eaDir/p1/T1", {"t1": "p1/T1"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
     ],
 )
