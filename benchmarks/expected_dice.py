@@ -6,6 +6,7 @@ the scores of its test patients, who had no part in them.
 
 import argparse
 import csv
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -55,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         known = read_measured_json(read_json(file, most_bytes=MOST_BYTES), str(file)).expected
         scores = file.parents[1] / "scores.csv"
         found += compare(known, scores)
+        names = {name for each in known for name in each.modalities}
         steps = [
             expect(known, each.modalities).median - expect(known, {*each.modalities, name}).median
             for each in known
-            for name in {name for other in known for name in other.modalities}
-            if name not in each.modalities
+            for name in names.difference(each.modalities)
         ]
         drops += sum(step > DROP for step in steps)
         pairs += len(steps)
@@ -85,7 +86,7 @@ def compare(known: Sequence[SubsetDice], scores: Path) -> list[Comparison]:
     """Compare what was expected with a training's table of scores."""
     dice = defaultdict(list)
     for row in read_rows(scores):
-        if row.dice == row.dice:  # of masks and references of which neither has the label: NaN
+        if not math.isnan(row.dice):  # neither mask nor reference has the label
             dice[row.modalities, row.region].append(row.dice)
     found = []
     for (modalities, region), values in dice.items():

@@ -30,7 +30,7 @@ import torch
 from loopback import MODALITIES, Cable, Loopback
 from small import write_preset
 
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import UNFINISHED, read_json, write_json
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import NETWORK_MINIMUM, RunSettings
@@ -306,7 +306,7 @@ def disturb(
             "tracebacks": sum(
                 federation.printed(name).count("Traceback") for name in ("run", *MODALITIES)
             ),
-            "unfinished": len([f for f in folder.rglob(".writing-*") if f.is_file()]),
+            "unfinished": len([f for f in folder.rglob(f"{UNFINISHED}*") if f.is_file()]),
         }
     except TimeoutError as error:
         trial.note("hung", error=str(error), processes=trial.processes())

@@ -16,7 +16,8 @@ from typing import Any
 from mixmfl.core.errors import DataError, MixmflError, why
 from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 
-_UNFINISHED = ".writing-"
+UNFINISHED = ".writing-"
+"""What the names of half-written files and folders begin with."""
 
 _MOST_WAYS, _MOST_LEVELS = 100, 64
 
@@ -29,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     starts with a dot, so that a reader of the folder never takes it for a finished file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
@@ -67,7 +68,7 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
         write: A function that writes the content to a path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
+    number, name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)
     os.close(number)
     path = Path(name)
     try:
@@ -91,7 +92,7 @@ def clear_unfinished(folder: Path, *, below: bool = False, unused: float = 0) ->
         below: Whether the folders in it are searched, too.
         unused: Seconds for which nobody wrote to what is removed, where others may be at work.
     """
-    for path in list((folder.rglob if below else folder.glob)(f"{_UNFINISHED}*")):
+    for path in list((folder.rglob if below else folder.glob)(f"{UNFINISHED}*")):
         if not os.path.lexists(path):  # it was in one that is removed by now
             continue
         if time.time() - path.lstat().st_mtime < unused:

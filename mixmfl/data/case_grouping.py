@@ -179,8 +179,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
     for one, others in _differ_in_case_alone(name_of.values()).items():
         faults[one].append(f"differs from {others} in upper and lower case alone; rename one")
-    paths = _of_no_patient(known, key_of, folder)
-    unclear |= dict.fromkeys(paths, _WHOSE_NUMBERS.format(_names(paths)))
+    nobodys = _of_no_patient(known, key_of, folder)
+    unclear |= dict.fromkeys(nobodys, _WHOSE_NUMBERS.format(_names(nobodys)))
     questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
     for name, question in sorted(questions):
         faults[name].append(question)

@@ -7,6 +7,7 @@ cases by Dice, added up over sites; ``expect`` makes of them what is shown besid
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Annotated, Any
 
@@ -195,9 +196,10 @@ def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectatio
     """
     subset = tuple(sorted(modalities))
     own = next((each for each in known if each.modalities == subset), SubsetDice(subset, {}))
+    inside = [each for each in known if each.cases and {*each.modalities} < {*subset}]
     parts: list[_Filled] = []
-    for each in sorted(known, key=lambda each: len(each.modalities)):
-        if each.cases and {*each.modalities} < {*subset}:
+    if not _has_enough(own):
+        for each in sorted(inside, key=lambda each: len(each.modalities)):
             parts.append(_fill(each, parts))
     filled = _fill(own, parts)
     dice = {
@@ -260,7 +262,7 @@ class _Filled:
     inside: tuple[Subset, ...] = ()
     added: int = 0
 
-    @property
+    @cached_property
     def worth(self) -> float:
         """Return by how much this is to be preferred to other parts of a subset."""
         return mean(
@@ -270,10 +272,15 @@ class _Filled:
         )
 
 
+def _has_enough(each: SubsetDice) -> bool:
+    """Say whether so many cases were measured of every label that none is filled up."""
+    return min(map(sum, each.counts.values()), default=0) >= ENOUGH_CASES
+
+
 def _fill(own: SubsetDice, parts: Iterable[_Filled]) -> _Filled:
     """Return the counts of a subset, those of few cases with as many of its best part."""
     counts: dict[str, Sequence[float]] = {n: each for n, each in own.counts.items() if sum(each)}
-    if counts and min(map(sum, own.counts.values())) >= ENOUGH_CASES:
+    if _has_enough(own):
         return _Filled(own.modalities, counts)
     inside = [each for each in parts if {*each.modalities} < {*own.modalities}]
     part = max(inside, key=lambda each: (each.worth, each.modalities), default=None)
