@@ -280,9 +280,7 @@ def kept_rounds(run: Run) -> list[int]:
 def _drop_states(run: Run) -> None:
     """Remove the states but those of the last two rounds, of the best, and of ``keep_every``."""
     last, keep_every = len(run.history), run.plans.training.keep_every
-    folders = sorted(f for f in (run.folder / "rounds").iterdir() if f.name.isdecimal())
-    for folder in folders:  # also one that a killed process had begun to remove
-        number = int(folder.name)
+    for number, folder in _round_folders(run):  # also one that a kill left half removed
         if number >= last - 1:  # the one before the last serves where the last is damaged
             continue
         if number != run.best_round and number % keep_every:
@@ -292,8 +290,13 @@ def _drop_states(run: Run) -> None:
 
 
 def _stored_rounds(run: Run) -> list[int]:
-    files = (run.folder / "rounds").glob("*/server.safetensors")
-    return sorted(int(file.parent.name) for file in files if file.parent.name.isdecimal())
+    return [n for n, folder in _round_folders(run) if (folder / "server.safetensors").exists()]
+
+
+def _round_folders(run: Run) -> list[tuple[int, Path]]:
+    """Return the folders of rounds with their numbers, in order, whatever is left in them."""
+    found = (run.folder / "rounds").glob("*")
+    return sorted((int(folder.name), folder) for folder in found if folder.name.isdecimal())
 
 
 def _personal_file(run: Run, site: str) -> Path:
