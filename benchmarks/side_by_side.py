@@ -37,7 +37,8 @@ from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocess import find_site, fingerprint_site
+from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_folders import find_site
 
 Command = list[str | Path]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mixmfl.core.errors import Refused
     from mixmfl.data.dataset_card import DatasetCard
     from mixmfl.planning.model_card import ModelCard
-    from mixmfl.planning.preprocess import SiteFolder
+    from mixmfl.planning.site_folders import SiteFolder
 
 DESCRIPTION = """\
 Take every site's fingerprint (statistics, no row per case), make one plan from their sum with
@@ -234,12 +234,8 @@ def _process(options: argparse.Namespace) -> int:
     )
     from mixmfl.planning.heads import describe_heads
     from mixmfl.planning.plans import Plans, load_preset
-    from mixmfl.planning.preprocess import (
-        check_site,
-        find_site,
-        find_sites,
-        preprocess_site,
-    )
+    from mixmfl.planning.preprocess import check_site, preprocess_site
+    from mixmfl.planning.site_folders import find_site, find_sites
 
     preset, card = load_preset(options.preset), _card(options)
     modalities = Modalities().with_aliases(options.alias)

@@ -19,7 +19,8 @@ from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.heads import planned_heads
 from mixmfl.planning.model_card import make_card
 from mixmfl.planning.plans import Plans, Preset
-from mixmfl.planning.preprocess import SiteFolder, fingerprint_site
+from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_folders import SiteFolder
 
 
 @dataclass(frozen=True)

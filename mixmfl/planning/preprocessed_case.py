@@ -119,7 +119,7 @@ def save_case(
         spacing: mm, in the order of the arrays' axes; see
             ``nnunet_preprocessing.preprocessed_spacing``.
         patch_size: Patch of the network; arrays are stored in blocks that suit it.
-        origin: Digest of what the case was made from; see ``preprocess.origin``.
+        origin: Digest of what the case was made from; see ``site_folders.origin``.
         planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
         labelled: The plans' labels and regions that the case labels; None: all of them.
         patient: What stands for the patient, ``patients.patient_key``.

@@ -28,7 +28,8 @@ from mixmfl.planning.federation_plans import (
     write_plans,
 )
 from mixmfl.planning.plans import Plans, load_preset, usual_configuration
-from mixmfl.planning.preprocess import find_sites, preprocess_site
+from mixmfl.planning.preprocess import preprocess_site
+from mixmfl.planning.site_folders import find_sites
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,9 @@ def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactor
     from mixmfl.planning.federation_plans import make_plans
     from mixmfl.planning.fingerprint import merge_fingerprints
     from mixmfl.planning.plans import load_preset
-    from mixmfl.planning.preprocess import find_sites, fingerprint_site, preprocess_site
+    from mixmfl.planning.preprocess import preprocess_site
+    from mixmfl.planning.site_fingerprint import fingerprint_site
+    from mixmfl.planning.site_folders import find_sites
 
     out = tmp_path_factory.mktemp("work")
     sites = find_sites(federation).sites
@@ -374,7 +376,7 @@ def test_links_are_sites_by_their_own_names_and_held_out_names_must_be_folders(
     federation: Path, tmp_path: Path
 ) -> None:
     from mixmfl.core.errors import DataError
-    from mixmfl.planning.preprocess import find_sites
+    from mixmfl.planning.site_folders import find_sites
 
     ours = tmp_path / "federation"
     ours.mkdir()

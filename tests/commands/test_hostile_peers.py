@@ -63,7 +63,7 @@ from mixmfl.planning.fingerprint import (
     grids,
     median_kept_share,
 )
-from mixmfl.planning.preprocess import find_sites
+from mixmfl.planning.site_folders import find_sites
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 
 SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=3)

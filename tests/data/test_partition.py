@@ -26,7 +26,7 @@ from mixmfl.data.partition import (
     write_federation,
 )
 from mixmfl.data.patients import patient_of
-from mixmfl.planning.preprocess import find_sites
+from mixmfl.planning.site_folders import find_sites
 
 Command = Callable[..., int]
 Output = pytest.CaptureFixture[str]

@@ -17,7 +17,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import load_case
 from mixmfl.data.modalities import Modalities
 from mixmfl.inference.dicom_seg import write_segmentation
-from mixmfl.planning.preprocess import find_site, origin
+from mixmfl.planning.site_folders import find_site, origin
 
 Command = Callable[..., int]
 

@@ -9,7 +9,7 @@ from mixmfl.core.files import write_json
 from mixmfl.data.cases import find_cases
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.unknown_modalities import check_most_are_known
-from mixmfl.planning.preprocess import find_site
+from mixmfl.planning.site_folders import find_site
 
 
 def hearts(folder: Path, names: tuple[str, ...], cases: int = 2) -> None:

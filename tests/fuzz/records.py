@@ -43,7 +43,7 @@ from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.networks.build import build_outline
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans, load_preset, usual_configuration
-from mixmfl.planning.preprocess import find_sites
+from mixmfl.planning.site_folders import find_sites
 from mixmfl.research.benchmark.patients import read_study
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.training.privacy_budget import read_ledger

@@ -26,7 +26,9 @@ from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import merge_fingerprints
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.preprocess import find_site, fingerprint_site, preprocess_site
+from mixmfl.planning.preprocess import preprocess_site
+from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_folders import find_site
 
 MODALITIES = {"north": ("t1", "t2"), "south": ("flair", "t1"), "west": ("t2",)}
 

@@ -24,13 +24,10 @@ from mixmfl.planning.brains import (
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.heads import describe_heads, head_doubt, planned_heads
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocess import (
-    SiteFolder,
-    find_site,
-    fingerprint_site,
-    preprocess_site,
-)
+from mixmfl.planning.preprocess import preprocess_site
 from mixmfl.planning.preprocessed_case import open_case
+from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_folders import SiteFolder, find_site
 
 LABELS = {"labels": {"background": 0, "lesion": 1}}
 

@@ -74,7 +74,9 @@ from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocess import SiteFolder, find_site, fingerprint_site, preprocess_site
+from mixmfl.planning.preprocess import preprocess_site
+from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_folders import SiteFolder, find_site
 from mixmfl.training.privacy_budget import Privacy
 
 _TASK_SECONDS = 60.0
