@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,13 @@ from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
     from mixmfl.core.errors import Refused
+    from mixmfl.core.worker_pool import Workers
     from mixmfl.data.dataset_card import DatasetCard
+    from mixmfl.data.labels import Labels
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.planning.fingerprint import Fingerprint
     from mixmfl.planning.model_card import ModelCard
+    from mixmfl.planning.plans import Plans, Preset
     from mixmfl.planning.site_folders import SiteFolder
 
 DESCRIPTION = """\
@@ -179,8 +184,7 @@ def _over_network(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     from mixmfl.data.labels import Labels
-    from mixmfl.planning.federation_plans import read_fingerprints, write_plans
-    from mixmfl.planning.heads import describe_heads
+    from mixmfl.planning.federation_plans import read_fingerprints
     from mixmfl.planning.plans import load_preset
 
     if options.labels is None:
@@ -193,11 +197,26 @@ def _merge(options: argparse.Namespace) -> int:
     fingerprints = read_fingerprints(options.merge)
     labels, card = Labels.load(options.labels), _card(options)
     preset = load_preset(options.preset)
-    plans, merged = write_plans(fingerprints, labels, preset, card, options.out)
+    _, cases = _make_plans(fingerprints, labels, preset, card, options.out)
+    print(f"plans for {cases} cases of {len(options.merge)} sites: {plans_file}")
+    return 0
+
+
+def _make_plans(
+    fingerprints: "Sequence[Fingerprint]",
+    labels: "Labels",
+    preset: "Preset",
+    card: "DatasetCard",
+    work: Path,
+) -> "tuple[Plans, int]":
+    """Make the plans of WORK, print what is to be known of them, and return them and the cases."""
+    from mixmfl.planning.federation_plans import write_plans
+    from mixmfl.planning.heads import describe_heads
+
+    plans, merged = write_plans(fingerprints, labels, preset, card, work)
     print(describe_heads(merged.heads))
     _say_missing(plans.card)
-    print(f"plans for {merged.cases} cases of {len(options.merge)} sites: {plans_file}")
-    return 0
+    return plans, merged.cases
 
 
 def _card(options: argparse.Namespace) -> "DatasetCard":
@@ -218,38 +237,81 @@ def _say_missing(card: "ModelCard") -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Cases:
+    """The cases of a folder, which train or test a site's models.
+
+    Attributes:
+        kind: ``_TRAINING`` or ``_TESTS``, as messages name them before the site.
+        site: The cases, by the name of that site.
+        out: Their folder in WORK.
+        refused: Those that could not be used; every step adds to it.
+    """
+
+    kind: str
+    site: "SiteFolder"
+    out: Path
+    refused: "list[Refused]"
+
+    @property
+    def title(self) -> str:
+        """What messages call them."""
+        return f"{self.kind} {self.site.name}"
+
+
+_TRAINING, _TESTS = "site", "tests of"
+
+
 def _process(options: argparse.Namespace) -> int:
+    """Plan for the sites whose folders are here, and preprocess their cases."""
     from mixmfl.core.worker_pool import Workers
-    from mixmfl.data.cases import describe
-    from mixmfl.data.dicom.cases import describe_rows
-    from mixmfl.data.label_sets import agree_on_labels, describe_sets
-    from mixmfl.data.labels import read_folder_labels
     from mixmfl.data.modalities import Modalities
-    from mixmfl.data.unknown_modalities import check_most_are_known
-    from mixmfl.planning.federation_plans import (
-        gather_fingerprints,
-        kept_plans,
-        site_folder,
-        write_plans,
-    )
-    from mixmfl.planning.heads import describe_heads
-    from mixmfl.planning.plans import Plans, load_preset
-    from mixmfl.planning.preprocess import check_site, preprocess_site
-    from mixmfl.planning.site_folders import find_site, find_sites
+    from mixmfl.planning.plans import load_preset
+    from mixmfl.planning.preprocess import check_site
 
     preset, card = load_preset(options.preset), _card(options)
     modalities = Modalities().with_aliases(options.alias)
+    cases, held_out = _find_cases(options, modalities)
+    training = [each for each in cases if each.kind == _TRAINING]
+    _print_found(cases, held_out)
+    labels = _agree_on_labels(options, training, modalities)
+    with _runner.bars() as report, Workers(options.processes, report) as workers:
+        fingerprints = []
+        if options.plans is None or options.fingerprint_only:
+            fingerprints = _take_fingerprints(training, labels, options.out, workers)
+        if options.fingerprint_only:
+            return _print_refused(cases)
+        plans = _adopt_plans(options, training)
+        if plans is None:
+            plans, _ = _make_plans(fingerprints, labels, preset, card, options.out)
+            print(f"plans: {options.out / 'plans.json'}")
+        for each in cases:
+            if each.kind == _TESTS:
+                check_site(each.site, plans, _TESTS)
+        _print_plans(plans)
+        for each in cases:
+            _preprocess(each, plans, options.configurations, workers)
+    return _print_refused(cases)
+
+
+def _find_cases(
+    options: argparse.Namespace, modalities: "Modalities"
+) -> tuple[list[_Cases], tuple[str, ...]]:
+    """Return the cases of every folder, and the names of the folders that are held out."""
+    from mixmfl.planning.federation_plans import site_folder
+    from mixmfl.planning.site_folders import find_site, find_sites
+
     alignment = _options.alignment(options, modalities)
     brains = _options.brains(options)
     brains.check()
-    sites: tuple[SiteFolder, ...]
-    tests: tuple[SiteFolder, ...] = ()
-    held_out: tuple[str, ...] = ()
     if options.mapping and not options.site:
         raise MixmflError(
             "--mapping is for one site's folder (--site); with several sites, store each site's "
             "table in its folder as mapping.csv"
         )
+    sites: tuple[SiteFolder, ...]
+    tests: tuple[SiteFolder, ...] = ()
+    held_out: tuple[str, ...] = ()
     if options.site:
         sites = (find_site(options.input, modalities, options.labels, alignment, options.mapping),)
     else:
@@ -257,78 +319,12 @@ def _process(options: argparse.Namespace) -> int:
         sites, tests, held_out = federation.sites, federation.tests, federation.held_out
         _check_work(options.out / "sites", {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
-    sites = tuple(replace(site, brains=brains) for site in sites)
-    tests = tuple(replace(site, brains=brains) for site in tests)
-    for site in sites:
-        print(printable(f"site {site.name}: {describe(site.found)}"))
-        if site.rows:
-            print(printable(describe_rows(site.rows)))
-    for name in held_out:
-        print(f"folder {name}: held out (federation.json)")
-    for site in tests:
-        print(printable(f"tests of {site.name}: {describe(site.found)}"))
-    if options.plans is None:
-        check_most_are_known([site.found for site in sites], modalities)
-    described = None if options.site or options.labels else read_folder_labels(options.input)
-    labels = agree_on_labels({site.name: site.labels for site in sites}, described)
-    for line in describe_sets({site.name: site.labels for site in sites}, labels):
-        print(printable(line))
-
-    refused = {
-        **{site.name: list(site.found.refused) for site in sites},
-        **{f"tests of {site.name}": list(site.found.refused) for site in tests},
-    }
-    with _runner.bars() as report, Workers(options.processes, report) as workers:
-        if options.plans is None or options.fingerprint_only:
-            fingerprints = []
-            for each in gather_fingerprints(sites, labels, options.out, workers):
-                fingerprints.append(each.fingerprint)
-                refused[each.site.name] += each.refused
-                print(f"fingerprint of {each.site.name}: {each.file}")
-            if options.fingerprint_only:
-                return _print_refused(refused)
-        plans_file = options.out / "plans.json"
-        if options.plans is not None:
-            plans = Plans.load(options.plans)
-            for site in sites:
-                check_site(site, plans)
-            if not plans_file.exists() or not plans_file.samefile(options.plans):
-                if plans_file.exists() and Plans.load(plans_file) != plans:
-                    raise MixmflError(f"{plans_file}: holds other plans; use another WORK")
-                plans.save(plans_file)
-        elif (stored := kept_plans(options.out, replan=options.replan)) is not None:
-            plans = stored
-            print(f"plans: {plans_file} is kept (--replan makes it again)")
-        else:
-            plans, merged = write_plans(fingerprints, labels, preset, card, options.out)
-            print(describe_heads(merged.heads))
-            _say_missing(plans.card)
-            print(f"plans: {plans_file}")
-        for site in tests:
-            check_site(site, plans, "tests of")
-        for name in plans.configurations:
-            planned = plans.configuration(name)
-            spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
-            size = " x ".join(map(str, planned["patch_size"]))
-            print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
-        folders = [("", site, site_folder(options.out, site.name)) for site in sites]
-        folders += [("tests of ", site, options.out / "tests" / site.name) for site in tests]
-        for kind, site, folder in folders:
-            refused_cases = refused[f"{kind}{site.name}"]
-            label = f"{kind or 'site '}{site.name}"
-            for name in options.configurations:
-                if name not in plans.configurations:
-                    print(f"{label}, {name}: not planned for these images")
-                    continue
-                result = preprocess_site(site, plans, name, folder, workers)
-                bad_names = {item.name for item in refused_cases}
-                refused_cases += [x for x in result.refused if x.name not in bad_names]
-                kept = f", {len(result.kept)} kept" if result.kept else ""
-                done = plural(len(result.done), "case")
-                print(f"{label}, {name}: {done} preprocessed{kept}")
-                for case, notes in result.notes.items():
-                    print(printable(f"  {case}: {'; '.join(notes)}"))
-    return _print_refused(refused)
+    places = [(_TRAINING, site, site_folder(options.out, site.name)) for site in sites]
+    places += [(_TESTS, site, options.out / "tests" / site.name) for site in tests]
+    return [
+        _Cases(kind, replace(site, brains=brains), out, list(site.found.refused))
+        for kind, site, out in places
+    ], held_out
 
 
 def _check_work(folder: Path, names: set[str]) -> None:
@@ -342,11 +338,115 @@ def _check_work(folder: Path, names: set[str]) -> None:
         )
 
 
-def _print_refused(refused: "dict[str, list[Refused]]") -> int:
+def _print_found(cases: Sequence[_Cases], held_out: Sequence[str]) -> None:
+    from mixmfl.data.cases import describe
+    from mixmfl.data.dicom.cases import describe_rows
+
+    for each in (each for each in cases if each.kind == _TRAINING):
+        print(printable(f"{each.title}: {describe(each.site.found)}"))
+        if each.site.rows:
+            print(printable(describe_rows(each.site.rows)))
+    for name in held_out:
+        print(f"folder {name}: held out (federation.json)")
+    for each in (each for each in cases if each.kind == _TESTS):
+        print(printable(f"{each.title}: {describe(each.site.found)}"))
+
+
+def _agree_on_labels(
+    options: argparse.Namespace, training: Sequence[_Cases], modalities: "Modalities"
+) -> "Labels":
+    """Return the labels of the federation, and print how each site's are mapped to them."""
+    from mixmfl.data.label_sets import agree_on_labels, describe_sets
+    from mixmfl.data.labels import read_folder_labels
+    from mixmfl.data.unknown_modalities import check_most_are_known
+
+    if options.plans is None:
+        check_most_are_known([each.site.found for each in training], modalities)
+    described = None if options.site or options.labels else read_folder_labels(options.input)
+    sets = {each.site.name: each.site.labels for each in training}
+    labels = agree_on_labels(sets, described)
+    for line in describe_sets(sets, labels):
+        print(printable(line))
+    return labels
+
+
+def _take_fingerprints(
+    training: Sequence[_Cases], labels: "Labels", work: Path, workers: "Workers"
+) -> "list[Fingerprint]":
+    """Return the sites' fingerprints, in the federation's label values."""
+    from mixmfl.planning.federation_plans import gather_fingerprints
+
+    fingerprints = []
+    gathered = gather_fingerprints([each.site for each in training], labels, work, workers)
+    for each, site in zip(training, gathered, strict=True):
+        fingerprints.append(site.fingerprint)
+        each.refused.extend(site.refused)
+        print(f"fingerprint of {each.site.name}: {site.file}")
+    return fingerprints
+
+
+def _adopt_plans(options: argparse.Namespace, training: Sequence[_Cases]) -> "Plans | None":
+    """Return the plans that ``--plans`` names or that WORK has; None: they are to be made.
+
+    Raises:
+        MixmflError: They do not fit a site, or WORK has others than those named.
+    """
+    from mixmfl.planning.federation_plans import kept_plans
+    from mixmfl.planning.plans import Plans
+    from mixmfl.planning.preprocess import check_site
+
+    file = options.out / "plans.json"
+    if options.plans is None:
+        stored = kept_plans(options.out, replan=options.replan)
+        if stored is not None:
+            print(f"plans: {file} is kept (--replan makes it again)")
+        return stored
+    plans = Plans.load(options.plans)
+    for each in training:
+        check_site(each.site, plans)
+    if not file.exists() or not file.samefile(options.plans):
+        if file.exists() and Plans.load(file) != plans:
+            raise MixmflError(f"{file}: holds other plans; use another WORK")
+        plans.save(file)
+    return plans
+
+
+def _print_plans(plans: "Plans") -> None:
+    for name in plans.configurations:
+        planned = plans.configuration(name)
+        spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
+        size = " x ".join(map(str, planned["patch_size"]))
+        print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
+
+
+def _preprocess(
+    cases: _Cases, plans: "Plans", configurations: Sequence[str], workers: "Workers"
+) -> None:
+    """Preprocess the cases of a folder, and print what became of them."""
+    from mixmfl.planning.preprocess import preprocess_site
+
+    for name in configurations:
+        if name not in plans.configurations:
+            print(f"{cases.title}, {name}: not planned for these images")
+            continue
+        result = preprocess_site(cases.site, plans, name, cases.out, workers)
+        known = {item.name for item in cases.refused}
+        cases.refused.extend(item for item in result.refused if item.name not in known)
+        kept = f", {len(result.kept)} kept" if result.kept else ""
+        done = plural(len(result.done), "case")
+        print(f"{cases.title}, {name}: {done} preprocessed{kept}")
+        for case, notes in result.notes.items():
+            print(printable(f"  {case}: {'; '.join(notes)}"))
+
+
+def _print_refused(cases: Sequence[_Cases]) -> int:
+    """Print the refused cases on stderr, and return the command's exit code."""
     lines = [
-        printable(f"  {site}/{one_line(item.name)}: {item.reason}")
-        for site, items in refused.items()
-        for item in items
+        printable(
+            f"  {each.title.removeprefix(f'{_TRAINING} ')}/{one_line(item.name)}: {item.reason}"
+        )
+        for each in cases
+        for item in each.refused
     ]
     if not lines:
         return 0

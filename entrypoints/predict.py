@@ -3,8 +3,9 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
@@ -13,6 +14,9 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
+    from mixmfl.data.cases import Found, Given
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.inference.model import Model
     from mixmfl.inference.outcomes import Outcome
 
 log = logging.getLogger("mixmfl.predict")
@@ -161,14 +165,12 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    from mixmfl.core.files import write_text
     from mixmfl.core.process_memory import keep_freed_memory
-    from mixmfl.core.text import MOST_LINE, one_line, plural, printable
     from mixmfl.data.accounting import aside_table
     from mixmfl.data.cases import describe
     from mixmfl.data.dataset_card import subjects_of
     from mixmfl.data.dicom.cases import describe_rows, find_all
-    from mixmfl.data.mapping import images_told, mapping_table, read_mapping
+    from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import registered_model
     from mixmfl.inference.model_folder import folder_notes, model_files
@@ -178,21 +180,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     brains = _options.brains(options)
     mapping = read_mapping(options.mapping, modalities) if options.mapping else None
     if options.write_mapping:
-        if options.write_mapping.exists() and not options.overwrite:
-            raise MixmflError(f"{options.write_mapping}: exists already; --overwrite replaces it")
-        found, rows = find_all(options.input, modalities, mapping)
-        write_text(options.write_mapping, mapping_table(rows, options.input, found.records))
-        images = plural(len(images_told(found.records)), "image file")
-        say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
-        say("edit it, and use it with --mapping")
-        return 0
-    if options.out is None:
-        raise MixmflError("-o MASKS is needed")
-    if options.out.resolve().is_relative_to(options.input.resolve()):
-        raise MixmflError(
-            f"-o {options.out}: lies in {options.input}, where the next run would read masks as "
-            "cases; name a folder outside"
-        )
+        return _write_mapping(options, modalities, mapping, say)
+    _check_out(options)
     # checked first, so that a large archive is not read in vain
     named = options.model or [registered_model(_runner.home())]
     files = [file for path in named for file in model_files(path)]
@@ -200,22 +189,14 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     say(describe(found))
     if rows:
         say(describe_rows(rows))
-    from mixmfl.inference.model import load_model
     from mixmfl.inference.predict_folder import predict_folder
     from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
     from mixmfl.inference.segmentation import Options
 
-    device = devices.find_device(options.device)
-    models = [load_model(file, device) for file in files]
+    models = _load_models(files, options.device, say)
     keep_freed_memory()  # returns what loading freed
-    for file, model in zip(files, models, strict=True):
-        about = [model.configuration, *model.modalities, f"round {model.record['round']}"]
-        say(f"model {file}: {', '.join(about)}")
-        if alarm := model.plans.card.alarm:
-            say(alarm)
     for note in (note for path in named for note in folder_notes(path)):
         say(note)
-
     words = [word.strip() for word in (options.modalities or "").split(",")]
     outcomes = predict_folder(
         models,
@@ -243,9 +224,66 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             set_aside=aside_table(found.aside, options.input),
         ),
     )
+    counts = _follow(outcomes, len(found.cases) + len(found.refused), options.quiet, say)
+    _say_results(options, counts, found, say)
+    return _runner.SOME_FAILED if counts["failed"] else 0
+
+
+def _write_mapping(
+    options: argparse.Namespace,
+    modalities: "Modalities",
+    mapping: "Mapping[str, Given] | None",
+    say: Callable[[str], None],
+) -> int:
+    """Write the table of what the images are taken for, in place of predicting."""
+    from mixmfl.core.files import write_text
+    from mixmfl.core.text import plural
+    from mixmfl.data.dicom.cases import find_all
+    from mixmfl.data.mapping import images_told, mapping_table
+
+    if options.write_mapping.exists() and not options.overwrite:
+        raise MixmflError(f"{options.write_mapping}: exists already; --overwrite replaces it")
+    found, rows = find_all(options.input, modalities, mapping)
+    write_text(options.write_mapping, mapping_table(rows, options.input, found.records))
+    images = plural(len(images_told(found.records)), "image file")
+    say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
+    say("edit it, and use it with --mapping")
+    return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Check that masks go to a folder, and not to where the next run would read them as cases."""
+    if options.out is None:
+        raise MixmflError("-o MASKS is needed")
+    if options.out.resolve().is_relative_to(options.input.resolve()):
+        raise MixmflError(
+            f"-o {options.out}: lies in {options.input}, where the next run would read masks as "
+            "cases; name a folder outside"
+        )
+
+
+def _load_models(files: Sequence[Path], device: str, say: Callable[[str], None]) -> "list[Model]":
+    from mixmfl.inference.model import load_model
+
+    on = devices.find_device(device)
+    models = [load_model(file, on) for file in files]
+    for file, model in zip(files, models, strict=True):
+        about = [model.configuration, *model.modalities, f"round {model.record['round']}"]
+        say(f"model {file}: {', '.join(about)}")
+        if alarm := model.plans.card.alarm:
+            say(alarm)
+    return models
+
+
+def _follow(
+    outcomes: "Iterable[Outcome]", total: int, quiet: bool, say: Callable[[str], None]
+) -> dict[str, int]:
+    """Have the cases predicted, a line and a step of the bar each, and count them by status."""
+    from mixmfl.core.text import MOST_LINE, one_line, printable
+
     counts = {"done": 0, "kept": 0, "failed": 0}
-    total = todo = len(found.cases) + len(found.refused)
-    with _runner.bars(options.quiet) as report:
+    todo = total
+    with _runner.bars(quiet) as report:
         for outcome in outcomes:
             counts[outcome.status] += 1
             # cases without prediction come first, and do not count in the estimated time
@@ -257,6 +295,19 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
                 print(printable(f"{name}: FAILED: {outcome.reason}"), file=sys.stderr)
             else:
                 say(_line(outcome))
+    return counts
+
+
+def _say_results(
+    options: argparse.Namespace,
+    counts: Mapping[str, int],
+    found: "Found",
+    say: Callable[[str], None],
+) -> None:
+    """Say how many cases came to what, and where everything is."""
+    from mixmfl.core.text import plural
+
+    total = len(found.cases) + len(found.refused)
     summary = [f"{plural(counts['done'], 'mask')} in {options.out}"]
     summary += [f"{counts['kept']} kept unchanged"] if counts["kept"] else []
     summary += [f"{counts['failed']} of {plural(total, 'case')} failed"] if counts["failed"] else []
@@ -267,7 +318,6 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         say(f"{aside}, with reasons: {options.out / 'set_aside.csv'}")
     if not options.no_report:
         say(f"report: {options.out / 'report.html'}")
-    return _runner.SOME_FAILED if counts["failed"] else 0
 
 
 def _line(outcome: "Outcome") -> str:
