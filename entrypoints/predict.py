@@ -171,7 +171,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.mapping import images_told, mapping_table, read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import registered_model
-    from mixmfl.inference.model_folder import folder_notes, model_files
+    from mixmfl.inference.model_folder import model_files, notes_of_mean
 
     modalities = Modalities().with_aliases(options.alias)
     alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
@@ -196,24 +196,25 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     # checked first, so that a large archive is not read in vain
     named = options.model or [registered_model(_runner.home())]
     files = [file for path in named for file in model_files(path)]
+    from mixmfl.inference.model import load_model
+
+    device = devices.find_device(options.device)
+    models = [load_model(file, device) for file in files]
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:
         say(describe_rows(rows))
-    from mixmfl.inference.model import load_model
     from mixmfl.inference.predict_folder import predict_folder
     from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
     from mixmfl.inference.segmentation import Options
 
-    device = devices.find_device(options.device)
-    models = [load_model(file, device) for file in files]
     keep_freed_memory()  # returns what loading freed
     for file, model in zip(files, models, strict=True):
         about = [model.configuration, *model.modalities, f"round {model.record['round']}"]
         say(f"model {file}: {', '.join(about)}")
         if alarm := model.plans.card.alarm:
             say(alarm)
-    for note in (note for path in named for note in folder_notes(path)):
+    for note in notes_of_mean(named):
         say(note)
 
     words = [word.strip() for word in (options.modalities or "").split(",")]

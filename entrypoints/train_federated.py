@@ -506,6 +506,7 @@ def _settings(
 
 
 def _simulated(options: argparse.Namespace, training: _Training) -> int:
+    from mixmfl.core.text import plural
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
@@ -533,14 +534,16 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
     for site in sites:
         registration = register(site)
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
-        print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
-        print(f"{len(site.validation)} validation cases")
+        trained = plural(registration.cases, "training case")
+        print(f"site {site.name}: {trained} ({held}), ", end="")
+        print(plural(len(site.validation), "validation case"))
     initial = _start(options.alias, training)
-    lap = _stopwatch()
+    lap, crowd = _stopwatch(), _crowd_watch()
     with _bar_when_needed() as progress, _curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
+            crowd()
             curves.write(run)
 
         run = simulate(
@@ -722,6 +725,21 @@ def _stopwatch() -> Callable[[], float]:
         return last - before
 
     return lap
+
+
+def _crowd_watch() -> Callable[[], None]:
+    """Return a function that warns at its first call if threads have waited for cores so far."""
+    import torch
+
+    from mixmfl.core.core_time import core_time, crowded
+
+    begun = [core_time()]
+
+    def warn() -> None:
+        if begun and (text := crowded(begun.pop(), core_time(), torch.get_num_threads())):
+            print(text, file=sys.stderr)
+
+    return warn
 
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:

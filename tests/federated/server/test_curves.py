@@ -187,6 +187,9 @@ def test_a_run_has_a_page_that_loads_nothing(done: tuple[Run, Calls], tmp_path: 
     assert "west &lt;script&gt;" in text
     assert not re.search(r"(src|href)=.(?!#|data:)", text)
     assert text.count('<svg viewBox="0 0 640 260"') == 4  # loss, Dice, norms, learning rate
+    colours = re.findall(r'stroke="(#\w+)"[^<]*/></svg>west &lt;script', text)
+    assert len(colours) == 3  # loss, Dice, norms
+    assert len(set(colours)) == 1
     assert "3 of 3; the model is of round 1" in text
     measured = load_measured(run, 1)
     assert measured
