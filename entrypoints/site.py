@@ -195,7 +195,8 @@ def _work(options: argparse.Namespace) -> int:
         syslog=options.syslog,
     )
     config.check()
-    print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
+    found = config.cases().found
+    print(printable(f"site {kit.name}: {describe(found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if line := flare.ends_soon(kit, datetime.now(timezone.utc).date()):
         print(line)
@@ -203,6 +204,11 @@ def _work(options: argparse.Namespace) -> int:
     if identity.peers is not None:
         print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
     print(config.limits.describe_floors())
+    if len(found.cases) < (least := config.minimum.cases):
+        print(
+            f"statistics of fewer than {least} cases are withheld (--minimum-cases): no plan is "
+            "made from this site's images, and none at all where every site has so few"
+        )
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))

@@ -113,8 +113,10 @@ def test_a_kit_that_is_in_use_is_not_used_twice(
 def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     given: dict[str, object], kits: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
-    assert command("mixmfl_site", *sum(given.items(), ()), "--dry-run") == 0
+    few = "--minimum-cases", 6, "--dry-run"
+    assert command("mixmfl_site", *sum(given.items(), ()), *few) == 0
     printed = capsys.readouterr().out
+    assert "statistics of fewer than 6 cases are withheld (--minimum-cases): no plan is" in printed
     expires = open_kit(kits / "north", coordinator=False).expires
     assert printed.startswith(f"site north: {given['-i']}: 5 cases (layout: ")
     _, kit, leaves = printed.partition(
