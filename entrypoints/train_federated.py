@@ -506,6 +506,7 @@ def _settings(
 
 
 def _simulated(options: argparse.Namespace, training: _Training) -> int:
+    from mixmfl.core.files import locked
     from mixmfl.core.text import plural
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
@@ -539,7 +540,11 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
         print(plural(len(site.validation), "validation case"))
     initial = _start(options.alias, training)
     lap, crowd = _stopwatch(), _crowd_watch()
-    with _bar_when_needed() as progress, _curves(options.track, training.out) as curves:
+    with (
+        locked(training.out / ".lock", 0, _in_use(training.out)),
+        _bar_when_needed() as progress,
+        _curves(options.track, training.out) as curves,
+    ):
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
@@ -569,6 +574,13 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
+
+
+def _in_use(out: Path) -> MixmflError:
+    return MixmflError(
+        f"{out}: another command trains this run; nothing was changed. Wait for it, or end it and "
+        "use --resume"
+    )
 
 
 def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, Start] | None":
