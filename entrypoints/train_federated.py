@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -684,12 +684,18 @@ def _announce_end(run: "Run") -> None:
 
 def _register(model: Path) -> None:
     """Register a model file, or a run's folder, as what prediction uses."""
-    from mixmfl.inference.default_model import use_model
+    from mixmfl.core.errors import ModelError
+    from mixmfl.inference.default_model import registered_model, use_model
     from mixmfl.inference.model_folder import describe_model
 
-    use_model(model, _runner.home())
+    home, former = _runner.home(), None
+    with suppress(ModelError):  # none, or one that is gone or trained on
+        former = registered_model(home)
+    use_model(model, home)
     named = describe_model(model)
     print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
+    if former is not None and former != registered_model(home):
+        print(f"until now it used {former}")
 
 
 def _describe_personal(site: str, result: "Personal") -> str:

@@ -170,7 +170,7 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
     asked = ["-i", work, "-o", tmp_path / "run"]
     begun = ["--rounds", 1, "--local-steps", 1, "--seed", 4, "--fold", 1, "--updates", "single"]
     assert command("mixmfl_train_federated", *asked, *begun) == 0
-    capsys.readouterr()
+    assert "until now it used" not in capsys.readouterr().out
     more = ["--rounds", 4, "--learning-rate", 1e-12, "--stop-when-flat", 1]
     assert command("mixmfl_train_federated", *asked, "--resume", *more) == 0
     printed = capsys.readouterr().out
