@@ -131,7 +131,7 @@ def make_updates(megabytes: float, settings: RunSettings, number: int, folder: P
             name: (1e-3 * torch.randn(tensor.shape, generator=generator)).to(settings.update_type)
             for name, tensor in train_task(state, TOLD).tensors.items()
         }
-        reply = Message("train", {"round": 0, "loss": 0.5}, changes)
+        reply = Message("train", {"round": 0, "loss": 0.5, "dice_loss": -0.5}, changes)
         (folder / f"{count}.update").write_bytes(encode(reply))
 
 

@@ -173,7 +173,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import registered_model
-    from mixmfl.inference.model_folder import folder_notes, model_files
+    from mixmfl.inference.model_folder import model_files, notes_of_mean
 
     modalities = Modalities().with_aliases(options.alias)
     alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
@@ -185,6 +185,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     # checked first, so that a large archive is not read in vain
     named = options.model or [registered_model(_runner.home())]
     files = [file for path in named for file in model_files(path)]
+    models = _load_models(files, options.device, say)
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:
@@ -193,9 +194,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
     from mixmfl.inference.segmentation import Options
 
-    models = _load_models(files, options.device, say)
     keep_freed_memory()  # returns what loading freed
-    for note in (note for path in named for note in folder_notes(path)):
+    for note in notes_of_mean(named):
         say(note)
     words = [word.strip() for word in (options.modalities or "").split(",")]
     outcomes = predict_folder(

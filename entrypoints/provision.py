@@ -80,7 +80,7 @@ def _work(options: argparse.Namespace) -> int:
         print(f"fingerprint of the key, to compare by telephone: {fingerprint}")
         return 0
     if options.input is None:
-        raise MixmflError("-i NETWORK.json is needed, but with --request")
+        raise MixmflError("-i NETWORK.json is needed, except with --request")
     network = flare.Network.load(options.input)
     if options.revoke is not None:
         if options.renew:

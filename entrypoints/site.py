@@ -1,6 +1,8 @@
 """``mixmfl_site``: a hospital's client in a federation on a network."""
 
 import argparse
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -156,7 +158,7 @@ def _work(options: argparse.Namespace) -> int:
     if options.verify_log is not None:
         return _verify(options.verify_log)
     if options.kit is None or options.input is None or options.out is None:
-        raise MixmflError("--kit, -i and -o are needed, but with --verify-log")
+        raise MixmflError("--kit, -i and -o are needed, except with --verify-log")
     _options.check_processes(options.processes)
     from mixmfl.data.cases import describe
     from mixmfl.data.modalities import Modalities
@@ -195,14 +197,24 @@ def _work(options: argparse.Namespace) -> int:
         syslog=options.syslog,
     )
     config.check()
-    print(printable(f"site {kit.name}: {describe(config.cases().found)}"))
+    found = config.cases().found
+    print(printable(f"site {kit.name}: {describe(found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
     if line := flare.ends_soon(kit, datetime.now(timezone.utc).date()):
         print(line)
     print(f"fingerprint of this hospital's key: {identity.fingerprint}")
+    key = kit.folder / "startup" / "client.key"
+    if os.name == "posix" and key.stat().st_mode & 0o077:
+        print(f"others on this machine may read {key}, and who has it can act as this hospital;")
+        print(f"let its owner alone read it: chmod 600 {shlex.quote(str(key))}")
     if identity.peers is not None:
         print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
     print(config.limits.describe_floors())
+    if len(found.cases) < (least := config.minimum.cases):
+        print(
+            f"statistics of fewer than {least} cases are withheld (--minimum-cases): no plan is "
+            "made from this site's images, and none at all where every site has so few"
+        )
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -506,6 +506,8 @@ def _settings(
 
 
 def _simulated(options: argparse.Namespace, training: _Training) -> int:
+    from mixmfl.core.files import locked
+    from mixmfl.core.text import plural
     from mixmfl.federated.simulation import simulate, simulate_personalization
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import register
@@ -533,14 +535,20 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
     for site in sites:
         registration = register(site)
         held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
-        print(f"site {site.name}: {registration.cases} training cases ({held}), ", end="")
-        print(f"{len(site.validation)} validation cases")
+        trained = plural(registration.cases, "training case")
+        print(f"site {site.name}: {trained} ({held}), ", end="")
+        print(plural(len(site.validation), "validation case"))
     initial = _start(options.alias, training)
-    lap = _stopwatch()
-    with _bar_when_needed() as progress, _curves(options.track, training.out) as curves:
+    lap, crowd = _stopwatch(), _crowd_watch()
+    with (
+        locked(training.out / ".lock", 0, _in_use(training.out)),
+        _bar_when_needed() as progress,
+        _curves(options.track, training.out) as curves,
+    ):
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
+            crowd()
             curves.write(run)
 
         run = simulate(
@@ -566,6 +574,13 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
+
+
+def _in_use(out: Path) -> MixmflError:
+    return MixmflError(
+        f"{out}: another command trains this run; nothing was changed. Wait for it, or end it and "
+        "use --resume"
+    )
 
 
 def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, Start] | None":
@@ -669,12 +684,18 @@ def _announce_end(run: "Run") -> None:
 
 def _register(model: Path) -> None:
     """Register a model file, or a run's folder, as what prediction uses."""
-    from mixmfl.inference.default_model import use_model
+    from mixmfl.core.errors import ModelError
+    from mixmfl.inference.default_model import registered_model, use_model
     from mixmfl.inference.model_folder import describe_model
 
-    use_model(model, _runner.home())
+    home, former = _runner.home(), None
+    with suppress(ModelError):  # none, or one that is gone or trained on
+        former = registered_model(home)
+    use_model(model, home)
     named = describe_model(model)
     print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
+    if former is not None and former != registered_model(home):
+        print(f"until now it used {former}")
 
 
 def _describe_personal(site: str, result: "Personal") -> str:
@@ -722,6 +743,21 @@ def _stopwatch() -> Callable[[], float]:
         return last - before
 
     return lap
+
+
+def _crowd_watch() -> Callable[[], None]:
+    """Return a function that warns at its first call if threads have waited for cores so far."""
+    import torch
+
+    from mixmfl.core.core_time import core_time, crowded
+
+    begun = [core_time()]
+
+    def warn() -> None:
+        if begun and (text := crowded(begun.pop(), core_time(), torch.get_num_threads())):
+            print(text, file=sys.stderr)
+
+    return warn
 
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:

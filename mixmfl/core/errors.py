@@ -41,6 +41,10 @@ class DataError(MixmflError):
     """A folder, an image or a label is missing, damaged or of the wrong kind."""
 
 
+class NoImageError(DataError):
+    """A folder holds no image that is read."""
+
+
 class PlansError(MixmflError):
     """Plans, presets or fingerprints are missing, damaged, or do not fit together."""
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -209,10 +210,20 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write the bytes of ``pack`` to a file, without holding them in memory."""
+    """Write the bytes of ``pack`` to a file, without holding them in memory.
+
+    Raises:
+        OSError: The system cannot write it, as where the disk is full.
+    """
     path.touch()
     mode = path.stat().st_mode
-    safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
+    try:
+        safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
+    except safetensors.SafetensorError as error:
+        if not (number := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
     path.chmod(mode)  # safetensors lets the owner alone read it
 
 

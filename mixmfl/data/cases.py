@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mixmfl.core.errors import DataError, Refused
+from mixmfl.core.errors import DataError, NoImageError, Refused
 from mixmfl.core.files import files_below
 from mixmfl.core.text import is_printable, one_line, plural
 from mixmfl.data.accounting import (
@@ -147,8 +147,9 @@ def find_cases(
         mapping: The entries of the user's table, by path below the folder.
 
     Raises:
-        DataError: The folder is missing or holds no image, its dataset.json is damaged, or the
-            mapping names a missing file.
+        NoImageError: The folder holds no image.
+        DataError: The folder is missing, its dataset.json is damaged, or the mapping names a
+            missing file.
     """
     modalities = modalities or Modalities()
     if folder.is_file():
@@ -163,7 +164,7 @@ def find_cases(
         others = [f"{inside(path, folder)}: {why_other(path)}"
                   for path in files_below(folder) if other_format(path)]  # fmt: skip
         unread = f"; {'; '.join(others[:5])}" if others else ""
-        raise DataError(
+        raise NoImageError(
             f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
         )
 

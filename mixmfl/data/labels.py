@@ -293,9 +293,11 @@ def read_site_labels(site_folder: Path, federation_folder: Path) -> Labels:
     for folder in (site_folder, federation_folder):
         if labels := read_folder_labels(folder):
             return labels
+    found = [f / "dataset.json" for f in (site_folder, federation_folder) if read_dataset_json(f)]
+    without = f'{" and ".join(map(str, found))}: no "labels" in it. ' if found else ""
     raise DataError(
-        f"{site_folder}: what do its labels mean? Needed is a dataset.json there, or for all "
-        f"sites in {federation_folder}, such as\n  {EXAMPLE}\n"
+        f"{site_folder}: what do its labels mean? {without}Needed is a dataset.json there, or for "
+        f"all sites in {federation_folder}, such as\n  {EXAMPLE}\n"
         f"or, for regions that overlap,\n  {REGIONS_EXAMPLE}"
     )
 
@@ -352,7 +354,11 @@ def _check_order(
     if not _has_regions(declared):
         return None
     regions = Labels(declared).foreground
-    example = [values[0] for values in regions.values()]
+    example: list[int] = []
+    later: set[int] = set()
+    for values in reversed(regions.values()):  # painted later, so that its values are not free
+        example.insert(0, next((value for value in values if value not in later), values[0]))
+        later |= {*values}
     if order is None or len(order) != len(regions):
         written = "missing" if order is None else quoted(list(order))
         raise DataError(

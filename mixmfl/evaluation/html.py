@@ -92,6 +92,7 @@ class CaseRow:
         numbers: Numbers by label or region, one per column of the table; NaN is a dash.
         picture: JPEG of the case; None where there is none.
         viewer: Page that a click on the picture opens, relative to this one; empty: none.
+        lowest: The lowest estimated Dice of its labels; NaN where nothing is estimated.
     """
 
     name: str
@@ -101,6 +102,7 @@ class CaseRow:
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     picture: bytes | None = None
     viewer: str = ""
+    lowest: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
+
+    @property
+    def listed(self) -> list[tuple[int, CaseRow]]:
+        """Return the cases with their numbers on the page, those of the lowest Dice first."""
+        numbered = enumerate(self.cases, start=1)
+        return sorted(numbered, key=lambda each: (math.isnan(each[1].lowest), each[1].lowest))
 
 
 def page(

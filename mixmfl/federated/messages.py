@@ -33,6 +33,7 @@ SENT: Mapping[str, Mapping[str, str]] = {
     "train": {
         "round": "number of the round",
         "loss": "mean training loss of the round",
+        "dice_loss": "the Dice part of that loss; the rest is cross-entropy",
         "epsilon": "epsilon spent so far",
         "delta": "the delta it holds for",
     },

@@ -228,12 +228,14 @@ class Diagnostics:
 
     Attributes:
         loss: Mean training loss by site that took part; in a masked run the mean of all sites.
+        dice_loss: The Dice part of it.
         rejected: Why a reply was not used, or why none came, by site.
         epsilon: Epsilon and delta spent so far, by site that trains with differential privacy.
         norms: Norm of the change of all weights that a site sent; not known in a masked run.
     """
 
     loss: Mapping[str, float]
+    dice_loss: Mapping[str, float]
     rejected: Mapping[str, str] = field(default_factory=dict)
     epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     norms: Mapping[str, float] = field(default_factory=dict)

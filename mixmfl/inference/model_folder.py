@@ -11,7 +11,7 @@ All commands and functions that take a model ask here.
     RUN/<configuration>/               each of them, a run in folds
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,45 @@ def folder_notes(path: Path) -> list[str]:
     if path.is_dir() and (_best_configuration(path) / CROSS_VALIDATION_FILE).is_file():
         record = _folds_record(_best_configuration(path))
         return unequal_lengths(record.get("lengths"))
-    fold = (path if path.is_dir() else path.parent).resolve()
-    if not (fold.parent / CROSS_VALIDATION_FILE).is_file():
+    run, fold = _run_and_fold(path)
+    if not fold:
         return []
-    record = _folds_record(fold.parent)
-    if record.get("rounds") or fold not in [fold_folder(fold.parent, f) for f in record["folds"]]:
+    record = _folds_record(run)
+    if record.get("rounds"):
         return []
     return [
         f"{path}: is one of the folds {', '.join(record['folds'])}, not all of which are trained. "
         "When they are, this model's file is written again with what all of them measured: other "
         "expected Dice, and maybe other labels of which the largest part is kept"
     ]
+
+
+def notes_of_mean(paths: Sequence[Path]) -> list[str]:
+    """Return what must be known of the mean of several models, or of one.
+
+    Args:
+        paths: Files and folders that ``model_files`` takes. Folds of one run may be among them.
+    """
+    notes = [note for path in paths for note in folder_notes(path)]
+    chosen: dict[Path, set[str]] = {}
+    for run, fold in map(_run_and_fold, paths):
+        if fold:
+            chosen.setdefault(run, set()).add(fold)
+    for run, folds in chosen.items():
+        lengths = _folds_record(run).get("lengths")
+        if isinstance(lengths, Mapping):
+            notes += unequal_lengths({f: n for f, n in lengths.items() if f in folds})
+    return notes
+
+
+def _run_and_fold(path: Path) -> tuple[Path, str]:
+    """Return the run in folds that the model of one fold belongs to, and the fold; else ''."""
+    folder = (path if path.is_dir() else path.parent).resolve()
+    run = folder.parent
+    if not (run / CROSS_VALIDATION_FILE).is_file():
+        return run, ""
+    folds: list[str] = _folds_record(run)["folds"]
+    return run, next((fold for fold in folds if fold_folder(run, fold) == folder), "")
 
 
 def unequal_lengths(rounds: object) -> list[str]:

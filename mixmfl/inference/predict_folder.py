@@ -134,7 +134,12 @@ def predict_folder(
     for case in cases:
         images = {name: case.images[name] for name in case.images if name in usable}
         missing = tuple(name for name in known if name not in images)
-        used = dataclasses.replace(case, images=images, label=None)
+        strange = [name for name in case.images if name not in known]
+        notes = case.notes
+        if strange:
+            names = ", ".join(strange)
+            notes = *notes, f"{names}: not used, for the model knows {', '.join(known)} only"
+        used = dataclasses.replace(case, images=images, label=None, notes=notes)
         job = _Job(used, missing, run.expectations.of(images))
         try:
             if not images:

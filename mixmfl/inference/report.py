@@ -210,6 +210,12 @@ def _lines(outcome: Outcome) -> list[str]:
     if outcome.volume_ranges_ml:
         ranges = (f"{n} {a:.1f} to {b:.1f} ml" for n, (a, b) in outcome.volume_ranges_ml.items())
         lines.append(f"Range of the volume, by calibrated probabilities: {', '.join(ranges)}.")
+        larger = [n for n, (_, b) in outcome.volume_ranges_ml.items() if outcome.volumes_ml[n] > b]
+        if larger:
+            lines.append(
+                f"The mask is larger than that: {', '.join(larger)}. Of what is beyond it, fewer "
+                "than one voxel in ten was right in validation cases."
+            )
     if outcome.estimated:
         lines.append(f"This mask's Dice, estimated: {in_words(outcome.estimated)}.")
     if outcome.expected_from:
@@ -237,6 +243,7 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         numbers,
         picture.read_bytes() if picture.is_file() else None,
         f"{FOLDER}/{viewer.name}" if viewer.is_file() else "",
+        min((each.dice for each in outcome.estimated.values()), default=math.nan),
     )
 
 

@@ -4,7 +4,10 @@ A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. Th
 last; a case without it was left half done and does not exist for readers.
 """
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,19 +126,28 @@ def save_case(
         planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
         labelled: The plans' labels and regions that the case labels; None: all of them.
         patient: What stands for the patient, ``patients.patient_key``.
+
+    Raises:
+        OSError: The disk is full, or the system cannot write for another reason.
     """
     (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
     for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
         blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
         with replacing(folder / f"{name}.{kind}.b2nd") as temporary:
-            blosc2.asarray(
-                np.ascontiguousarray(array),
-                urlpath=str(temporary),
-                chunks=chunks,
-                blocks=blocks,
-                # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
-                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
-            )
+            try:
+                blosc2.asarray(
+                    np.ascontiguousarray(array),
+                    urlpath=str(temporary),
+                    chunks=chunks,
+                    blocks=blocks,
+                    # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
+                    cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
+                )
+            except RuntimeError:  # blosc2 does not say what the system found
+                if shutil.disk_usage(folder).free > array.nbytes:
+                    raise
+                full = errno.ENOSPC
+                raise OSError(full, os.strerror(full), str(temporary)) from None
     locations = {
         ",".join(map(str, np.atleast_1d(key))): (
             np.ravel_multi_index(np.asarray(voxels).T[1:], labels.shape[1:]).tolist()

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixmfl.core.errors import DataError
+from mixmfl.core.errors import DataError, NoImageError
 from mixmfl.core.files import read_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
@@ -99,7 +99,16 @@ def find_sites(
             f"{federation / 'federation.json'}: tests: {strange[0]!r} is no site that trains; "
             f"these are: {', '.join(folders)}"
         )
-    sites = [find_site(f, modalities, labels_file, alignment) for f in folders.values()]
+    sites = []
+    for name, folder in folders.items():
+        try:
+            sites.append(find_site(folder, modalities, labels_file, alignment))
+        except NoImageError as error:
+            listed = json.dumps({"held_out": [*held_out, name]})
+            raise DataError(
+                f"{error}\nEvery folder in {federation} is read as a site. Move this one away if "
+                f"it is none, or name it in {federation / 'federation.json'}: {listed}"
+            ) from None
     tested = [
         dataclasses.replace(
             find_site(subfolders[folder], modalities, labels_file, alignment), name=site

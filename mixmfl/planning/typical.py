@@ -254,7 +254,7 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
         scores = (numbers[part] - mean[part]) / np.hypot(spread[part], least)
         distance = float(np.sqrt(np.mean(scores**2)))
         if distance > limit:
-            measured = f"distance {distance:.1f}, usual below {limit:g}"
+            measured = f"distance {distance:.2f}, usual below {limit:g}"
             what = f"{_in_words(kind, numbers, mean, scores)} ({measured})"
             is_far = distance > _FAR * limit and kind not in _HARMLESS
             found.append(Difference(kind, what, is_far))

@@ -315,7 +315,7 @@ def _scores(
         length = _norm(moved.values())
         load_state(network, {name: observation.before[name] for name in moved})
         for column, (images, present, compare) in enumerate(patches):
-            value = compare([network(images, present, {})])
+            value = compare([network(images, present, {})]).total
             gradients = torch.autograd.grad(value, trained, allow_unused=True)
             pairs = [(g, moved[n]) for n, g in zip(moved, gradients, strict=True) if g is not None]
             along = sum(float((g.double() * step.double()).sum()) for g, step in pairs)
@@ -324,7 +324,7 @@ def _scores(
         load_state(network, {name: observation.after[name] for name in moved})
         with torch.no_grad():
             for column, (images, present, compare) in enumerate(patches):
-                loss[row, column] -= float(compare([network(images, present, {})]))
+                loss[row, column] -= float(compare([network(images, present, {})]).total)
     return {"loss": loss.mean(axis=0), "gradient": gradient.mean(axis=0)}
 
 

@@ -93,7 +93,7 @@ def train_privately(
         for example in examples:
             loss, _ = batch_loss(network, example.to(device), memory, supervision, plans)
             # a case gives no gradient for the encoder of a modality that it lacks
-            per_case = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            per_case = torch.autograd.grad(loss.total, list(parameters.values()), allow_unused=True)
             gradients = {
                 name: torch.zeros_like(total[name]) if gradient is None else gradient
                 for name, gradient in zip(parameters, per_case, strict=True)

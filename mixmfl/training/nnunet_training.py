@@ -1,10 +1,10 @@
 """nnU-Net's patches, augmentation and loss, as its trainer sets them up."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +13,28 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixmfl.data.labels import Labels
 from mixmfl.planning.nnunet_preprocessing import label_manager
 
 log = logging.getLogger(__name__)
+
+
+class Loss(NamedTuple):
+    """The loss of a batch.
+
+    Attributes:
+        total: What is minimised, a scalar: the Dice part and the cross-entropy part.
+        dice: The Dice part of it, a scalar from -1 to 0, without a gradient.
+    """
+
+    total: Tensor
+    dice: Tensor
+
+
+Compare = Callable[[Any, Sequence[Tensor]], Loss]
+"""Takes the lists of logits and of targets per supervised resolution, finest first."""
 
 
 class PatchChooser:
@@ -125,7 +141,7 @@ def supervision_targets(classes: Sequence[Tensor], labels: Labels) -> list[Tenso
 
 def supervision_loss(
     described: Labels, outputs: int, batch_dice: bool, own: Labels | None = None
-) -> nn.Module:
+) -> Compare:
     """Return nnU-Net's loss: Dice + CE (with regions: Dice + BCE), halved per coarser output.
 
     The loss takes the lists of logits and of ``supervision_targets``, finest first.
@@ -155,4 +171,16 @@ def supervision_loss(
     weights = np.array([0.5**i for i in range(outputs)])
     if outputs > 1:
         weights[-1] = 0  # as nnU-Net: the coarsest output is too coarse to learn from
-    return DeepSupervisionWrapper(loss, weights / weights.sum())
+    weights = weights / weights.sum()
+    supervised = DeepSupervisionWrapper(loss, weights)
+    seen: list[Tensor] = []  # by resolution; nnU-Net returns the sum of both parts alone
+    loss.dc.register_forward_hook(lambda module, given, found: seen.append(found.detach()))
+
+    def compare(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Loss:
+        seen.clear()
+        total = supervised(logits, targets)
+        # a resolution of weight 0 is the last, and not computed
+        dice = [each * float(weight) for each, weight in zip(seen, weights, strict=False)]
+        return Loss(total, torch.stack(dice).sum())
+
+    return compare

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mixmfl.data.label_sets import known_indices
 from mixmfl.data.labels import Labels
-from mixmfl.training.nnunet_training import supervision_loss, supervision_targets
+from mixmfl.training.nnunet_training import Loss, supervision_loss, supervision_targets
 
-Compare = Callable[[Any], Tensor]
+Compare = Callable[[Any], Loss]
 """Takes the list of logits per supervised resolution, finest first; returns a batch's loss."""
 
 
@@ -52,13 +52,17 @@ class Supervision:
             classes_of_part = [item[rows.to(item.device)] for item in classes]
             parts.append((rows, known, self.prepare_part(classes_of_part, known)))
 
-        def compare(logits: Sequence[Tensor]) -> Tensor:
-            losses = [
-                len(rows)
-                * part([merge_unlabelled(x[rows.to(x.device)], known, self.labels) for x in logits])
-                for rows, known, part in parts
-            ]
-            return torch.stack(losses).sum() / len(labelled)
+        def compare(logits: Sequence[Tensor]) -> Loss:
+            total, dice = [], []
+            for rows, known, part in parts:
+                loss = part(
+                    [merge_unlabelled(x[rows.to(x.device)], known, self.labels) for x in logits]
+                )
+                total.append(len(rows) * loss.total)
+                dice.append(len(rows) * loss.dice)
+            return Loss(
+                torch.stack(total).sum() / len(labelled), torch.stack(dice).sum() / len(labelled)
+            )
 
         return compare
 

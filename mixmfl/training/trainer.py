@@ -26,6 +26,7 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
+from mixmfl.training.nnunet_training import Loss
 from mixmfl.training.supervision import Supervision, known_classes
 
 _SCALE = "gradient_scale"
@@ -37,6 +38,7 @@ class Trained:
 
     Attributes:
         loss: Mean loss over the steps.
+        dice_loss: The Dice part of it, from -1 to 0; the rest is cross-entropy.
         memory: Prototypes of the site's own modalities.
         cases: For each of the prototypes ``(K,)`` how many training cases are behind each row.
         optimizer: AdamW's state, by ``<parameter>.<moment>``, and with half precision the
@@ -44,6 +46,7 @@ class Trained:
     """
 
     loss: float
+    dice_loss: float
     memory: PrototypeMemory
     cases: Mapping[tuple[str, int], Tensor]
     optimizer: State
@@ -99,18 +102,20 @@ def train_locally(
     seen: dict[tuple[str, int], Prototypes] = {}
     found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # patches' cases and classes
     losses: list[Tensor] = []
+    dice_losses: list[Tensor] = []
     for prepared in batches:
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             loss, encoding = batch_loss(network, batch, memory, supervision, plans)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss.total).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         add_proximal(parameters, start, settings.proximal)
         nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         scaler.step(optimizer)
         scaler.update()
-        losses.append(loss.detach())
+        losses.append(loss.total.detach())
+        dice_losses.append(loss.dice)
         classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
         observed = _observe_batch(network, encoding, classes, levels, plans)
         for place, (new, has) in observed.items():
@@ -125,6 +130,7 @@ def train_locally(
         )
     return Trained(
         mean_loss,
+        torch.stack(dice_losses).float().mean().item(),
         memory_to(seen, torch.device("cpu")),
         {place: _count_cases(parts) for place, parts in found.items()},
         {
@@ -188,7 +194,7 @@ def batch_loss(
     memory: PrototypeMemory,
     supervision: Supervision,
     plans: Plans,
-) -> tuple[Tensor, Encoding]:
+) -> tuple[Loss, Encoding]:
     """Return a batch's loss and its encoding; all arguments are on one device."""
     settings, present = plans.training, batch.present
     encoding = network.encode(batch.images, present)
@@ -204,7 +210,8 @@ def batch_loss(
         )
         views += [imputed] if imputed is not None else []
     losses = [compare(logits) for logits in network.decode_views(views, memory)]
-    return torch.stack(losses).mean(), encoding
+    total = torch.stack([loss.total for loss in losses]).mean()
+    return Loss(total, torch.stack([loss.dice for loss in losses]).mean()), encoding
 
 
 @torch.no_grad()

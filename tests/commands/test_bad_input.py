@@ -54,6 +54,17 @@ def refused(printed: Output, command: str) -> str:
     return message
 
 
+def test_a_model_that_is_none_is_named_before_any_case_is_listed(
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
+) -> None:
+    model = federation / "dataset.json"
+    asked = ["-i", federation / "north", "-o", tmp_path / "masks", "-m", model]
+    assert command("mixmfl_predict", *asked) == 2
+    printed = capsys.readouterr()
+    assert f"{model}: is no model file" in printed.err
+    assert printed.out == ""
+
+
 # --- planning
 
 
@@ -132,6 +143,16 @@ def test_a_held_out_folder_that_is_not_there_is_told(
     assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
     assert "holds out 'suoth'" in refused(capsys, "mixmfl_plan_preprocess")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_site_is_to_be_named(
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
+) -> None:
+    (federation / "notes").mkdir()
+    assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert "notes: holds no image" in message
+    assert f'or name it in {federation / "federation.json"}: {{"held_out": ["notes"]}}' in message
 
 
 def test_a_link_to_nowhere_is_one_bad_case_and_the_others_go_on(

@@ -385,7 +385,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
     moved = {
         name: torch.zeros_like(tensor, dtype=torch.float16) for name, tensor in weights.items()
     }
-    trained = Message("train", {"round": 0, "loss": 0.5}, moved)
+    trained = Message("train", {"round": 0, "loss": 0.5, "dice_loss": -0.5}, moved)
     dice = {name: [0.5, 1] for name in PLANS.labels.foreground}
 
     def joined(reply: Message) -> None:

@@ -113,8 +113,12 @@ def test_a_kit_that_is_in_use_is_not_used_twice(
 def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     given: dict[str, object], kits: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:
-    assert command("mixmfl_site", *sum(given.items(), ()), "--dry-run") == 0
+    (kits / "north" / "startup" / "client.key").chmod(0o640)
+    few = "--minimum-cases", 6, "--dry-run"
+    assert command("mixmfl_site", *sum(given.items(), ()), *few) == 0
     printed = capsys.readouterr().out
+    assert "client.key, and who has it can act as this hospital;\nlet its owner alone" in printed
+    assert "statistics of fewer than 6 cases are withheld (--minimum-cases): no plan is" in printed
     expires = open_kit(kits / "north", coordinator=False).expires
     assert printed.startswith(f"site north: {given['-i']}: 5 cases (layout: ")
     _, kit, leaves = printed.partition(
@@ -260,7 +264,7 @@ def test_a_record_is_verified_by_one_command_without_a_kit(
     assert command("mixmfl_site", "--verify-log", log.file) == 2
     assert "line 2 was not written after line 1 as it is now" in capsys.readouterr().err
     assert command("mixmfl_site", "-o", tmp_path) == 2
-    assert "--kit, -i and -o are needed, but with --verify-log" in capsys.readouterr().err
+    assert "--kit, -i and -o are needed, except with --verify-log" in capsys.readouterr().err
 
 
 def test_a_site_that_runs_for_months_is_warned_daily_and_ends_with_its_certificate(

@@ -107,6 +107,10 @@ def test_many_undeclared_values_are_cut_short() -> None:
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "which another label uses"),
         ({"labels": {"background": 0, "a": [1, 2], "b": 2}}, r"such as \[1, 2\]"),
         (
+            {"labels": {"background": 0, "whole": [1, 2, 4], "core": [1, 4], "enhancing": 4}},
+            r"such as \[2, 1, 4\]",
+        ),
+        (
             {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1]},
             r"\"regions_class_order\" is \[1\]; the regions \['a', 'b'\] need one value each",
         ),
@@ -145,7 +149,10 @@ def test_order_matters_for_regions_alone() -> None:
 def test_a_site_describes_its_labels_or_the_federation_does(tmp_path: Path) -> None:
     site = tmp_path / "north"
     site.mkdir()
-    with pytest.raises(DataError, match=r"north: what do its labels mean\?(.|\n)*such as\n.*les"):
+    with pytest.raises(DataError, match=r"north: what do its labels mean\? Needed(.|\n)*\n.*les"):
+        read_site_labels(site, tmp_path)
+    write_json(tmp_path / "dataset.json", {"Labels": LESION.to_json()})
+    with pytest.raises(DataError, match=r'labels mean\? .*/dataset.json: no "labels" in it. Need'):
         read_site_labels(site, tmp_path)
     write_json(tmp_path / "dataset.json", LESION.to_json())
     assert read_site_labels(site, tmp_path) == LESION

@@ -70,8 +70,9 @@ def test_a_reply_holds_the_blocks_the_prototypes_and_the_loss_and_nothing_else(
 ) -> None:
     _, replies = federation.round(federation.start)
     reply = replies["south"]
-    assert set(reply.record) == {"round", "loss"}
+    assert set(reply.record) == {"round", "loss", "dice_loss"}
     assert math.isfinite(reply.record["loss"])
+    assert -1 <= reply.record["dice_loss"] <= 0
     blocks = {block_of(name) for name in reply.tensors if not name.startswith("memory.")}
     assert blocks == {"tailored.flair", "tailored.t1", "shared", "fusion", "decoder"}
     places = {tuple(n.split(".")[1:3]) for n in reply.tensors if n.startswith("memory.")}
@@ -412,7 +413,9 @@ def test_replies_that_do_not_belong_are_refused(federation: SmallFederation) -> 
     with pytest.raises(AggregationError, match="or a count < 0"):
         federation.merge({"north": dataclasses.replace(good, tensors=fewer)})
     without = dataclasses.replace(good, record={"round": 0})
-    with pytest.raises(AggregationError, match=r"'north': unknown .* missing fields \['loss'\]"):
+    with pytest.raises(
+        AggregationError, match=r"'north': unknown .* missing fields \['dice_loss', 'loss'\]"
+    ):
         federation.merge({"north": without})
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)

@@ -172,7 +172,7 @@ def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
         for part in ("values", "spreads"):
             found, wanted = getattr(features, part), getattr(plain.memory[place], part)
             assert float((found - wanted).abs().max()) < 1e-6
-    assert sums["loss"].whole()[1] == 4
+    assert sums["loss"].whole()[2] == 4
 
 
 def without(registrations: dict[str, Registration], site: str) -> dict[str, Registration]:

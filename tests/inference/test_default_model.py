@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mixmfl.entrypoints import train_federated
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import write_json
@@ -49,3 +50,19 @@ def test_the_folder_of_a_run_is_registered_as_what_it_stands_for(tmp_path: Path)
     shutil.rmtree(run)
     with pytest.raises(ModelError, match=r"is gone; mixmfl_use_model MODEL registers another"):
         registered_model(home)
+
+
+def test_a_training_says_which_model_it_takes_the_place_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(name.encode())
+        train_federated._register(tmp_path / name)
+    first, second = (tmp_path / name for name in ("first", "second"))
+    assert capsys.readouterr().out == (
+        f"mixmfl_predict uses {first}, if no other is named (mixmfl_use_model changes that)\n"
+        f"mixmfl_predict uses {second}, if no other is named (mixmfl_use_model changes that)\n"
+        f"until now it used {first}\n"
+    )
+    train_federated._register(second)
+    assert "until now" not in capsys.readouterr().out

@@ -24,6 +24,7 @@ from mixmfl.inference.model_folder import (
     folder_notes,
     model_file,
     model_files,
+    notes_of_mean,
 )
 from mixmfl.inference.segmentation import Options, predict_case, prepare, segment
 from mixmfl.inference.sliding_window import predict_volume
@@ -190,6 +191,8 @@ def test_what_must_be_known_of_folds_is_said(tmp_path: Path) -> None:
     assert folder_notes(files[0]) == folder_notes(tmp_path) == []
     record["lengths"] = {"0": 10, "1": 20}
     (tmp_path / "cross_validation.json").write_text(json.dumps(record))
-    (note,) = folder_notes(tmp_path)
-    assert "unequal numbers of rounds: fold 0 for 10, fold 1 for 20." in note
+    for several in ([tmp_path], files, [files[0].parent, files[1]]):
+        (note,) = notes_of_mean(several)
+        assert "unequal numbers of rounds: fold 0 for 10, fold 1 for 20." in note
+    assert notes_of_mean(files[:1]) == notes_of_mean([*files[:1], *files[:1]]) == []
     assert "--resume --fold FOLD --rounds 20 trains a shorter one on" in note

@@ -415,6 +415,7 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
 ) -> None:  # fmt: skip
     out = tmp_path / "masks"
     write_case(cases / "d", ("pd",))
+    shutil.copy(cases / "b" / "t1.nii.gz", cases / "b" / "pd.nii.gz")
     assert command("mixmfl_predict", "-i", cases, "-o", out, "-m", model_file) == 1
     printed = capsys.readouterr()
     assert (
@@ -439,6 +440,8 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
         "low Dice is expected from t1: lesion 0.42 (one case in ten below 0.40), core 0.23"
         in b["warnings"]
     )
+    assert "pd: not used, for the model knows flair, t1, t2 only" in b["notes"]
+    assert "not used" not in a["notes"]
     assert "how good masks from flair are was never measured" in c["warnings"]
     assert c["expected_dice_lesion"] == ""
     assert rows["d"]["reason"].startswith("has pd; the model needs at least one of")

@@ -1,6 +1,7 @@
 """The page beside the masks."""
 
 import base64
+import dataclasses
 import hashlib
 import re
 import shutil
@@ -16,6 +17,7 @@ from small_dicom import volume, write_series
 
 from mixmfl.data.image import Grid
 from mixmfl.data.labels import Labels
+from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.inference import report
 from mixmfl.inference.case_reader import for_pages
@@ -150,6 +152,26 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
         check=True, timeout=120, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert '<span id="place">coronal 12 / 32</span>' in dom
+
+
+def test_the_list_of_many_cases_begins_with_those_of_the_lowest_dice(tmp_path: Path) -> None:
+    cases = [
+        dataclasses.replace(
+            case,
+            estimated={"lesion": DiceEstimate(0.9 - 0.1 * n, 0.0, 1.0)} if n else {},
+            volume_ranges_ml={"lesion": (1.0, 15.0 - n)},
+        )
+        for n, case in enumerate(outcomes(6))
+    ]
+    text = write_report(tmp_path, cases, LABELS, [ORIGIN]).read_text()
+    assert "All 6 cases, those of the lowest estimated Dice first" in text
+    listed = re.findall(r'<li><a href="#part1-(\d)">case &lt;\d&gt;</a>( [.0-9]+)? ', text)
+    assert listed == [("6", " 0.40"), ("5", " 0.50"), ("4", " 0.60"), ("3", " 0.70"),
+                      ("2", " 0.80"), ("1", "")]  # fmt: skip
+    assert text.count("The mask is larger than that: lesion. Of what is beyond it, fewer") == 3
+    text = write_report(tmp_path, outcomes(6), LABELS, [ORIGIN]).read_text()
+    assert "<summary>All 6 cases</summary>" in text
+    assert re.findall(r'<li><a href="#part1-(\d)">', text) == list("123456")
 
 
 def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:

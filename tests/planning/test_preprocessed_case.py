@@ -1,5 +1,8 @@
+import errno
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import blosc2
@@ -43,6 +46,21 @@ def test_a_stored_case_is_what_was_saved_and_says_which_modalities_it_has(tmp_pa
     for label, voxels in case.class_locations.items():
         assert len(voxels) == np.count_nonzero(seg == label)
         assert (seg[tuple(voxels.T)] == label).all()
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_another_failure_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Error while creating the NDArray")
+
+    monkeypatch.setattr(blosc2, "asarray", fail)
+    with pytest.raises(RuntimeError, match="creating the NDArray"):
+        store(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match="No space left") as caught:
+        store(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_nothing_on_disk_is_a_pickle(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_distance_is_in_standard_deviations_of_the_cases() -> None:
     wide = np.hypot(usual.std(axis=0, ddof=1), 30)
     scores = (np.array(image.sums[:3]) - usual.mean(axis=0)) / wide
     (found,) = differences(image, USUAL)
-    assert f"(distance {np.sqrt(np.mean(scores**2)):.1f}, usual below 3)" in found.what
+    assert f"(distance {np.sqrt(np.mean(scores**2)):.2f}, usual below 3)" in found.what
 
 
 def test_a_few_images_tell_nothing_of_what_is_usual() -> None:

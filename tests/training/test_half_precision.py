@@ -49,7 +49,7 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
         encoding = network.encode(images, present)
         targets = supervision_targets([classes, halved], LABELS)
         losses = [
-            compare(network.decode(seen, memory), targets)
+            compare(network.decode(seen, memory), targets).total
             for seen in (encoding, encoding.restricted_to(shown))
         ]
     shared = next(maps for maps in encoding.shared[-1] if maps is not None)

@@ -57,7 +57,7 @@ def test_a_background_voxel_does_not_speak_against_what_may_hide_in_it() -> None
 def test_the_whole_loss_leaves_the_odds_of_what_may_hide_as_they_are(batch_dice: bool) -> None:
     logits, classes = patches(3), masks(1)
     compare = Supervision(TWO, 2, batch_dice).prepare(classes, TUMOUR_ALONE.repeat(2, 1))
-    compare(logits).backward()  # type: ignore[no-untyped-call]
+    compare(logits).total.backward()  # type: ignore[no-untyped-call]
     probabilities, grad = logits[0].detach().softmax(dim=1), logits[0].grad
     assert grad is not None
     odds = probabilities[:, 2] / probabilities[:, 0]
@@ -76,7 +76,7 @@ def test_it_is_the_loss_of_a_network_that_has_these_classes_alone() -> None:
     table = tensor([0, 0, 1, 2, 3])  # of the plans' indices, in its own
     targets = supervision_targets([table[item] for item in classes], own)
     alone = supervision_loss(own, 2, batch_dice=False)(merged, targets)
-    torch.testing.assert_close(found, alone)
+    torch.testing.assert_close(found.total, alone.total)
 
 
 @pytest.mark.parametrize("labels", [TWO, REGIONS])
@@ -86,15 +86,15 @@ def test_cases_that_label_everything_have_nnunets_loss_bit_for_bit(labels: Label
     expected = supervision_loss(labels, 2, True)(logits, supervision_targets(classes, labels))
     supervision = Supervision(labels, 2, batch_dice=True)
     everything = torch.ones(2, len(labels.foreground), dtype=torch.bool)
-    assert supervision.prepare(classes)(logits).item() == expected.item()
-    assert supervision.prepare(classes, everything)(logits).item() == expected.item()
+    assert supervision.prepare(classes)(logits) == expected
+    assert supervision.prepare(classes, everything)(logits) == expected
 
 
 def test_a_region_that_is_not_labelled_is_in_no_loss() -> None:
     logits, classes = patches(3), masks(2)
     known = tensor([[True, False, True]] * 2)  # not the core
     compare = Supervision(REGIONS, 2, batch_dice=False).prepare(classes, known)
-    loss = compare(logits)
+    loss = compare(logits).total
     loss.backward()  # type: ignore[no-untyped-call]
     assert logits[0].grad is not None
     assert not logits[0].grad[:, 1].any()
@@ -102,7 +102,7 @@ def test_a_region_that_is_not_labelled_is_in_no_loss() -> None:
     assert logits[0].grad[:, 2].any()
     for item in classes:
         item[item == 2] = 1  # what the case cannot tell makes no difference
-    changed = Supervision(REGIONS, 2, batch_dice=False).prepare(classes, known)(logits)
+    changed = Supervision(REGIONS, 2, batch_dice=False).prepare(classes, known)(logits).total
     assert changed.item() == loss.item()
 
 
@@ -117,7 +117,9 @@ def test_cases_that_label_different_classes_are_compared_each_by_what_it_labels(
         )
         for row in range(3)
     ]
-    torch.testing.assert_close(together, torch.stack(parts).mean())
+    for name in ("total", "dice"):
+        mean = torch.stack([getattr(part, name) for part in parts]).mean()
+        torch.testing.assert_close(getattr(together, name), mean)
 
 
 def test_a_voxel_whose_class_a_case_cannot_tell_is_of_no_known_class() -> None:

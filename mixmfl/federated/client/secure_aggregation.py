@@ -138,7 +138,7 @@ def train_masked(
                 add_or_subtract(part, key_stream(seed, len(part), start), out=part)
             start += len(values)
         tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
-    record = {k: v for k, v in reply.record.items() if k != "loss"}
+    record = {k: v for k, v in reply.record.items() if k not in ("loss", "dice_loss")}
     return outgoing("masked", record, tensors), after
 
 
@@ -188,7 +188,8 @@ def _to_sum(
     """Yield the values that a site adds to the sum of a block, in pieces."""
     if block == LOSS:
         loss = reply.record.get("loss")
-        yield np.array([0.0, 0.0] if loss is None else [float(loss), 1.0])
+        parts = [0.0] * 3 if loss is None else [float(loss), float(reply.record["dice_loss"]), 1.0]
+        yield np.array(parts)
     elif block.startswith("memory."):
         prototypes = _prototypes(block, reply.tensors, sizes)
         counts = prototypes.counts.double()

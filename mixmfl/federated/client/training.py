@@ -82,8 +82,8 @@ def train_at_site(
             empty.
 
     Returns:
-        The reply (changes of the site's blocks, prototypes of its modalities, mean loss), and the
-        optimizer state, which stays at the site.
+        The reply (changes of the site's blocks, prototypes of its modalities, mean loss and its
+        Dice part), and the optimizer state, which stays at the site.
 
     Raises:
         PrivacyError: The site's privacy budget is spent.
@@ -126,7 +126,7 @@ def train_at_site(
     }
     reply = outgoing(
         "train",
-        {"round": round_number, "loss": trained.loss},
+        {"round": round_number, "loss": trained.loss, "dice_loss": trained.dice_loss},
         tensors,
         minimum=agreed_minimum(site, settings),
         behind=trained.cases,

@@ -38,7 +38,7 @@ FEWEST_SUMMED = 3
 """Fewest sites in a sum: from a sum over two, each of them can compute the other's part."""
 
 LOSS = "loss"
-"""The block that all sites hold: the sum of their losses, and how many these are."""
+"""The block that all sites hold: sums of losses and of their Dice parts, and how many these are."""
 
 MOST_BLOCKS = 2000
 """Most blocks that are summed in a round; a modality's prototypes at a level are one."""
@@ -126,7 +126,7 @@ def block_length(
         sizes: Sizes of the prototypes by level.
     """
     if block == LOSS:
-        return 2
+        return 3
     if block.startswith("memory."):
         size = sizes[int(block.rpartition(".")[2])]
         return sum(math.prod(shape) for shape in size.shapes.values())

@@ -294,6 +294,7 @@ def _one_round(
             epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
             delta=spent[1],
             update_norm=diagnostics.norms.get(site),
+            dice_loss=diagnostics.dice_loss.get(site),
             memory_mb=_most_memory(
                 [answers[site] for answers in (*trained, judged) if site in answers]
             ),

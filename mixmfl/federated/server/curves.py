@@ -58,12 +58,15 @@ def scalars(run: Run, number: int) -> dict[str, float]:
         "local_steps": settings.local_steps,
         "dice/federation": run.dice.get(number),
         "seconds_of_round": run.seconds.get(number),
+        "seconds_left": run.seconds_left_after(number),
     }
     for site, at_site in run.history[number - 1].items():
         if at_site.absent:
             continue
         found |= {
             f"loss/{site}": at_site.loss,
+            f"loss_dice/{site}": at_site.dice_loss,
+            f"loss_cross_entropy/{site}": at_site.cross_entropy,
             f"bytes_sent/{site}": at_site.sent_bytes,
             f"bytes_received/{site}": at_site.received_bytes,
             f"seconds/{site}": at_site.seconds,

@@ -150,6 +150,7 @@ def merge_round(
     records = {site: reply.record for site, reply in accepted.items()}
     return merged, Diagnostics(
         {site: float(record["loss"]) for site, record in records.items() if "loss" in record},
+        {site: float(r["dice_loss"]) for site, r in records.items() if "dice_loss" in r},
         rejected,
         {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
         {

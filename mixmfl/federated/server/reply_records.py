@@ -90,6 +90,7 @@ class TrainReply:
 
     round: Round
     loss: Annotated[float, within(-MOST_LOSS, MOST_LOSS)]
+    dice_loss: Annotated[float, within(-MOST_LOSS, MOST_LOSS)]
 
 
 @dataclass(frozen=True)

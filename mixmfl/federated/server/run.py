@@ -11,7 +11,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.nan import mean
 from mixmfl.core.text import MOST_LINE
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
-from mixmfl.federated.server.changes import Change, rounds_flat
+from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.state import (
     SPLIT,
@@ -45,6 +45,8 @@ class SiteRound:
         delta: The delta that this epsilon holds for.
         update_norm: Norm of the change of all weights that the site sent; None: not known, as in a
             masked run.
+        dice_loss: The Dice part of ``loss``, the rest is cross-entropy; None: not known, as in
+            rounds of an earlier version.
         memory_mb: Most memory that the site's GPU used; None: not known, as on a network, where
             sites do not tell, and on a CPU.
     """
@@ -61,6 +63,14 @@ class SiteRound:
     delta: _Any | None = None
     update_norm: _Any | None = None
     memory_mb: _Any | None = None
+    dice_loss: _Any | None = None
+
+    @property
+    def cross_entropy(self) -> float | None:
+        """Return the cross-entropy part of the loss; None where the parts are not known."""
+        if self.loss is None or self.dice_loss is None:
+            return None
+        return self.loss - self.dice_loss
 
 
 @dataclass
@@ -102,12 +112,20 @@ class Run:
 
     @property
     def seconds_left(self) -> float:
-        """Return how long the rounds that are left will take, if as long as the last ones did.
+        """Return how long the rounds that are left will take, as ``seconds_left_after`` has it."""
+        return self.seconds_left_after(len(self.history))
 
-        NaN where that is not known.
+    def seconds_left_after(self, number: int) -> float:
+        """Return how long the rounds after a round took or will take by those just before them.
+
+        NaN where it is not known how long these took.
+
+        Args:
+            number: The round, counted from 1.
         """
-        recent = [self.seconds[number] for number in sorted(self.seconds)[-_RECENT:]]
-        return mean(recent) * max(0, self.settings.rounds - len(self.history))
+        before = [each for each in sorted(self.seconds) if each <= number]
+        rounds = settings_of(number, self.settings, self.changes).rounds
+        return mean(self.seconds[each] for each in before[-_RECENT:]) * max(0, rounds - number)
 
     @property
     def known(self) -> dict[str, Registration]:

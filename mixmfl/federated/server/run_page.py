@@ -141,9 +141,7 @@ def _charts(run: Run) -> list[Chart]:
 
     losses: dict[str, list[Point]] = {}
     norms: dict[str, list[Point]] = {}
-    dice: dict[str, list[Point]] = {
-        "all sites": [(float(number), value) for number, value in sorted(run.dice.items())]
-    }
+    dice: dict[str, list[Point]] = {}
     for site in run.known:
         here = [(number, run.history[number - 1].get(site)) for number in rounds]
         losses[site] = [(number, or_nan(each.loss if each else None)) for number, each in here]
@@ -156,6 +154,8 @@ def _charts(run: Run) -> list[Chart]:
             if each is not None and each.dice
         ]
         dice[site] = [point for point in judged if not math.isnan(point[1])]
+    # behind the sites, so that these have the colours that they have in the other charts
+    dice["all sites"] = [(float(number), value) for number, value in sorted(run.dice.items())]
     rates = [
         (float(n), learning_rate_of(n - 1, settings_of(n - 1, run.settings, run.changes)))
         for n in rounds

@@ -29,6 +29,8 @@ def progress_table(run: Run) -> str:
             "learning_rate",
             "local_steps",
             "loss",
+            "dice_loss",
+            "cross_entropy",
             *columns,
             "federation_dice",
             "sent_bytes",
@@ -39,12 +41,15 @@ def progress_table(run: Run) -> str:
             "update_norm",
             "gpu_memory_mb",
             "round_seconds",
+            "seconds_left",
         ]
     )
     for number, sites in enumerate(run.history, start=1):
         settings = settings_of(number - 1, run.settings, run.changes)
         federation = or_none(run.dice.get(number, math.nan))
+        left = or_none(run.seconds_left_after(number))
         for site, at_site in sites.items():
+            loss = at_site.loss, at_site.dice_loss, at_site.cross_entropy
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
             writer.writerow(
                 [
@@ -52,7 +57,7 @@ def progress_table(run: Run) -> str:
                     cell(site),
                     f"{learning_rate_of(number - 1, settings):.6g}",
                     settings.local_steps,
-                    "" if at_site.loss is None else f"{at_site.loss:.5f}",
+                    *("" if value is None else f"{value:.5f}" for value in loss),
                     *("" if value is None else f"{value:.4f}" for value in (*dice, federation)),
                     at_site.sent_bytes,
                     at_site.received_bytes,
@@ -62,6 +67,7 @@ def progress_table(run: Run) -> str:
                     "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
                     "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
                     f"{run.seconds[number]:.2f}" if number in run.seconds else "",
+                    "" if left is None else f"{left:.0f}",
                 ]
             )
     return text.getvalue()

@@ -262,11 +262,13 @@ def merge_sums(
     except AggregationError as error:
         rejected = dict.fromkeys(replies, str(error))
         after = dataclasses.replace(state, round=state.round + 1)
-    total_loss, sites = sums[LOSS].whole()
-    loss = {} if rejected or sites < 1 else dict.fromkeys(sorted(replies), total_loss / sites)
+    *totals, count = sums[LOSS].whole()
+    shown = [] if rejected or count < 1 else sorted(replies)
+    loss, dice_loss = (dict.fromkeys(shown, total / max(count, 1)) for total in totals)
     records = {site: reply.record for site, reply in sorted(replies.items())}
     return after, Diagnostics(
         loss,
+        dice_loss,
         rejected,
         {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
     )

@@ -293,7 +293,8 @@ def test_all_that_left_is_recorded_and_each_job_with_who_approved(
     assert approved["what"] == "approved"
     assert approved["by"] == "the site's limits, without a policy"
     assert approved["facts"]["rounds"].startswith("3 of 2 steps, learning rate 0.01, 2d, fold 0")
-    assert "train: round, loss, epsilon, delta, changes of weights" in approved["facts"]["leaves"]
+    leaves = "train: round, loss, dice_loss, epsilon, delta, changes of weights"
+    assert leaves in approved["facts"]["leaves"]
     asked = [kind for name, kind in federation.asked if name == "north"]
     assert [entry["kind"] for entry in sent] == asked
     assert {(entry["what"], entry["to"]) for entry in sent} == {("sent", "the coordinator")}

@@ -39,6 +39,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("join", "registration"): COUNTED,
     ("train", "round"): NOTHING,
     ("train", "loss"): REFUSED,
+    ("train", "dice_loss"): REFUSED,
     ("train", "epsilon"): NOTHING,
     ("train", "delta"): NOTHING,
     ("validate", "round"): NOTHING,

@@ -12,6 +12,7 @@ from small import small_plans
 from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.files import locked
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
 from mixmfl.federated.server.run import Run
@@ -169,7 +170,7 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
     asked = ["-i", work, "-o", tmp_path / "run"]
     begun = ["--rounds", 1, "--local-steps", 1, "--seed", 4, "--fold", 1, "--updates", "single"]
     assert command("mixmfl_train_federated", *asked, *begun) == 0
-    capsys.readouterr()
+    assert "until now it used" not in capsys.readouterr().out
     more = ["--rounds", 4, "--learning-rate", 1e-12, "--stop-when-flat", 1]
     assert command("mixmfl_train_federated", *asked, "--resume", *more) == 0
     printed = capsys.readouterr().out
@@ -190,3 +191,7 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
     assert open_run(tmp_path / "run").changes == run.changes
     assert command("mixmfl_train_federated", *asked, "--resume", "--stop-when-flat", -1) == 2
     assert "--stop-when-flat: must be 0 or more rounds" in capsys.readouterr().err
+    with locked(tmp_path / "run" / ".lock", 0, ModelError("free")):
+        assert command("mixmfl_train_federated", *asked, "--resume", "--rounds", 9) == 2
+    assert "run: another command trains this run; nothing was changed." in capsys.readouterr().err
+    assert open_run(tmp_path / "run").settings == run.settings

@@ -71,6 +71,11 @@ def test_tables_have_the_federation_s_dice_and_every_subset(done: tuple[Run, Cal
     assert {row["site"]: row["update_norm"] for row in rows} == {
         site: f"{each.update_norm:.5g}" for site, each in run.history[0].items()
     }
+    for row in rows:
+        parts = float(row["dice_loss"]), float(row["cross_entropy"])
+        assert sum(parts) == pytest.approx(float(row["loss"]), abs=2e-5)
+        assert -1 <= parts[0] < 0 < parts[1]
+    assert {row["seconds_left"] for row in rows} == {"0"}  # the only round is the last
     assert {row["gpu_memory_mb"] for row in rows} == {""}  # on a CPU
     with (run.folder / "subsets.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -105,11 +110,19 @@ def test_curves_show_what_was_measured_of_each_site(done: tuple[Run, Calls]) -> 
     assert shown["dice/federation"] == run.dice[1]
     for site, at_site in run.history[0].items():
         assert shown[f"loss/{site}"] == at_site.loss
+        parts = shown[f"loss_dice/{site}"], shown[f"loss_cross_entropy/{site}"]
+        assert parts == (at_site.dice_loss, at_site.cross_entropy)
         assert shown[f"bytes_sent/{site}"] == at_site.sent_bytes
     assert not any(name.startswith("epsilon") for name in shown)
     longer = dataclasses.replace(run, settings=dataclasses.replace(run.settings, rounds=4))
     longer.seconds = {1: 10.0}
     assert (run.seconds_left, longer.seconds_left) == (0, 30)
+    older = {
+        site: dataclasses.replace(each, dice_loss=None) for site, each in run.history[0].items()
+    }
+    assert not any(
+        n.startswith("loss_") for n in scalars(dataclasses.replace(run, history=[older]), 1)
+    )
     longer.seconds = {}
     assert math.isnan(longer.seconds_left)
     left = {"north": dataclasses.replace(run.history[0]["north"], absent="is not connected")}
@@ -174,6 +187,9 @@ def test_a_run_has_a_page_that_loads_nothing(done: tuple[Run, Calls], tmp_path: 
     assert "west &lt;script&gt;" in text
     assert not re.search(r"(src|href)=.(?!#|data:)", text)
     assert text.count('<svg viewBox="0 0 640 260"') == 4  # loss, Dice, norms, learning rate
+    colours = re.findall(r'stroke="(#\w+)"[^<]*/></svg>west &lt;script', text)
+    assert len(colours) == 3  # loss, Dice, norms
+    assert len(set(colours)) == 1
     assert "3 of 3; the model is of round 1" in text
     measured = load_measured(run, 1)
     assert measured
