@@ -1,15 +1,17 @@
 """Finding files, writing them whole or not at all, and reading JSON with checks."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 
 UNFINISHED = ".writing-"
 """What the names of half-written files and folders begin with."""
+
+_DAY = 86_400.0
+"""Seconds after which a half-written folder is left over, where the disk has no locks."""
 
 _MOST_WAYS, _MOST_LEVELS = 100, 64
 
@@ -28,12 +33,63 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of ``path``, which libraries choose a format by, and
     starts with a dot, so that a reader of the folder never takes it for a finished file.
+
+    What killed processes left half written of the same ``path`` is removed first. A living process
+    locks what it writes, so that this is left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+    # a digest, because the file's name may be as long as the disk allows
+    begin = f"{UNFINISHED}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+    for left in list(path.parent.glob(f"{begin}*")):
+        _remove_left(left)
+    while True:
+        with (
+            tempfile.TemporaryDirectory(prefix=begin, dir=path.parent) as name,
+            ExitStack() as held,
+        ):
+            folder = Path(name)
+            with suppress(OSError):
+                held.enter_context(_folder_locked(folder, shared=True))
+            if not folder.exists():  # another process took it for left over before it was locked
+                continue
+            yield folder / path.name
+            os.replace(folder / path.name, path)
+            return
+
+
+@contextmanager
+def _folder_locked(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Lock a folder, which the system frees where this process dies.
+
+    A writer's lock is shared, because NFS gives no other for what is opened to be read.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+        OSError: The folder is gone, or this system or disk has no such locks.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOLCK, "folders cannot be locked on Windows")
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove a half-written folder, unless a living process may still write to it."""
+    try:
+        with _folder_locked(folder, shared=False):
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    except OSError:
+        with suppress(OSError):
+            if time.time() - folder.lstat().st_mtime > _DAY:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class SelfClosingFile(io.FileIO):
@@ -84,23 +140,18 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     return file
 
 
-def clear_unfinished(folder: Path, *, below: bool = False, unused: float = 0) -> None:
-    """Remove half-written files of killed processes from a folder that nobody else writes to.
+def clear_unfinished(folder: Path, *, below: bool = False) -> None:
+    """Remove from a folder what killed processes left half written, whatever it was to become.
 
     Args:
         folder: The folder; it need not exist.
         below: Whether the folders in it are searched, too.
-        unused: Seconds for which nobody wrote to what is removed, where others may be at work.
     """
     for path in list((folder.rglob if below else folder.glob)(f"{UNFINISHED}*")):
-        if not os.path.lexists(path):  # it was in one that is removed by now
-            continue
-        if time.time() - path.lstat().st_mtime < unused:
-            continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            _remove_left(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,11 +1,16 @@
 """Finding files and writing them."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import clear_unfinished, files_below, read_json
+from mixmfl.core.files import clear_unfinished, files_below, read_json, replacing
 from mixmfl.core.strict_json import MOST_BYTES
 
 
@@ -42,6 +47,64 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     clear_unfinished(folder)
     assert kept.is_dir()
     assert not list(folder.iterdir())
+
+
+_WRITES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from mixmfl.core.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def writer(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a process that has written half of a file, and is killed in the end."""
+    command = [sys.executable, "-c", _WRITES_FOR_EVER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
+def test_what_a_killed_process_left_half_written_goes_with_the_next_of_that_name(
+    tmp_path: Path,
+) -> None:
+    models, kept = tmp_path / "models", tmp_path / "models" / ".writing-a-novel"
+    kept.mkdir(parents=True)  # a user's, in a folder of the user
+    model = models / "model.safetensors"
+    with writer(model):
+        other = model.with_name("other.safetensors")
+        for path in (model, other):  # the writer lives, or writes another file
+            with replacing(path) as temporary:
+                temporary.write_text("whole")
+        assert len(list(models.glob(".writing-*"))) == 2
+    with replacing(other) as temporary:
+        temporary.write_text("whole")
+    assert len(list(models.glob(".writing-*"))) == 2
+    with replacing(model) as temporary:
+        temporary.write_text("again")
+    assert model.read_text() == "again"
+    assert list(models.glob(".writing-*")) == [kept]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
+def test_a_folder_of_ours_is_cleared_of_what_nobody_writes_any_more(tmp_path: Path) -> None:
+    (tmp_path / ".writing-a").write_text("half")
+    (tmp_path / "site").mkdir()
+    with writer(tmp_path / "site" / "file"):
+        clear_unfinished(tmp_path, below=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["site"]
+        assert len(list((tmp_path / "site").iterdir())) == 1
+    clear_unfinished(tmp_path)
+    assert len(list((tmp_path / "site").iterdir())) == 1
+    clear_unfinished(tmp_path, below=True)
+    assert not list((tmp_path / "site").iterdir())
 
 
 def test_settings_are_not_read_without_end_and_records_of_many_cases_are(tmp_path: Path) -> None:
