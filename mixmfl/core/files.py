@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -92,8 +93,26 @@ def _remove_left(folder: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def only_files(path: str, flags: int) -> int:
+    """Open what is a file, as ``opener`` of ``open``; a pipe would block whoever reads it.
+
+    Raises:
+        OSError: It cannot be opened, or is a pipe, a device or a socket.
+    """
+    opened = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no such pipes
+    kind = os.fstat(opened).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # open() refuses folders itself
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is needed", path)
+    return opened
+
+
 class SelfClosingFile(io.FileIO):
-    """A file that closes itself when nothing refers to it any more."""
+    """A file that is read, and closes itself when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file; see ``only_files`` for what is raised."""
+        super().__init__(path, opener=only_files)
 
     def __del__(self) -> None:
         self.close()
@@ -129,7 +148,7 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     path = Path(name)
     try:
         write(path)
-        file = UnlinkedFile(path, "rb")
+        file = UnlinkedFile(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -253,7 +272,7 @@ def write_json(path: Path, content: Any) -> None:
 def sha256(path: Path) -> str:
     """Return the digest of a file's content."""
     digest = hashlib.sha256()  # hashlib.file_digest comes with Python 3.11
-    with path.open("rb") as file:
+    with open(path, "rb", opener=only_files) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -262,6 +281,20 @@ def sha256(path: Path) -> str:
 def json_digest(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a record, such as plans, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_small(path: Path, most_bytes: int = MOST_BYTES_SETTINGS) -> bytes:
+    """Read a file that is short by its nature, such as a key or settings.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+        ValueError: It is longer.
+    """
+    with open(path, "rb", opener=only_files) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"more than {most_bytes} bytes are not read")
+    return content
 
 
 def read_json(
@@ -278,8 +311,7 @@ def read_json(
         MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
     """
     try:
-        with path.open("rb") as file:
-            content = parse_json(file.read(most_bytes + 1), most_bytes)
+        content = parse_json(read_small(path, most_bytes), most_bytes)
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
     except (OSError, ValueError) as reason:

@@ -3,11 +3,13 @@
 Equal content gives equal bytes. Reading executes no code.
 """
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,6 +33,8 @@ _ENTRY = "mixmfl"
 MOST_HEADER_BYTES = 4 * 2**20
 MOST_TENSORS = 20_000
 MOST_AXES = 8
+
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 _TYPES = {
     "F64": torch.float64,
@@ -209,10 +213,19 @@ def pack(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write the bytes of ``pack`` to a file, without holding them in memory."""
+    """Write the bytes of ``pack`` to a file, without holding them in memory.
+
+    Raises:
+        OSError: It cannot be written; the disk may be full.
+    """
     path.touch()
     mode = path.stat().st_mode
-    safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
+    try:
+        safetensors.torch.save_file(_contiguous(tensors), path, {_ENTRY: json.dumps(header)})
+    except safetensors.SafetensorError as error:  # it has the system's error in its text alone
+        found = _SYSTEM_ERROR.search(str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
     path.chmod(mode)  # safetensors lets the owner alone read it
 
 

@@ -1,5 +1,6 @@
 """Finding files and writing them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import clear_unfinished, files_below, read_json, replacing
+from mixmfl.core.files import (
+    SelfClosingFile,
+    clear_unfinished,
+    files_below,
+    read_json,
+    read_small,
+    replacing,
+    sha256,
+)
 from mixmfl.core.strict_json import MOST_BYTES
 
 
@@ -107,9 +116,22 @@ def test_a_folder_of_ours_is_cleared_of_what_nobody_writes_any_more(tmp_path: Pa
     assert not list((tmp_path / "site").iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_or_a_device_in_place_of_a_file_blocks_nobody(tmp_path: Path) -> None:
+    pipe, device = tmp_path / "policy.json", tmp_path / "zero.json"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(DataError, match=r"json: cannot be read as JSON \(.*pipe or a device"):
+            read_json(path)
+        for use in (sha256, read_small, SelfClosingFile):
+            with pytest.raises(OSError, match="it is a pipe or a device, and a file is needed"):
+                use(path)
+
+
 def test_settings_are_not_read_without_end_and_records_of_many_cases_are(tmp_path: Path) -> None:
     file = tmp_path / "policy.json"
     file.write_text('{"cases": [' + "0," * 2**21 + "0]}")
-    with pytest.raises(DataError, match=r"policy\.json: .*more than 4194304 bytes of JSON"):
+    with pytest.raises(DataError, match=r"policy\.json: .*more than 4194304 bytes"):
         read_json(file)
     assert len(read_json(file, most_bytes=MOST_BYTES)["cases"]) == 2**21 + 1

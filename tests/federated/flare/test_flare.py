@@ -109,6 +109,7 @@ def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Pat
         ("local/privacy.json", "", r"holds 'privacy\.json', which"),
         ("console.log", "/nowhere", r"console\.log: is a link"),
         ("local/resources.json", "/nowhere", r"local/resources\.json: is a link"),
+        ("startup/rootCA.pem", "a pipe", r"rootCA\.pem: is no file, as everything in a kit"),
     ],
 )
 def test_a_kit_that_brings_what_might_be_run_is_refused(
@@ -120,7 +121,9 @@ def test_a_kit_that_brings_what_might_be_run_is_refused(
     check_files(tmp_path)
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
-    if link:
+    if link == "a pipe":
+        os.mkfifo(file)
+    elif link:
         file.symlink_to(link)
     else:
         file.write_text("{}")
