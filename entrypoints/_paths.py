@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import MixmflError, why
-from mixmfl.core.files import UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class PathArgument:
             return f"{above} is a file, and nothing can be made in it"
         try:
             # permissions alone do not tell it, as of a full or a read-only disk
-            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=above):
+            with tempfile.TemporaryFile(dir=above):  # it has no name that could be left over
                 return ""
         except OSError as error:
             return f"nothing can be made in {above} ({error.strerror})"

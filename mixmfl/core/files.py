@@ -1,15 +1,18 @@
 """Finding files, writing them whole or not at all, and reading JSON with checks."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 
 UNFINISHED = ".writing-"
 """What the names of half-written files and folders begin with."""
+
+_DAY = 86_400.0
+"""Seconds after which a half-written folder is left over, where the disk has no locks."""
 
 _MOST_WAYS, _MOST_LEVELS = 100, 64
 
@@ -28,16 +34,85 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of ``path``, which libraries choose a format by, and
     starts with a dot, so that a reader of the folder never takes it for a finished file.
+
+    What killed processes left half written of the same ``path`` is removed first. A living process
+    locks what it writes, so that this is left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
+    # a digest, because the file's name may be as long as the disk allows
+    begin = f"{UNFINISHED}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+    for left in list(path.parent.glob(f"{begin}*")):
+        _remove_left(left)
+    while True:
+        with (
+            tempfile.TemporaryDirectory(prefix=begin, dir=path.parent) as name,
+            ExitStack() as held,
+        ):
+            folder = Path(name)
+            with suppress(OSError):
+                held.enter_context(_folder_locked(folder, shared=True))
+            if not folder.exists():  # another process took it for left over before it was locked
+                continue
+            yield folder / path.name
+            os.replace(folder / path.name, path)
+            return
+
+
+@contextmanager
+def _folder_locked(folder: Path, *, shared: bool) -> Iterator[None]:
+    """Lock a folder, which the system frees where this process dies.
+
+    A writer's lock is shared, because NFS gives no other for what is opened to be read.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+        OSError: The folder is gone, or this system or disk has no such locks.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOLCK, "folders cannot be locked on Windows")
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove a half-written folder, unless a living process may still write to it."""
+    try:
+        with _folder_locked(folder, shared=False):
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    except OSError:
+        with suppress(OSError):
+            if time.time() - folder.lstat().st_mtime > _DAY:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def only_files(path: str, flags: int) -> int:
+    """Open what is a file, as ``opener`` of ``open``; a pipe would block whoever reads it.
+
+    Raises:
+        OSError: It cannot be opened, or is a pipe, a device or a socket.
+    """
+    opened = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no such pipes
+    kind = os.fstat(opened).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # open() refuses folders itself
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and a file is needed", path)
+    return opened
 
 
 class SelfClosingFile(io.FileIO):
-    """A file that closes itself when nothing refers to it any more."""
+    """A file that is read, and closes itself when nothing refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file; see ``only_files`` for what is raised."""
+        super().__init__(path, opener=only_files)
 
     def __del__(self) -> None:
         self.close()
@@ -73,7 +148,7 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     path = Path(name)
     try:
         write(path)
-        file = UnlinkedFile(path, "rb")
+        file = UnlinkedFile(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -84,23 +159,18 @@ def unlinked_file(folder: Path, write: Callable[[Path], object]) -> UnlinkedFile
     return file
 
 
-def clear_unfinished(folder: Path, *, below: bool = False, unused: float = 0) -> None:
-    """Remove half-written files of killed processes from a folder that nobody else writes to.
+def clear_unfinished(folder: Path, *, below: bool = False) -> None:
+    """Remove from a folder what killed processes left half written, whatever it was to become.
 
     Args:
         folder: The folder; it need not exist.
         below: Whether the folders in it are searched, too.
-        unused: Seconds for which nobody wrote to what is removed, where others may be at work.
     """
     for path in list((folder.rglob if below else folder.glob)(f"{UNFINISHED}*")):
-        if not os.path.lexists(path):  # it was in one that is removed by now
-            continue
-        if time.time() - path.lstat().st_mtime < unused:
-            continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            _remove_left(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -202,7 +272,7 @@ def write_json(path: Path, content: Any) -> None:
 def sha256(path: Path) -> str:
     """Return the digest of a file's content."""
     digest = hashlib.sha256()  # hashlib.file_digest comes with Python 3.11
-    with path.open("rb") as file:
+    with open(path, "rb", opener=only_files) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -211,6 +281,20 @@ def sha256(path: Path) -> str:
 def json_digest(content: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a record, such as plans, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_small(path: Path, most_bytes: int = MOST_BYTES_SETTINGS) -> bytes:
+    """Read a file that is short by its nature, such as a key or settings.
+
+    Raises:
+        OSError: It cannot be read, or is no file.
+        ValueError: It is longer.
+    """
+    with open(path, "rb", opener=only_files) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"more than {most_bytes} bytes are not read")
+    return content
 
 
 def read_json(
@@ -227,8 +311,7 @@ def read_json(
         MixmflError: The file is missing, is no JSON, or holds no object; of class ``error``.
     """
     try:
-        with path.open("rb") as file:
-            content = parse_json(file.read(most_bytes + 1), most_bytes)
+        content = parse_json(read_small(path, most_bytes), most_bytes)
     except FileNotFoundError:
         raise error(f"{path}: there is no such file") from None
     except (OSError, ValueError) as reason:

@@ -60,9 +60,6 @@ _EDITED = (
 )
 _LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
 
-_UNUSED_SECONDS = 3600.0
-"""How long nobody wrote to what a killed prediction left half written, when it is removed."""
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -119,7 +116,7 @@ def predict_folder(
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(models, out, prediction, output)
-    clear_unfinished(out, below=True, unused=_UNUSED_SECONDS)
+    clear_unfinished(out, below=True)
     if output.as_dicom:
         check_available()
     if output.set_aside:

@@ -443,7 +443,7 @@ def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> tor
             f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
             f"{free / 1e9:.1f} GB of memory are free. Use a machine with more memory"
         )
-    return predict_volume(
+    logits = predict_volume(
         model.predictor(case.available),
         torch.from_numpy(case.images),
         planned["patch_size"],
@@ -453,3 +453,9 @@ def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> tor
         device=model.device,
         dtype=torch.float16,  # a large volume's logits take the most memory of all
     ).cpu()
+    if not logits.sum(dtype=torch.float32).isfinite():  # NaN would be background in the mask
+        raise DataError(
+            "the network's outputs for this case are not finite, so there is no mask; look for "
+            "extreme values in its images, or use another model"
+        )
+    return logits

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,7 +165,7 @@ def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the folders held out, and the folder of test cases by site."""
-    if not file.is_file():
+    if not os.path.lexists(file):  # a link to nothing must not let all folders train
         return (), {}
     content = read_json(file)
     held_out, tests = content.get("held_out", []), content.get("tests", {})

@@ -142,6 +142,10 @@ def test_a_held_out_folder_that_is_not_there_is_told(
     (federation / "federation.json").write_text('{"held_out": ["suoth"]}')
     assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
     assert "holds out 'suoth'" in refused(capsys, "mixmfl_plan_preprocess")
+    (federation / "federation.json").unlink()
+    (federation / "federation.json").symlink_to("/not/mounted")
+    assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
+    assert "federation.json: there is no such file" in refused(capsys, "mixmfl_plan_preprocess")
     assert not (tmp_path / "out").exists()
 
 

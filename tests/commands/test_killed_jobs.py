@@ -44,24 +44,20 @@ def _predict(run: Path, cases: Path, out: Path) -> None:
     list(predict_folder([model], find_cases(cases).cases, (), out))
 
 
-def _made(out: Path, endings: tuple[str, ...], *, user: bool) -> dict[str, bytes | None]:
-    """Return the files in a folder, with the content of those that must be the same bytes.
-
-    What is half written of an exported model lies in a folder of the ``user``, and stays.
-    """
+def _made(out: Path, endings: tuple[str, ...]) -> dict[str, bytes | None]:
+    """Return the files in a folder, with the content of those that must be the same bytes."""
     return {
         str(file.relative_to(out)): file.read_bytes() if file.name.endswith(endings) else None
         for file in out.rglob("*")
-        if file.is_file() and not (user and "/.writing-" in str(file))
+        if file.is_file()
     }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["training", "export", "prediction"])
 def test_what_is_killed_and_run_again_has_made_the_same(
-    name: str, run: Path, store: SiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, run: Path, store: SiteStore, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mixmfl.inference.predict_folder._UNUSED_SECONDS", 0.0)
     for number in range(2):
         write_case(tmp_path / "cases" / f"p{number}", ("t1", "t2"), number)
     jobs: dict[str, Job] = {
@@ -70,16 +66,16 @@ def test_what_is_killed_and_run_again_has_made_the_same(
         "prediction": partial(_predict, run, tmp_path / "cases"),
     }
     job, bytes_of = jobs[name], (".safetensors", ".nii.gz")
-    whole, user = tmp_path / "whole", name == "export"
+    whole = tmp_path / "whole"
     job(whole)
-    expected = _made(whole, bytes_of, user=user)
+    expected = _made(whole, bytes_of)
     assert any(content for content in expected.values())
     for most in count():
         out = tmp_path / "out"
         with killed_after(most) as made:
             job(out)
         job(out)
-        assert _made(out, bytes_of, user=user) == expected, f"killed after {most} changes"
+        assert _made(out, bytes_of) == expected, f"killed after {most} changes"
         shutil.rmtree(out)
         if not made.killed:
             break

@@ -66,7 +66,7 @@ def test_a_place_that_takes_no_file_is_refused(
     def refuse(**_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / ".writing-x"))
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(MixmflError, match=r"-o .*masks: nothing can be made in .* \(Read-only"):
         _paths.new_folder().check("-o", tmp_path / "masks")
 

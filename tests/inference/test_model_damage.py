@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from killed import files_up_to
 from small import model_bytes, write_case, write_model
 
-from mixmfl.core.errors import ModelError
+from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.tensor_store import pack, read
 from mixmfl.inference.model import apply_personal_weights, load_model
 
@@ -155,3 +157,23 @@ def test_a_file_whose_digests_were_made_again_is_read(model: Path, tmp_path: Pat
     change_one_number(tensors, header)
     (tmp_path / "m.safetensors").write_bytes(model_bytes(tensors, header))
     load_model(tmp_path / "m.safetensors")
+
+
+def test_weights_whose_outputs_are_not_finite_make_no_mask(model: Path, tmp_path: Path) -> None:
+    """They are finite themselves; NaN beside a class would be background in silence."""
+    tensors, header = read(model)
+    large = {name: t * 1e3 if t.is_floating_point() else t for name, t in tensors.items()}
+    (tmp_path / "m.safetensors").write_bytes(model_bytes(large, header))
+    image = np.random.default_rng(0).normal(10, 1, (16, 16, 6)).astype(np.float32)
+    image[:8] = 0  # background
+    with pytest.raises(DataError, match="outputs for this case are not finite, so there is no"):
+        load_model(tmp_path / "m.safetensors").predict({"t1": (image, np.eye(4))})
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_the_old_file_stays(tmp_path: Path) -> None:
+    file = write_model(tmp_path / "m.safetensors")
+    before = file.read_bytes()
+    with pytest.raises(OSError, match="File too large"), files_up_to(1000):
+        write_model(file)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]

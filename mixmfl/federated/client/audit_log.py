@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, PrivacyError
-from mixmfl.core.files import locked
+from mixmfl.core.files import SelfClosingFile, locked, only_files
 from mixmfl.core.json_fields import is_whole
 from mixmfl.core.strict_json import parse_json
 from mixmfl.core.text import one_line
@@ -95,9 +95,9 @@ class AuditLog:
         """Return the number of the last line, and its digest."""
         if not self.file.exists():
             return 0, BEFORE_THE_FIRST
-        with self.file.open("rb") as file:
+        with SelfClosingFile(self.file) as file:
             file.seek(max(0, self.file.stat().st_size - _LONGEST_LINE))
-            *_, line, rest = [b"", *file.read().split(b"\n")]
+            line, rest = [b"", *(file.read() or b"").split(b"\n")][-2:]
         number = _fields(line).get("number")
         if rest or type(number) is not int:
             raise PrivacyError(
@@ -192,7 +192,7 @@ class _Strict(SysLogHandler):
 
 def _lines(file: Path) -> Iterator[bytes]:
     try:
-        with file.open("rb") as opened:
+        with open(file, "rb", opener=only_files) as opened:
             while line := opened.readline(_LONGEST_LINE):
                 yield line
     except OSError as error:

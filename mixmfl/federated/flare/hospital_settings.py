@@ -72,7 +72,7 @@ _COMPONENTS: list[dict[str, Any]] = [
 
 
 def check_files(kit: Path) -> None:
-    """Check that a hospital's kit has nothing that FLARE or Python might run, and no link.
+    """Check that a hospital's kit has nothing that FLARE or Python might run, no link and no pipe.
 
     Raises:
         DataError: It has.
@@ -94,6 +94,11 @@ def check_files(kit: Path) -> None:
                     f"{path}: is a link, and FLARE would read or write where it leads; of a kit "
                     f"only startup/{_KEY} may be a link. Replace it by what it leads to, or remove "
                     "it"
+                )
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise DataError(
+                    f"{path}: is no file, as everything in a kit must be; ask whoever made the kit "
+                    "for another"
                 )
 
 

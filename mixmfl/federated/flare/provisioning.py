@@ -21,7 +21,7 @@ from nvflare.lighter.provisioner import Provisioner
 
 from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import read_json, read_small, write_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
@@ -414,7 +414,7 @@ def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
         )
     content = read_json(config)
     try:
-        x509_certificate = x509.load_pem_x509_certificate(certificate.read_bytes())
+        x509_certificate = x509.load_pem_x509_certificate(read_small(certificate))
         fingerprint = fingerprint_of(x509_certificate)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _damaged(certificate, error) from None

@@ -15,8 +15,8 @@ from nvflare.lighter.entity import Participant
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.utils import Identity, generate_cert, generate_keys
 
-from mixmfl.core.errors import DataError
-from mixmfl.core.files import replacing
+from mixmfl.core.errors import DataError, why
+from mixmfl.core.files import read_small, replacing
 from mixmfl.core.text import quoted
 from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
 
@@ -71,14 +71,14 @@ def read_requests(folder: Path, sites: Sequence[str]) -> dict[str, x509.Certific
     found = {}
     for file in sorted(folder.glob("*.csr")):
         try:
-            request = x509.load_pem_x509_csr(file.read_bytes())
+            request = x509.load_pem_x509_csr(read_small(file))
             names = [
                 a.value for a in request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
             ]
             key = request.public_key()
             valid = request.is_signature_valid
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise DataError(f"{file}: is no signing request ({error})") from None
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise DataError(f"{file}: is no signing request ({why(error)})") from None
         if not (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_KEY_BITS and valid):
             raise DataError(
                 f"{file}: needed is a request with an RSA key of at least {_LEAST_KEY_BITS} bits, "

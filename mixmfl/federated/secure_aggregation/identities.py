@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import PrivacyError, why
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_json, read_small
 from mixmfl.core.records import read_value
 from mixmfl.core.text import shorten
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, Identity, SiteName
@@ -50,9 +50,9 @@ def load_identity(site: str, files: KeyFiles) -> Identity:
             "mixmfl_provision --request made, or have the kit made again"
         )
     try:
-        private = key.read_bytes()
+        private = read_small(key)
         certificate, authority = (
-            x509.load_pem_x509_certificate(file.read_bytes()) for file in (own, root)
+            x509.load_pem_x509_certificate(read_small(file)) for file in (own, root)
         )
         public: Any = load_pem_private_key(private, None).public_key()
     except (OSError, ValueError, TypeError) as error:

@@ -39,7 +39,7 @@ from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 
 import mixmfl
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PrivacyError
-from mixmfl.core.files import clear_unfinished, write_json
+from mixmfl.core.files import write_json
 from mixmfl.federated.client.service import SiteConfig
 from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
 from mixmfl.federated.flare import executor as executor_module
@@ -109,6 +109,7 @@ def test_a_hospital_lets_the_coordinator_run_one_class_and_see_nothing(kits: Pat
         ("local/privacy.json", "", r"holds 'privacy\.json', which"),
         ("console.log", "/nowhere", r"console\.log: is a link"),
         ("local/resources.json", "/nowhere", r"local/resources\.json: is a link"),
+        ("startup/rootCA.pem", "a pipe", r"rootCA\.pem: is no file, as everything in a kit"),
     ],
 )
 def test_a_kit_that_brings_what_might_be_run_is_refused(
@@ -120,7 +121,9 @@ def test_a_kit_that_brings_what_might_be_run_is_refused(
     check_files(tmp_path)
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
-    if link:
+    if link == "a pipe":
+        os.mkfifo(file)
+    elif link:
         file.symlink_to(link)
     else:
         file.write_text("{}")
@@ -439,19 +442,6 @@ def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_pa
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
             transfer.fetch(_Cell("server.job"), address, "north", 10, tmp_path, Signal())
-
-
-def test_what_a_killed_process_left_half_written_is_removed_at_the_next_start(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / ".writing-a").write_text("half")
-    (tmp_path / ".writing-b").mkdir()
-    (tmp_path / ".writing-b" / "file").write_text("half")
-    (tmp_path / "kept").write_text("whole")
-    clear_unfinished(tmp_path, unused=60)
-    assert len(list(tmp_path.iterdir())) == 3  # another process may be writing them
-    clear_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 # --- processes
