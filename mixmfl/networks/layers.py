@@ -64,6 +64,12 @@ class Conv3dBeforeNorm(nn.Conv3d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the convolved maps ``(B, C, Z, Y, X)``."""
+        half = maps.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if half and maps.shape[2] == 2 and self.kernel_size[0] == 3 and self.stride[0] == 1:
+            # torch 2.13 has a wrong gradient of the weights in bfloat16, up to infinity, where maps
+            # have two voxels in Z: a third one, as the padding with zeros that follows, is cut off
+            thicker = nn.functional.pad(maps, (0, 0, 0, 0, 0, 1))
+            return self._conv_forward(thicker, self.weight, None)[:, :, :2]
         return self._conv_forward(maps, self.weight, None)
 
 

@@ -165,3 +165,22 @@ def test_a_transposed_convolution_has_the_gradients_of_torchs() -> None:
                 out = network(given[0])
                 results.append((out, torch.autograd.grad(out.square().sum(), given)))
             torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+def test_maps_of_two_voxels_in_z_have_the_gradients_of_single_precision(
+    stride: tuple[int, int, int],
+) -> None:
+    torch.manual_seed(1)
+    maps, weight = torch.randn(2, 16, 2, 9, 8), 0.05 * torch.randn(16, 16, 3, 3, 3)
+    found = []
+    for half in (False, True):
+        module = Conv3dBeforeNorm(16, 16, 3, stride, padding=1)
+        module.weight = nn.Parameter(weight.clone())
+        given = maps.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            made = module(given)
+        made.float().backward(torch.linspace(-1, 1, made.numel()).reshape(made.shape))
+        found.append([made.float(), given.grad, module.weight.grad])
+    for single, other in zip(*found, strict=True):
+        assert (single - other).norm() < 0.02 * single.norm()
