@@ -30,7 +30,7 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import case_names, open_case
 from mixmfl.training.batches import Batch, Batches
 from mixmfl.training.nnunet_training import supervision_targets
-from mixmfl.training.trainer import train_locally
+from mixmfl.training.trainer import LocalTraining, train_locally
 
 STEPS = 3
 """Steps of a round; what a round costs besides falls on so many."""
@@ -104,9 +104,8 @@ def mdm_step(
     }
     blocks = {block_of(name) for name, _ in network.named_parameters()}
     batches = [batch] * STEPS
-    return lambda: train_locally(
-        network, memory, {}, batches, plans, configuration, blocks, 1e-3, place
-    )
+    training = LocalTraining(plans, configuration, blocks, 1e-3, place)
+    return lambda: train_locally(network, memory, {}, batches, training)
 
 
 def nnunet_step(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
     from mixmfl.federated.server.run import Run, SiteRound
-    from mixmfl.federated.state import Personal, RunSettings, ServerState
+    from mixmfl.federated.state import RunSettings, ServerState, Site
     from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
@@ -507,37 +507,9 @@ def _settings(
 
 def _simulated(options: argparse.Namespace, training: _Training) -> int:
     from mixmfl.core.files import locked
-    from mixmfl.core.text import plural
     from mixmfl.federated.simulation import simulate, simulate_personalization
-    from mixmfl.federated.sites import open_sites
-    from mixmfl.federated.state import register
 
-    chosen = devices.find_devices(options.device)
-    workers = _options.workers(options.workers, chosen[0])
-    sites = open_sites(
-        options.input,
-        training.plans,
-        training.settings.configuration,
-        training.fold,
-        training.settings.seed,
-        chosen[0],
-        workers,
-        training.sites,
-    )
-    sites = [
-        replace(
-            site,
-            device=chosen[number % len(chosen)],
-            privacy=_options.privacy(options, options.out / "privacy" / f"{site.name}.json"),
-        )
-        for number, site in enumerate(sites)
-    ]
-    for site in sites:
-        registration = register(site)
-        held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
-        trained = plural(registration.cases, "training case")
-        print(f"site {site.name}: {trained} ({held}), ", end="")
-        print(plural(len(site.validation), "validation case"))
+    sites = _open_sites(options, training)
     initial = _start(options.alias, training)
     lap, crowd = _stopwatch(), _crowd_watch()
     with (
@@ -568,12 +540,47 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
             simulate_personalization(run, sites, progress)
     _announce_end(run)
     if options.personalize:
-        for name, result in run.personal.items():
-            print(_describe_personal(name, result))
+        _print_personal(run)
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
     return 0
+
+
+def _open_sites(options: argparse.Namespace, training: _Training) -> "list[Site]":
+    """Open the sites of WORK, each with its device and privacy, and print which cases they have."""
+    from mixmfl.core.text import plural
+    from mixmfl.federated.sites import open_sites
+    from mixmfl.federated.state import register
+
+    chosen = devices.find_devices(options.device)
+    workers = _options.workers(options.workers, chosen[0])
+    opened = open_sites(
+        options.input,
+        training.plans,
+        training.settings.configuration,
+        training.fold,
+        training.settings.seed,
+        chosen[0],
+        workers,
+        training.sites,
+    )
+    sites = [
+        replace(
+            site,
+            device=chosen[number % len(chosen)],
+            privacy=_options.privacy(options, options.out / "privacy" / f"{site.name}.json"),
+        )
+        for number, site in enumerate(opened)
+    ]
+    for site in sites:
+        registration = register(site)
+        held = ", ".join(f"{name} {count}" for name, count in registration.modality_cases.items())
+        print(
+            f"site {site.name}: {plural(registration.cases, 'training case')} ({held}), "
+            f"{plural(len(site.validation), 'validation case')}"
+        )
+    return sites
 
 
 def _in_use(out: Path) -> MixmflError:
@@ -597,16 +604,59 @@ def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, S
 
 
 def _over_network(options: argparse.Namespace, training: _Training) -> int:
-    import uuid
-
-    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
     from mixmfl.federated.server.run_record import holds_run, open_run
 
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
-    sites = _options.sites(training.sites, flare.site_names(kit))
+    job = _training_job(options, training, flare.site_names(kit))
+    _start(options.alias, training)
+    printed, lap = len(open_run(job.out).history) if holds_run(job.out) else 0, _stopwatch()
+    with _curves(options.track, training.out) as curves:
+
+        def report(run: "Run") -> None:
+            nonlocal printed
+            while printed < len(run.history):
+                printed += 1
+                _print_round(run, printed, lap())
+                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
+                    print("the sites measure the model; its file follows", flush=True)
+            curves.write(run)
+
+        flare.run_jobs(
+            *(kit, job),
+            quorum=job.quorum,
+            deadline=60 * options.deadline,
+            say=print,
+            report=report,
+        )
+    run = open_run(job.out)
+    _announce_end(run)
+    _print_personal(run)
+    return 0
+
+
+def _training_job(
+    options: argparse.Namespace, training: _Training, existing: Sequence[str]
+) -> "TrainingJob":
+    """Return the orders for a run over a network.
+
+    Args:
+        options: The parsed options.
+        training: What the run is trained with.
+        existing: The sites that the network has kits for.
+
+    Raises:
+        MixmflError: An option does not fit the sites or the run, or the folder holds a run that is
+            not resumed.
+    """
+    import uuid
+
+    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
+    from mixmfl.federated.server.run_record import holds_run
+
+    sites = _options.sites(training.sites, existing)
     least = len(sites) if training.settings.masked else len(sites) // 2 + 1
     quorum = least if options.quorum is None else options.quorum
     if training.settings.masked and quorum != least:
@@ -620,7 +670,7 @@ def _over_network(options: argparse.Namespace, training: _Training) -> int:
     if holds_run(out) and not training.resume:
         raise MixmflError(f"{out}: holds a run; resume it with --resume, or name another folder")
     before = load_job(file) if training.resume and file.is_file() else None
-    orders = TrainingJob(
+    job = TrainingJob(
         options.input.resolve(),
         out,
         tuple(sites),
@@ -634,28 +684,8 @@ def _over_network(options: argparse.Namespace, training: _Training) -> int:
         tuple(options.alias),
     )
     if isinstance(before, TrainingJob) and not holds_run(out):
-        orders = replace(orders, init=before.init, aliases=before.aliases)
-    _start(options.alias, training)
-    printed, lap = len(open_run(out).history) if holds_run(out) else 0, _stopwatch()
-    with _curves(options.track, training.out) as curves:
-
-        def report(run: "Run") -> None:
-            nonlocal printed
-            while printed < len(run.history):
-                printed += 1
-                _print_round(run, printed, lap())
-                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
-                    print("the sites measure the model; its file follows", flush=True)
-            curves.write(run)
-
-        flare.run_jobs(
-            kit, orders, quorum=quorum, deadline=60 * options.deadline, say=print, report=report
-        )
-    run = open_run(out)
-    _announce_end(run)
-    for site, result in run.personal.items():
-        print(_describe_personal(site, result))
-    return 0
+        return replace(job, init=before.init, aliases=before.aliases)
+    return job
 
 
 def _announce_end(run: "Run") -> None:
@@ -698,12 +728,13 @@ def _register(model: Path) -> None:
         print(f"until now it used {former}")
 
 
-def _describe_personal(site: str, result: "Personal") -> str:
-    kept = "kept" if result.kept else "not kept"
-    return (
-        f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
-        f"{result.dice_before:.3f}; {kept}"
-    )
+def _print_personal(run: "Run") -> None:
+    for site, result in run.personal.items():
+        kept = "kept" if result.kept else "not kept"
+        print(
+            f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
+            f"{result.dice_before:.3f}; {kept}"
+        )
 
 
 @contextmanager

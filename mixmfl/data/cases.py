@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Found:
 
 
 def find_cases(
-    folder: Path,
+    folder: str | PathLike[str],
     modalities: Modalities | None = None,
     *,
     labels_needed: bool = False,
@@ -151,7 +152,7 @@ def find_cases(
         DataError: The folder is missing, its dataset.json is damaged, or the mapping names a
             missing file.
     """
-    modalities = modalities or Modalities()
+    folder, modalities = Path(folder), modalities or Modalities()
     if folder.is_file():
         return _single(folder, modalities, mapping or {})
     if not folder.is_dir():

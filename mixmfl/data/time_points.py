@@ -22,17 +22,21 @@ _STATE = (
     r"|intraop|baseline|follow[ _-]?up"
 )
 _ORDINAL = "first|second|third|1st|2nd|3rd|erste|zweite|dritte"
+# an examination in the course of a disease, by itself or before its number
+_COURSE = r"verlauf|[ck]ontroll?e?|suivi"
+# words before a number, which with it tell nothing but examinations
+_POINT = r"tp|session|time|timepoint|day|week|month|year|fu|followup"
+# words before a number, which with it tell examinations, and other things, too
+_COUNTER = r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie"
 # words that tell nothing but examinations
-_NAMED = (
-    r"(?:tp|ses|session|visit|time|timepoint|day|week|month|year|fu|followup)[ _.-]?\d+d?|baseline|"
-    r"follow[ _-]?up|preop|postop"
-)
+_NAMED = rf"(?:{_POINT}|ses|visit)[ _.-]?\d+d?|baseline|follow[ _-]?up|preop|postop"
 # words that count examinations, and other things, too
 _COUNTED = (
-    r"(?:visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|verlauf|[ck]ontroll?e?|"
-    r"controllo|suivi|study|studie|untersuchung|examen|esame)[ _-]?\d{1,2}|[vmd]\d{1,2}"
+    rf"(?:{_COUNTER}|{_COURSE}|controllo|untersuchung|examen|esame)[ _-]?\d{{1,2}}|"
+    r"[vmd]\d{1,2}"
 )
-_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)|\d{2,3}d"
+_SHORT_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)"
+_SPAN = rf"{_SHORT_SPAN}|\d{{2,3}}d"
 _DAY = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6}){0,3}|\d\d\.\d\d\.(?:19|20)\d\d"
 _LOOSE_DAY = (
     rf"(?:19|20)\d\d[-_.]{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}"
@@ -42,8 +46,7 @@ _LOOSE_DAY = (
 _ALONE = (
     rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
     rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
-    r"(?:scan|week)[ _-]?\d{1,3}(?:-\d+)?|bl|fu|initial|verlauf|erstuntersuchung|[ck]ontroll?e?|"
-    r"suivi"
+    rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
 
 NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
@@ -61,14 +64,8 @@ _WHEN = (
     re.compile(r"(?<!\d)[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
     re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
     re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
-    re.compile(
-        r"(?<![a-z0-9])(?:v|tp|time|timepoint|m|month|week|year|fu|followup|session|d|day|"
-        r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie)"
-        r"[ _-]?\d{1,3}(?![a-z0-9])"
-    ),
-    re.compile(
-        r"(?<![a-z0-9.])\d{1,3}(?:h|m|mo|wk?|yr?)(?![a-z0-9])|(?<![a-z0-9])\d{2,3}d(?![a-z])"
-    ),
+    re.compile(rf"(?<![a-z0-9])(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}(?![a-z0-9])"),
+    re.compile(rf"(?<![a-z0-9.]){_SHORT_SPAN}(?![a-z0-9])|(?<![a-z0-9])\d{{2,3}}d(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_ORDINAL})(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])"),
 )

@@ -16,7 +16,6 @@ from mixmfl.core.devices import peak_mb_of, reset_peak_of
 from mixmfl.core.errors import AggregationError, ModelError, PrivacyError
 from mixmfl.core.tensor_store import Tensors, pack, stored, unpack
 from mixmfl.core.worker_pool import spawn_context
-from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.secure_aggregation import Signer
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -24,14 +23,25 @@ from mixmfl.federated.messages import Message, StoredMessage, decode, encode, mo
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import load_state_of, save_personal
-from mixmfl.federated.server.coordinator import Answer, Answers, begin, finish, train_rounds
+from mixmfl.federated.server.coordinator import (
+    AS_PLANNED,
+    Answer,
+    Answers,
+    Variation,
+    begin,
+    finish,
+    train_rounds,
+)
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
-from mixmfl.networks.prototypes import PrototypeMemory, State
+from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
+
+OnMessage = Callable[[str, Message, Message], None]
+"""Takes a site's name, a task and the reply."""
 
 Progress = Callable[[str, int, int], None]
 """Takes what is done, how much of it is done, and how much there is."""
@@ -49,10 +59,8 @@ def simulate(
     stop_when_flat: int = 0,
     initial: tuple[ServerState, Start] | None = None,
     report: Callable[[Run], None] = lambda run: None,
-    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
-    rule: Rule | None = None,
-    on_message: Callable[[str, Message, Message], None] = lambda site, task, reply: None,
-    measured: bool = True,
+    variation: Variation = AS_PLANNED,
+    on_message: OnMessage = lambda site, task, reply: None,
     progress: Progress = lambda what, done, total: None,
 ) -> Run:
     """Run the federation and export its model.
@@ -73,10 +81,8 @@ def simulate(
         initial: The state that a new run starts from, and what it was taken from; see
             ``start_from``. None: a random one.
         report: Called with the run after every round.
-        edit_memory: Applied to the merged prototypes after every round, for ablations.
-        rule: Merges the sites' changes of a block, in place of the rule that the plans name.
+        variation: What research changes of the method.
         on_message: Called with the site's name, the task and the reply, for every task.
-        measured: Whether to write the expected Dice per subset of modalities into the model file.
         progress: Called while the model is measured after the last round.
 
     Returns:
@@ -86,7 +92,7 @@ def simulate(
         ModelError: ``out`` holds a run and ``resume`` is False, or it holds another run; or a
             masked run was given a rule.
     """
-    if rule is not None and settings.masked:
+    if variation.rule is not None and settings.masked:
         raise ModelError(
             "a masked run is a sum over all sites, and no rule sees what each of them sent; leave "
             "the rule out, or the masks"
@@ -101,49 +107,12 @@ def simulate(
     run, state, optimizers = begin(
         requested, resume=resume, change=change, optimizers=True, initial=first
     )
-    devices = sorted({str(site.device) for site in sites})
     cases = sum(len(site.validation) for site in sites)
     step = _counted(progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step) as executors:
-
-        def start(site: Site, task: Message) -> tuple[bytes, Wait]:
-            received = encode(task)
-            before: Tensors = optimizers.get(site.name, {}) if task.kind in TRAINING else {}
-            return received, executors[str(site.device)](site.name, received, before)
-
-        def ask(tasks: Mapping[str, Message]) -> Answers:
-            chosen = [site for site in sites if site.name in tasks]
-            started: Iterable[tuple[bytes, Wait]]
-            started = (start(site, tasks[site.name]) for site in chosen)
-            if len(devices) > 1:  # in parallel; else each task is encoded when it is its turn
-                started = list(started)
-            answers, absent = {}, {}
-            for site, (received, wait) in zip(chosen, started, strict=True):
-                try:
-                    done = wait()
-                    # on disk until the round is merged, so that memory does not grow with the sites
-                    reply = StoredMessage.store(done.reply, out).open(
-                        most_reply_bytes(len(received))
-                    )
-                except (AggregationError, PrivacyError) as error:
-                    absent[site.name] = str(error)
-                    continue
-                if reply.kind == MEASURE and len(devices) > 1:  # in other processes
-                    for _ in site.validation:
-                        step()
-                on_message(site.name, tasks[site.name], reply)
-                answers[site.name] = Answer(
-                    reply, len(done.reply), len(received), done.seconds, done.memory_mb
-                )
-                if done.optimizer:
-                    # on disk, too: it is 8 bytes for each weight of every site
-                    optimizers[site.name] = stored(done.optimizer, out)
-            return Answers(answers, absent)
-
-        train_rounds(
-            *(run, state, ask, optimizers), report=report, edit_memory=edit_memory, rule=rule
-        )
-        finish(run, ask if measured else None)
+        ask = _LocalSites(sites, executors, out, optimizers, on_message, step)
+        train_rounds(run, state, ask, optimizers, report=report, variation=variation)
+        finish(run, ask)
     return run
 
 
@@ -179,7 +148,7 @@ def _counted(progress: Progress, what: str, total: int) -> Callable[[], None]:
 
 
 @dataclass(frozen=True)
-class Done:
+class _Done:
     """A task that a site has done.
 
     Attributes:
@@ -195,8 +164,69 @@ class Done:
     memory_mb: float | None
 
 
-Wait = Callable[[], Done]
+Wait = Callable[[], _Done]
 """Wait for a task."""
+
+
+@dataclass(frozen=True)
+class _LocalSites:
+    """Brings tasks to the sites of this machine, and their answers back: a coordinator's ``Ask``.
+
+    Attributes:
+        sites: The sites, in the order in which they are asked.
+        executors: By device, what starts a task there.
+        folder: Folder of the run; what waits for the end of a round waits on its disk.
+        optimizers: Optimizer states by site; a task of training replaces that of its site.
+        on_message: Called with the site's name, the task and the reply, for every task.
+        step: Called for every case that a site in another process has measured.
+    """
+
+    sites: Sequence[Site]
+    executors: Mapping[str, Callable[..., Wait]]
+    folder: Path
+    optimizers: dict[str, Tensors]
+    on_message: OnMessage
+    step: Callable[[], None]
+
+    def __call__(self, tasks: Mapping[str, Message]) -> Answers:
+        """Have the sites do their tasks, those of different devices at the same time."""
+        asked = [site for site in self.sites if site.name in tasks]
+        started: Iterable[tuple[bytes, Wait]]
+        started = (self._start(site, tasks[site.name]) for site in asked)
+        if len(self.executors) > 1:  # in parallel; else each task is encoded when it is its turn
+            started = list(started)
+        answers, absent = {}, {}
+        for site, (task, wait) in zip(asked, started, strict=True):
+            try:
+                answer = self._receive(site, len(task), wait())
+            except (AggregationError, PrivacyError) as error:
+                absent[site.name] = str(error)
+                continue
+            self.on_message(site.name, tasks[site.name], answer.message)
+            answers[site.name] = answer
+        return Answers(answers, absent)
+
+    def _start(self, site: Site, task: Message) -> tuple[bytes, Wait]:
+        received = encode(task)
+        before: Tensors = self.optimizers.get(site.name, {}) if task.kind in TRAINING else {}
+        return received, self.executors[str(site.device)](site.name, received, before)
+
+    def _receive(self, site: Site, received_bytes: int, done: _Done) -> Answer:
+        """Return a site's answer, and keep its optimizer state.
+
+        Raises:
+            AggregationError: The reply is not a valid message, or is larger than the task allows.
+        """
+        # on disk until the round is merged, so that memory does not grow with the sites
+        stored_reply = StoredMessage.store(done.reply, self.folder)
+        reply = stored_reply.open(most_reply_bytes(received_bytes))
+        if reply.kind == MEASURE and len(self.executors) > 1:  # in other processes
+            for _ in site.validation:
+                self.step()
+        if done.optimizer:
+            # on disk, too: it is 8 bytes for each weight of every site
+            self.optimizers[site.name] = stored(done.optimizer, self.folder)
+        return Answer(reply, len(done.reply), received_bytes, done.seconds, done.memory_mb)
 
 
 @contextmanager
@@ -248,20 +278,22 @@ def _start_elsewhere(
     """Start a task in another process; tensors travel as bytes."""
     started = pool.submit(_do_task_here, site, received, pack(optimizer, {}))
 
-    def wait() -> Done:
+    def wait() -> _Done:
         done, packed = started.result()
         return dataclasses.replace(done, optimizer=unpack(packed)[0])
 
     return wait
 
 
-def _do_task_here(site: str, received: bytes, optimizer: bytes) -> tuple[Done, bytes]:
+def _do_task_here(site: str, received: bytes, optimizer: bytes) -> tuple[_Done, bytes]:
     """Do a task in a process of ``_CLIENTS``; the optimizer state is returned beside the rest."""
     done = _do_task(_CLIENTS, site, received, unpack(optimizer)[0])
     return dataclasses.replace(done, optimizer={}), pack(done.optimizer, {})
 
 
-def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimizer: Tensors) -> Done:
+def _do_task(
+    clients: Mapping[str, Client], site: str, received: bytes, optimizer: Tensors
+) -> _Done:
     """Do a task at a site; task and reply are bytes.
 
     Raises:
@@ -272,4 +304,4 @@ def _do_task(clients: Mapping[str, Client], site: str, received: bytes, optimize
     reset_peak_of(device)
     handled = clients[site].handle(decode(received), optimizer)
     seconds = time.monotonic() - began
-    return Done(encode(handled.reply), handled.optimizer, seconds, peak_mb_of(device))
+    return _Done(encode(handled.reply), handled.optimizer, seconds, peak_mb_of(device))

@@ -22,6 +22,7 @@ from mixmfl.core.records import read_record
 from mixmfl.core.tensor_store import (
     DamageError,
     ForeignError,
+    Stored,
     check_header,
     check_tensors,
     open_stored,
@@ -394,63 +395,30 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
             folder holds no model or several.
     """
     path, device = model_file(Path(path)), torch.device(device)
+    tensors, header = _open_file(path)
     try:
-        tensors, header = open_stored(SelfClosingFile(path))
-        if header.get("format") == FORMAT:
-            check_header(tensors, header)
-    except ForeignError as error:
-        raise ModelError(
-            f"{path}: is no model file ({error}); needed is a model.safetensors of "
-            "mixmfl_train_federated or mixmfl_export, or the folder of a run"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    version = header.get("mixmfl_version")
-    writer = version if is_text(version) else "of unknown version"
-    if header.get("format") != FORMAT:
-        raise ModelError(
-            f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
-            f"the run again with mixmfl_export, or install the version that wrote it ({writer})"
-        )
-    try:
-        if any("dice" in each for each in header.get("expected", ())):
-            header = {**header, "expected": []}  # means of earlier versions, maybe of one case
-        record = read_record(_Header, header, "header", ModelError)
-        plans = Plans.from_json(record.plans, "plans")
-        configuration: str = record.configuration
-        plans.configuration(configuration)  # raises where it was not planned
-        _check_origin(record, plans)
-        # first what was planned and what the file declares, then its numbers
-        network = build_outline(plans, configuration)
+        record, plans = _read_header(header)
+        network, memory = _read_tensors(tensors, header, plans, record.configuration)
+        network, memory = network.to(device), memory_to(memory, device)
         weights: Mapping[str, Tensor] = tensors.under("network.")
-        check_state(network, weights)
-        others = tensors.only([name for name in tensors if not name.startswith("network.")])
-        check_memory(others, plans, configuration)
-        numbers = dict(tensors)  # the file is read once
-        check_tensors(numbers, header)
-        if bad := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
-            raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
-        if os.name == "nt":
+        if os.name == "nt":  # an open file could not be replaced
             weights = dict(weights)
-        assign_parameters(network, {name: numbers[f"network.{name}"] for name in weights})
-        network = network.to(device)
-        memory = memory_to(memory_from_state(numbers), device)
     except PlansError as error:
         raise ModelError(
-            f"{path}: was written by mixmfl {writer}, and mixmfl {__version__} cannot read its "
-            f"plans ({error}); export the run again with mixmfl_export, or install the version "
-            "that wrote it"
+            f"{path}: was written by mixmfl {_writer(header)}, and mixmfl {__version__} cannot "
+            f"read its plans ({error}); export the run again with mixmfl_export, or install the "
+            "version that wrote it"
         ) from None
     except (OSError, DamageError) as error:
         raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
     runner = fastest_form(network, device)
-    del network, numbers
+    del network
     give_back_memory()  # the weights as they came are another copy
     return Model(
         plans=plans,
-        configuration=configuration,
+        configuration=record.configuration,
         weights=weights,
         runner=runner,
         memory=memory,
@@ -470,6 +438,75 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         sha256=sha256(path),
         name=path.name,
     )
+
+
+def _open_file(path: Path) -> tuple[Stored, dict[str, Any]]:
+    """Return a model file's tensors, which are read on demand, and its header, undamaged.
+
+    Raises:
+        ModelError: The file cannot be read, is no model, is damaged or is of another format.
+    """
+    try:
+        tensors, header = open_stored(SelfClosingFile(path))
+        if header.get("format") == FORMAT:
+            check_header(tensors, header)
+    except ForeignError as error:
+        raise ModelError(
+            f"{path}: is no model file ({error}); needed is a model.safetensors of "
+            "mixmfl_train_federated or mixmfl_export, or the folder of a run"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if header.get("format") != FORMAT:
+        raise ModelError(
+            f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
+            "the run again with mixmfl_export, or install the version that wrote it "
+            f"({_writer(header)})"
+        )
+    return tensors, header
+
+
+def _writer(header: Mapping[str, Any]) -> str:
+    """Return the version of mixmfl that wrote a file, as its header says."""
+    version = header.get("mixmfl_version")
+    return str(version) if is_text(version) else "of unknown version"
+
+
+def _read_header(header: Mapping[str, Any]) -> tuple[_Header, Plans]:
+    """Return what a header says, and the plans in it.
+
+    Raises:
+        MixmflError: A field is missing, unknown or out of bounds, or two contradict each other.
+    """
+    if any("dice" in each for each in header.get("expected", ())):
+        header = {**header, "expected": []}  # means of earlier versions, maybe of one case
+    record = read_record(_Header, header, "header", ModelError)
+    plans = Plans.from_json(record.plans, "plans")
+    plans.configuration(record.configuration)  # raises where it was not planned
+    _check_origin(record, plans)
+    return record, plans
+
+
+def _read_tensors(
+    tensors: Stored, header: Mapping[str, Any], plans: Plans, configuration: str
+) -> tuple[SegmentationNet, PrototypeMemory]:
+    """Return the planned network with a file's weights, and the file's prototypes.
+
+    Raises:
+        ValueError: A tensor is missing, is none of the planned ones, is damaged, or holds NaN.
+    """
+    # first what was planned and what the file declares, then its numbers
+    network = build_outline(plans, configuration)
+    weights = tensors.under("network.")
+    check_state(network, weights)
+    others = tensors.only([name for name in tensors if not name.startswith("network.")])
+    check_memory(others, plans, configuration)
+    numbers = dict(tensors)  # the file is read once
+    check_tensors(numbers, header)
+    if bad := [name for name, tensor in numbers.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{len(bad)} tensors hold NaN or infinity, such as {min(bad)}")
+    assign_parameters(network, {name: numbers[f"network.{name}"] for name in weights})
+    return network, memory_from_state(numbers)
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
@@ -502,22 +539,19 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
-    if not header.confidence.keys() <= plans.labels.foreground.keys():
-        raise ModelError(
-            f"confidence: {shown(list(header.confidence))} are not the labels of the plans"
-        )
-    if wrong := [name for name, sums in header.confidence.items() if not sums.is_possible]:
-        raise ModelError(f"confidence: {shown(wrong[0])}: no masks have these sums")
-    if not header.reliability.keys() <= plans.labels.foreground.keys():
-        raise ModelError(
-            f"reliability: {shown(list(header.reliability))} are not the labels of the plans"
-        )
-    if wrong := [name for name, right in header.reliability.items() if not right.is_possible]:
-        raise ModelError(f"reliability: {shown(wrong[0])}: no voxels have these counts")
-    if not header.largest.keys() <= plans.labels.foreground.keys():
-        raise ModelError(f"largest: {shown(list(header.largest))} are not the labels of the plans")
-    if wrong := [name for name, each in header.largest.items() if not each.is_possible]:
-        raise ModelError(f"largest: {shown(wrong[0])}: no masks have these sums")
+    measured: tuple[tuple[str, Mapping[str, ConfidenceSums | Reliability | LargestSums], str], ...]
+    measured = (
+        ("confidence", header.confidence, "no masks have these sums"),
+        ("reliability", header.reliability, "no voxels have these counts"),
+        ("largest", header.largest, "no masks have these sums"),
+    )
+    for field_name, by_label, impossible in measured:
+        if not by_label.keys() <= plans.labels.foreground.keys():
+            raise ModelError(
+                f"{field_name}: {shown(list(by_label))} are not the labels of the plans"
+            )
+        if wrong := [name for name, sums in by_label.items() if not sums.is_possible]:
+            raise ModelError(f"{field_name}: {shown(wrong[0])}: {impossible}")
     for each in header.expected:
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")

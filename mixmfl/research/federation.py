@@ -17,6 +17,7 @@ from mixmfl.data.dataset_card import find_card
 from mixmfl.data.label_sets import agree_on_labels
 from mixmfl.data.labels import read_folder_labels
 from mixmfl.federated.aggregation import Rule
+from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
@@ -140,4 +141,6 @@ def simulate_federation(
     )
     read_record(RunSettings, asdict(settings), "settings", MixmflError)
     sites = open_sites(work, plans, configuration, fold, seed, find_device(device), 0)
-    return simulate(plans, sites, settings, fold, Path(out), rule=rule, report=report)
+    return simulate(
+        plans, sites, settings, fold, Path(out), report=report, variation=Variation(rule=rule)
+    )

@@ -13,10 +13,10 @@ from mixmfl.networks.prototypes import (
     State,
     memory_to,
 )
-from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.trainer import (
+    LocalTraining,
     add_proximal,
     batch_loss,
     optimizer_of,
@@ -50,11 +50,7 @@ def train_privately(
     memory: PrototypeMemory,
     optimizer_state: Mapping[str, Tensor],
     batches: Iterable[Sequence[Batch]],
-    plans: Plans,
-    configuration: str,
-    blocks: Iterable[str],
-    learning_rate: float,
-    device: torch.device,
+    training: LocalTraining,
     privacy: Privacy,
     expected: float,
     generator: torch.Generator,
@@ -70,11 +66,7 @@ def train_privately(
         memory: Prototypes of the federation; read for missing and dropped modalities, not changed.
         optimizer_state: Optimizer state after this site's last round, or empty.
         batches: Per step, a batch of one for each case that was drawn; may be empty.
-        plans: Plans of the run.
-        configuration: ``"2d"`` or ``"3d_fullres"``.
-        blocks: Blocks that the site trains; the other parameters are not changed.
-        learning_rate: Learning rate of this round.
-        device: Device to compute on, in single precision.
+        training: How the site trains; its device computes in single precision.
         privacy: Clipping norm and noise.
         expected: Expected number of cases in a step.
         generator: Generator of the noise, on the CPU; nobody may know its seed.
@@ -82,8 +74,9 @@ def train_privately(
     Returns:
         The optimizer state.
     """
-    parameters, optimizer = optimizer_of(network, optimizer_state, plans, blocks, learning_rate)
-    supervision = supervision_of(plans, configuration)
+    plans, device = training.plans, training.device
+    parameters, optimizer = optimizer_of(network, optimizer_state, training)
+    supervision = supervision_of(plans, training.configuration)
     proximal = plans.training.proximal
     start = round_start(parameters, proximal)
     network.train()

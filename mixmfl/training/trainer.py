@@ -1,6 +1,6 @@
 """A site's gradient steps, on one device and independent of any server."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,16 +52,31 @@ class Trained:
     optimizer: State
 
 
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a site trains in a round.
+
+    Attributes:
+        plans: Plans of the run.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        blocks: Blocks that the site trains; the other parameters are not changed.
+        learning_rate: Learning rate of this round.
+        device: Device to compute on.
+    """
+
+    plans: Plans
+    configuration: str
+    blocks: Collection[str]
+    learning_rate: float
+    device: torch.device
+
+
 def train_locally(
     network: SegmentationNet,
     memory: PrototypeMemory,
     optimizer_state: Mapping[str, Tensor],
     batches: Iterable[Batch],
-    plans: Plans,
-    configuration: str,
-    blocks: Iterable[str],
-    learning_rate: float,
-    device: torch.device,
+    training: LocalTraining,
 ) -> Trained:
     """Take one gradient step per batch, changing ``network`` in place.
 
@@ -74,11 +89,7 @@ def train_locally(
         memory: Prototypes of the federation; read for missing and dropped modalities, not changed.
         optimizer_state: Optimizer state after this site's last round, or empty.
         batches: One batch per step.
-        plans: Plans of the run.
-        configuration: ``"2d"`` or ``"3d_fullres"``.
-        blocks: Blocks that the site trains; the other parameters are not changed.
-        learning_rate: Learning rate of this round.
-        device: Device to compute on.
+        training: How the site trains.
 
     Returns:
         The mean loss, the site's prototypes and the optimizer state.
@@ -86,11 +97,11 @@ def train_locally(
     Raises:
         MixmflError: The loss became NaN or infinite.
     """
-    settings = plans.training
-    parameters, optimizer = optimizer_of(network, optimizer_state, plans, blocks, learning_rate)
+    plans, device, settings = training.plans, training.device, training.plans.training
+    parameters, optimizer = optimizer_of(network, optimizer_state, training)
     start = round_start(parameters, settings.proximal)
-    supervision = supervision_of(plans, configuration)
-    levels = prototype_sizes(plans, configuration)
+    supervision = supervision_of(plans, training.configuration)
+    levels = prototype_sizes(plans, training.configuration)
     dtype = autocast_dtype(device)
     # the scale is part of the optimizer state: finding it again would cost steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
@@ -126,7 +137,7 @@ def train_locally(
     if not np.isfinite(mean_loss):
         raise MixmflError(
             f"the loss became {mean_loss} in {len(losses)} steps at learning rate "
-            f"{learning_rate:g}; start again with a smaller --learning-rate"
+            f"{training.learning_rate:g}; start again with a smaller --learning-rate"
         )
     return Trained(
         mean_loss,
@@ -164,17 +175,15 @@ def add_proximal(
 def optimizer_of(
     network: SegmentationNet,
     state: Mapping[str, Tensor],
-    plans: Plans,
-    blocks: Iterable[str],
-    learning_rate: float,
+    training: LocalTraining,
 ) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
-    """Return the parameters of ``blocks`` by name, and their optimizer in the given state."""
-    trained = set(blocks)
+    """Return the parameters that are trained, by name, and their optimizer in the given state."""
+    trained = set(training.blocks)
     parameters = {n: p for n, p in network.named_parameters() if block_of(n) in trained}
     optimizer = torch.optim.AdamW(
         parameters.values(),
-        lr=learning_rate,
-        weight_decay=plans.training.weight_decay,
+        lr=training.learning_rate,
+        weight_decay=training.plans.training.weight_decay,
         fused=True,
     )
     _load_optimizer(optimizer, parameters, state)

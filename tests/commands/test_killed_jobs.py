@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(store: SiteStore, out: Path) -> Path:
     sites = [store.site("north", [("t1", "t2"), ("t1",)], 1)]
-    simulate(PLANS, sites, SETTINGS, "0", out, resume=holds_run(out), measured=False)
+    simulate(PLANS, sites, SETTINGS, "0", out, resume=holds_run(out))
     return out
 
 

@@ -225,9 +225,7 @@ def test_whoever_signs_the_model_is_the_same_byte_for_byte(
     models = []
     for name in ("one", "other"):
         settings = dataclasses.replace(SETTINGS, rounds=1)
-        run = simulate(
-            PLANS, list(sites.values()), settings, "all", tmp_path / name, measured=False
-        )
+        run = simulate(PLANS, list(sites.values()), settings, "all", tmp_path / name)
         models.append((run.folder / "model.safetensors").read_bytes())
     assert models[0] == models[1]
 

@@ -131,7 +131,7 @@ def test_optimizer_states_wait_on_disk(
 
     monkeypatch.setattr(coordinator, "save_round", watched)
     one_round = dataclasses.replace(SETTINGS, rounds=1)
-    simulate(plans, sites, one_round, "0", tmp_path / "run", measured=False)
+    simulate(plans, sites, one_round, "0", tmp_path / "run")
     simulate(plans, sites, SETTINGS, "0", tmp_path / "run", resume=True, change=True)
     assert len(seen) == SETTINGS.rounds
     for optimizers in seen:

@@ -12,7 +12,7 @@ from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes, observe
 from mixmfl.planning.plans import replace_settings
 from mixmfl.training.batches import Batch
-from mixmfl.training.trainer import train_locally
+from mixmfl.training.trainer import LocalTraining, train_locally
 
 LEVELS = (0, 1, 2)
 CHANNELS = (2, 4, 4)  # of tailored features in the small plans
@@ -205,7 +205,8 @@ def test_training_imputes_what_a_site_lacks_and_only_then() -> None:
             torch.arange(len(images)),
         )
         blocks = ["shared", "fusion", "decoder", "tailored.flair", "tailored.t1"]
-        train_locally(network, memory, {}, [batch], chosen, "2d", blocks, 1e-2, torch.device("cpu"))
+        training = LocalTraining(chosen, "2d", blocks, 1e-2, torch.device("cpu"))
+        train_locally(network, memory, {}, [batch], training)
         mixing = network.get_parameter("fusion.0.mix.convs.0.conv.weight")
         return mixing.detach()[:, -CHANNELS[0] :]  # what it reads of T2, the last slot
 

@@ -48,6 +48,13 @@ def test_public_names_are_imported_when_they_are_asked_for() -> None:
     assert shown.stdout == "False\n"
 
 
+def test_cases_are_found_in_a_folder_that_is_named_by_a_string(tmp_path: Path) -> None:
+    (tmp_path / "p01").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4)), np.eye(4)), tmp_path / "p01" / "t1.nii")
+    (case,) = mixmfl.find_cases(str(tmp_path)).cases
+    assert (case.name, list(case.images)) == ("p01", ["t1"])
+
+
 def test_a_model_predicts_from_words_paths_images_and_arrays_alike(
     model_file: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.server import checkpoint
+from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
@@ -295,7 +296,7 @@ def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in
     settings = RunSettings("2d", 0, rounds=1, local_steps=2, learning_rate=0.01)
     models = []
     for folder, edit in (("true", None), (name, methods.METHODS[name].edit_memory)):
-        run = simulate(plans, sites, settings, "all", tmp_path / folder, edit_memory=edit)
+        run = simulate(plans, sites, settings, "all", tmp_path / folder, variation=Variation(edit))
         models.append(load_model(run.folder / "model.safetensors"))
     true, edited = models
     assert true.memory.keys() == edited.memory.keys() != set()

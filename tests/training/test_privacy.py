@@ -39,6 +39,7 @@ from mixmfl.training.privacy_budget import (
     sampling_rate,
     spend,
 )
+from mixmfl.training.trainer import LocalTraining
 
 SETTINGS = dataclasses.replace(SHORT, local_steps=3)
 
@@ -180,11 +181,7 @@ def trained(
         {},
         {},
         loader(PoissonBatches(batches, rate), 0),
-        plans,
-        "2d",
-        register(site).weights,
-        1e-2,
-        torch.device("cpu"),
+        LocalTraining(plans, "2d", register(site).weights, 1e-2, torch.device("cpu")),
         Privacy(1.0, 1e-5, noise, 1.0, Path("unused")),
         rate * len(site.training),
         torch.Generator().manual_seed(seed),

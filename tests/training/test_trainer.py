@@ -8,7 +8,7 @@ from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of, network_state
 from mixmfl.networks.prototypes import State
 from mixmfl.training.batches import Batch
-from mixmfl.training.trainer import optimizer_of, save_optimizer, train_locally
+from mixmfl.training.trainer import LocalTraining, optimizer_of, save_optimizer, train_locally
 
 
 def two_rounds() -> tuple[State, State]:
@@ -16,10 +16,11 @@ def two_rounds() -> tuple[State, State]:
     plans = small_plans()
     network = build_network(plans, "2d", seed=0)
     blocks = {block_of(name) for name, _ in network.named_parameters()}
+    training = LocalTraining(plans, "2d", blocks, 1e-2, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     state: State = {}
     for _ in range(2):
-        parameters, optimizer = optimizer_of(network, state, plans, blocks, 1e-2)
+        parameters, optimizer = optimizer_of(network, state, training)
         for _ in range(2):
             for parameter in parameters.values():
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -61,8 +62,8 @@ def gradients(monkeypatch: pytest.MonkeyPatch, proximal: float) -> tuple[list[St
     classes = [torch.randint(0, 3, (2, 1, size, size), generator=generator) for size in (16, 8)]
     batch = Batch(images, present, present, classes, seed=0, cases=torch.arange(2))
     blocks = {block_of(name) for name in named}
-    cpu = torch.device("cpu")
-    train_locally(network, {}, {}, [batch, batch], plans, "2d", blocks, 1e-2, cpu)
+    training = LocalTraining(plans, "2d", blocks, 1e-2, torch.device("cpu"))
+    train_locally(network, {}, {}, [batch, batch], training)
     return seen
 
 

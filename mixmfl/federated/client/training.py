@@ -37,7 +37,7 @@ from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
-from mixmfl.training.trainer import train_locally
+from mixmfl.training.trainer import LocalTraining, train_locally
 from mixmfl.training.validation import dice_sums, validate
 
 log = logging.getLogger(__name__)
@@ -102,18 +102,14 @@ def train_at_site(
         (settings.seed, round_number, site.name),
         settings.local_steps,
     )
-    weights = trained_blocks(task, site)
+    training = _local_training(task, site, plans, settings)
     try:
         trained = train_locally(
             network,
             memory_from_state(task.tensors),
             optimizer_state,
             loader(batches, site.workers),
-            plans,
-            settings.configuration,
-            weights,
-            learning_rate_of(round_number, settings),
-            site.device,
+            training,
         )
     except torch.cuda.OutOfMemoryError:
         raise MixmflError(
@@ -121,7 +117,7 @@ def train_at_site(
             "smaller memory_gb, free the device, or train on the CPU by --device cpu"
         ) from None
     tensors = {
-        **_changes(task, network, weights, settings),
+        **_changes(task, network, training.blocks, settings),
         **memory_to_state(trained.memory),
     }
     reply = outgoing(
@@ -150,24 +146,33 @@ def _train_privately(
     network = site_network(task, site, plans, settings)
     # not the run's seed: with it the server could remove the noise and see which cases were drawn
     entropy = secrets.randbits(128), round_number, site.name
-    weights = trained_blocks(task, site)
+    training = _local_training(task, site, plans, settings)
     drawn = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
     optimizer = train_privately(
         network,
         memory_from_state(task.tensors),
         optimizer_state,
         loader(PoissonBatches(drawn, rate), site.workers),
-        plans,
-        settings.configuration,
-        weights,
-        learning_rate_of(round_number, settings),
-        site.device,
+        training,
         privacy,
         rate * len(site.training),
         torch.Generator().manual_seed(secrets.randbits(63)),
     )
     record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
-    return outgoing("train", record, _changes(task, network, weights, settings)), optimizer
+    return outgoing("train", record, _changes(task, network, training.blocks, settings)), optimizer
+
+
+def _local_training(
+    task: Message, site: Site, plans: Plans, settings: RunSettings
+) -> LocalTraining:
+    """Return how a site trains in the round of a task."""
+    return LocalTraining(
+        plans,
+        settings.configuration,
+        trained_blocks(task, site),
+        learning_rate_of(int(task.record["round"]), settings),
+        site.device,
+    )
 
 
 def _changes(

@@ -94,6 +94,24 @@ Ask = Callable[[Mapping[str, Message]], Answers]
 """Brings tasks to sites, by name, and their answers back."""
 
 
+@dataclass(frozen=True)
+class Variation:
+    """What research changes of the method, throughout a run.
+
+    Attributes:
+        edit_memory: Applied to the merged prototypes after every round, for an ablation.
+        rule: Merges the sites' changes of a block, in place of the rule that the plans name; not
+            in a masked run, where the server sees their sum alone.
+    """
+
+    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
+    rule: Rule | None = None
+
+
+AS_PLANNED = Variation()
+"""The method as the plans have it."""
+
+
 def begin(
     asked: Run,
     *,
@@ -186,9 +204,8 @@ def train_rounds(
     *,
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
-    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None,
     quorum: int = 1,
-    rule: Rule | None = None,
+    variation: Variation = AS_PLANNED,
 ) -> bool:
     """Train for the rounds that are left, or until validation Dice is flat.
 
@@ -200,10 +217,8 @@ def train_rounds(
             them.
         report: Called after every round.
         pause: Asked before every round whether to stop here.
-        edit_memory: Changes the merged memory after every round, for an ablation.
         quorum: Number of sites that must take part in a round; in a masked one all must.
-        rule: Merges the sites' changes of a block, in place of the rule that the plans name; not
-            in a masked run, where the server sees their sum alone.
+        variation: What research changes of the method.
 
     Returns:
         Whether all rounds are done that the run is to have.
@@ -214,13 +229,13 @@ def train_rounds(
     while state.round < run.settings.rounds and not run.is_flat:
         if pause():
             return False
-        state = _one_round(run, state, ask, optimizers, edit_memory, quorum, rule)
+        state = _one_round(run, state, ask, optimizers, quorum, variation)
         give_back_memory()
         report(run)
     return True
 
 
-def finish(run: Run, ask: Ask | None) -> Path:
+def finish(run: Run, ask: Ask) -> Path:
     """Draw how a run went, export the model of its best round, and write the page of both.
 
     Returns the model's file.
@@ -228,11 +243,10 @@ def finish(run: Run, ask: Ask | None) -> Path:
     Args:
         run: A run with at least one round.
         ask: Sends tasks to the sites, which measure the model's Dice from every subset of
-            modalities, unless that was done before; None: it is not measured.
+            modalities, unless that was done before.
     """
     draw_progress(run, run.folder / "progress.png")
-    if ask is not None:
-        _measure(run, ask)
+    _measure(run, ask)
     model = run.folder / "model.safetensors"
     export_model(run.folder, "best", model)
     write_run_page(run)
@@ -260,19 +274,18 @@ def _one_round(
     state: ServerState,
     ask: Ask,
     optimizers: Mapping[str, Tensors],
-    edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None,
     quorum: int,
-    rule: Rule | None,
+    variation: Variation,
 ) -> ServerState:
     """Let the sites train, merge their replies, validate where it is time to, and save."""
     began = time.monotonic()
     state, diagnostics, trained = (
         _masked_round(run, state, ask)
         if run.settings.masked
-        else _plain_round(run, state, ask, quorum, rule)
+        else _plain_round(run, state, ask, quorum, variation.rule)
     )
-    if edit_memory is not None:
-        state = dataclasses.replace(state, memory=edit_memory(state.memory))
+    if variation.edit_memory is not None:
+        state = dataclasses.replace(state, memory=variation.edit_memory(state.memory))
     every = run.plans.training.validate_every
     due = state.round % every == 0 or state.round == run.settings.rounds
     judged: Mapping[str, Answer] = {}

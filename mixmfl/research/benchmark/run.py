@@ -35,6 +35,7 @@ from mixmfl.core.worker_pool import Workers
 from mixmfl.data.modalities import Modalities
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
+from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run import Run, SiteRound
@@ -379,8 +380,7 @@ def _train_each_rate(
             initial=start_from(init, plans, each, Modalities())
             if init and not holds_run(folder)
             else None,
-            edit_memory=method.edit_memory,
-            rule=method.rule,
+            variation=Variation(method.edit_memory, method.rule),
         )
         for folder, each in by_folder.items()
     ]

@@ -146,7 +146,19 @@ def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
     record_changes(open_run(out), [Change(2, "rounds", 9, 2)])
     assert (out / "expected.json").is_file()
     (out / "rounds" / "00002" / "server.safetensors").write_bytes(b"half")
-    run = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True, measured=False)
+
+    def end_before_measuring(run: Run) -> None:
+        if len(run.history) == LONGER.rounds:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(
+            *(PLANS, sites, LONGER, "0", out),
+            resume=True,
+            change=True,
+            report=end_before_measuring,
+        )
+    run = open_run(out)
     assert not (out / "expected.json").exists()
     assert {change.after for change in run.changes} == {1}
     assert load_state_of(run, 4).round == 4
