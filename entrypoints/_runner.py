@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,11 +203,16 @@ def progress(items: Iterable[T], total: int, label: str) -> Iterable[T]:
             report(label, done, total)
 
 
+SILENCE = 60.0
+"""Longest time in which a command that works says nothing, in seconds."""
+
+
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function (what, done, total) that draws a progress bar per ``what`` on stderr.
 
-    The remaining time is estimated from the speed of the last ten minutes.
+    The remaining time is estimated from the speed of the last ten minutes. Where stderr is no
+    terminal a line says how far it is, at most once in ``SILENCE`` seconds.
     """
     from rich.console import Console
     from rich.progress import (
@@ -234,9 +240,14 @@ def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
         redirect_stdout=sys.stdout.isatty(),
     )
     tasks: dict[str, TaskID] = {}
+    spoken = time.monotonic()
     with drawn:
 
         def report(what: str, done: int, total: int) -> None:
+            nonlocal spoken
+            if not (quiet or console.is_terminal) and time.monotonic() - spoken >= SILENCE:
+                spoken = time.monotonic()
+                print(printable(f"{what}: {done} of {total}"), file=sys.stderr, flush=True)
             if what not in tasks:
                 tasks[what] = drawn.add_task(what, total=total)
             drawn.update(tasks[what], completed=done, total=total)

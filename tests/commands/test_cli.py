@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,17 @@ def test_a_bar_shows_any_name_of_a_site(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     with _runner.bars() as report:
         report("site a[/b]", 0, 1)
+
+
+def test_where_no_bar_is_drawn_a_line_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    now = iter([0.0, 59.0, 60.0, 60.0, 70.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now, 70.0))
+    with _runner.bars() as report:
+        for done in (1, 2, 3):
+            report("trainings", done, 9)
+    assert capsys.readouterr().err == "trainings: 2 of 9\n"
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

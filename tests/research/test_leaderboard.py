@@ -3,6 +3,8 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,10 @@ from mixmfl.core.errors import DataError
 from mixmfl.research.benchmark.leaderboard import (
     Entry,
     leaderboard_page,
+    make_entries,
     read_entries,
 )
+from mixmfl.research.benchmark.statistics import Estimate
 
 MINE = Entry("mdm", "ours", None, (0, 1), 70.0, 1.5, 60.0, None, 2e6, 9.0)
 THEIRS = Entry("Best", "<b>theirs</b>", "0" * 64, (0,), 50.0, None, 61.0, None, None, None)
@@ -33,6 +37,17 @@ def test_methods_are_placed_by_their_points_over_all_subsets_whoevers_they_are()
     assert "theirs.json" in page
     assert "3 test cases of 2 sites; 3 rounds of 10 steps" in page
     assert "<b>theirs" not in page
+
+
+def test_a_method_with_personalised_models_says_so() -> None:
+    names = ("fedavg", "fedavg+site")
+    scores: Any = SimpleNamespace(
+        methods=names,
+        seeds=dict.fromkeys(names, (0,)),
+        points=lambda *_: Estimate(50.0, 1.0),
+    )
+    plain, personal = make_entries(scores, [])
+    assert personal.what == f"{plain.what}; then each site trains its own copy on"
 
 
 def test_results_of_others_are_read_back_if_they_are_of_the_same_benchmark(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mixmfl.core.records import read_value
 from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
-from mixmfl.research.benchmark.methods import describe, find_method
+from mixmfl.research.benchmark.methods import SITE, describe, find_method
 from mixmfl.research.benchmark.records import Name
 from mixmfl.research.benchmark.statistics import Cost, Estimate, Scores
 from mixmfl.research.benchmark.tables import UNDEFINED, count, number, spread
@@ -64,10 +64,11 @@ def make_entries(scores: Scores, costs: Sequence[Cost]) -> list[Entry]:
     for method in scores.methods:
         own, subsets = (scores.points(method, kind) for kind in ("own", "subsets"))
         mine = [cost for cost in costs if cost.method == method]
+        alone = method.endswith(SITE)
         made.append(
             Entry(
                 method,
-                find_method(method).what,
+                find_method(method).what + ("; then each site trains its own copy on" * alone),
                 describe(method, scores.seeds[method][0]).get("sha256"),
                 scores.seeds[method],
                 or_none(own.mean),
@@ -140,7 +141,7 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
         "± the standard deviation over seeds. A place says nothing of chance: table.md has "
         f"differences with intervals. {UNDEFINED} is what is not known.\n\n"
         f"{count(sum(tests.values()), 'test case')} of {count(len(tests), 'site')}; "
-        f"{benchmark['rounds']} rounds of {benchmark['local_steps']} steps, "
+        f"{count(benchmark['rounds'], 'round')} of {count(benchmark['local_steps'], 'step')}, "
         f"{benchmark['configuration']}, {benchmark.get('precision', '')}. Cases and how they were "
         f"made: {benchmark.get('cases', UNDEFINED)}."
     )

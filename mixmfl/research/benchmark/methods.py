@@ -92,12 +92,12 @@ BASELINES = {
         training={**_NO_IMPUTATION, "modality_dropping": 0},
     ),
     "fedavg": Method(
-        "that U-Net by federated averaging",
+        "one U-Net by federated averaging, a channel per modality and zeros for missing ones",
         network=_STACKED,
         training={**_NO_IMPUTATION, "modality_dropping": 0},
     ),
     "fedprox": Method(
-        "the same, held near the weights of the round's start (mu = 0.01)",
+        "`fedavg`, held near the weights of the round's start (mu = 0.01)",
         network=_STACKED,
         training={**_NO_IMPUTATION, "modality_dropping": 0, "proximal": 0.01},
     ),
