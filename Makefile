@@ -65,10 +65,15 @@ benchmark-patients: install ## the methods on patients in DATA=…, which is onl
 		"splits.json, as docs/benchmark.md describes them" >&2; exit 1; }
 	$(BIN)/mixmfl_benchmark_patients -i "$(DATA)" -o "$(OUT)" $(PATIENTS)
 
+# Of privacy: `make privacy DATA=FOLDER`, a folder per hospital, attacks on these patients; DATA is only read.
+ATTACK ?=
+
 privacy: develop ## attack what sites send, with and without protection; half an hour on two cores
+ifeq ($(DATA),)
 	$(BIN)/mixmfl_demo_data -o privacy/federation --setting multi-modal --spacing 4 --cases 16
-	$(BIN)/mixmfl_plan_preprocess -i privacy/federation -o privacy/work --preset phantom -c 2d
-	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out
+endif
+	$(BIN)/mixmfl_plan_preprocess -i "$(or $(DATA),privacy/federation)" -o privacy/work --preset phantom -c 2d
+	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out $(ATTACK)
 
 test: develop ## the tests, without those marked slow or gpu
 	$(BIN)/pytest $(PARALLEL)

@@ -95,11 +95,12 @@ def _device(here: "Compute") -> str:
 
 
 def _plans(work: Path, here: "Compute") -> Iterator[Line]:
+    from mixmfl.planning.federation_plans import sites_folder
     from mixmfl.planning.plans import Plans
     from mixmfl.training.hardware import needs_of_training
 
     plans = Plans.load(work / "plans.json")
-    sites = len([folder for folder in (work / "sites").glob("*") if folder.is_dir()])
+    sites = len([folder for folder in sites_folder(work).glob("*") if folder.is_dir()])
     for name in plans.configurations:
         for need in needs_of_training(plans, name, sites, here, work):
             numbers = f"about {need.needed_gb:.1f} GB, {need.there_gb:.1f} GB are free"

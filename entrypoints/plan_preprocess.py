@@ -298,7 +298,7 @@ def _find_cases(
     options: argparse.Namespace, modalities: "Modalities"
 ) -> tuple[list[_Cases], tuple[str, ...]]:
     """Return the cases of every folder, and the names of the folders that are held out."""
-    from mixmfl.planning.federation_plans import site_folder
+    from mixmfl.planning.federation_plans import site_folder, sites_folder
     from mixmfl.planning.site_folders import find_site, find_sites
 
     alignment = _options.alignment(options, modalities)
@@ -317,7 +317,7 @@ def _find_cases(
     else:
         federation = find_sites(options.input, modalities, options.labels, alignment)
         sites, tests, held_out = federation.sites, federation.tests, federation.held_out
-        _check_work(options.out / "sites", {site.name for site in sites})
+        _check_work(sites_folder(options.out), {site.name for site in sites})
         _check_work(options.out / "tests", {site.name for site in tests})
     places = [(_TRAINING, site, site_folder(options.out, site.name)) for site in sites]
     places += [(_TESTS, site, options.out / "tests" / site.name) for site in tests]

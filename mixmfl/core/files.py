@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, MixmflError, why
-from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
+from mixmfl.core.strict_json import MOST_BYTES, MOST_BYTES_SETTINGS, parse_json
 
 UNFINISHED = ".writing-"
 """What the names of half-written files and folders begin with."""
@@ -295,6 +295,11 @@ def read_small(path: Path, most_bytes: int = MOST_BYTES_SETTINGS) -> bytes:
     if len(content) > most_bytes:
         raise ValueError(f"more than {most_bytes} bytes are not read")
     return content
+
+
+def read_long_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
+    """Read a record that grows with cases or rounds, as ``read_json`` reads any other."""
+    return read_json(path, error, MOST_BYTES)
 
 
 def read_json(

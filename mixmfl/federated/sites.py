@@ -10,6 +10,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.data.patients import patient_of
 from mixmfl.federated.state import FOLD_COUNT, Site
 from mixmfl.inference.model_folder import EVERY_CASE
+from mixmfl.planning.federation_plans import site_folder, sites_folder
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import case_names, open_case
 from mixmfl.training.batches import site_number
@@ -71,16 +72,16 @@ def open_sites(
     Raises:
         DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
     """
-    known = sorted(p.name for p in (work / "sites").glob("*") if p.is_dir())
+    known = sorted(p.name for p in sites_folder(work).glob("*") if p.is_dir())
     if unknown := sorted(set(chosen) - set(known)):
         raise DataError(
-            f"{work / 'sites'}: there is no site {', '.join(unknown)}; the sites are "
+            f"{sites_folder(work)}: there is no site {', '.join(unknown)}; the sites are "
             f"{', '.join(known) or 'none'}. Name some of these by --sites"
         )
     planned = plans.preprocessing(configuration)
-    available = [name for name in known if (work / "sites" / name / configuration).is_dir()]
+    available = [name for name in known if (site_folder(work, name) / configuration).is_dir()]
     if not available or (missing := sorted(set(chosen) - set(available))):
-        others = sorted({p.parent.name for p in (work / "sites").glob("*/*/*.json")})
+        others = sorted({p.parent.name for p in sites_folder(work).glob("*/*/*.json")})
         where = (
             f"for {', '.join(missing)}, but is for {', '.join(available)}"
             if available
@@ -88,12 +89,12 @@ def open_sites(
         )
         choice = f"choose one that is by -c ({', '.join(others)}), or " if others else ""
         raise DataError(
-            f"{work / 'sites'}: configuration {configuration} is not preprocessed {where}; "
+            f"{sites_folder(work)}: configuration {configuration} is not preprocessed {where}; "
             f"{choice}run mixmfl_plan_preprocess -c {configuration}"
         )
     sites = []
     for name in sorted(set(chosen)) or available:
-        folder = work / "sites" / name / configuration
+        folder = site_folder(work, name) / configuration
         cases = {case: open_case(folder, case) for case in case_names(folder)}
         if not cases:
             raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")

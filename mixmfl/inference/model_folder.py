@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import read_json
-from mixmfl.core.strict_json import MOST_BYTES
+from mixmfl.core.files import read_json, read_long_json
 
 MODEL = "model.safetensors"
 CROSS_VALIDATION_FILE = "cross_validation.json"
@@ -158,7 +157,7 @@ def _best_configuration(folder: Path) -> Path:
 
 
 def _folds_record(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / CROSS_VALIDATION_FILE, ModelError, most_bytes=MOST_BYTES)
+    record = read_long_json(folder / CROSS_VALIDATION_FILE, ModelError)
     folds = record.get("folds")
     if not isinstance(folds, list) or not all(isinstance(fold, str) for fold in folds):
         raise ModelError(f"{folder / CROSS_VALIDATION_FILE}: is damaged; it names no folds")

@@ -18,11 +18,10 @@ from typing import Annotated, Any, Literal
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, replacing, sha256, write_json
+from mixmfl.core.files import read_long_json, replacing, sha256, write_json
 from mixmfl.core.json_fields import Range, named, shown
 from mixmfl.core.records import read_record
 from mixmfl.core.spreadsheet import cell
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import MOST_LINE, one_line, printable
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES
@@ -223,7 +222,7 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Outcome]:
-    content = read_json(path, most_bytes=MOST_BYTES)
+    content = read_long_json(path)
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: has format {shown(content.get('format'))}; {FORMAT!r} is needed")
     cases = named(content.get("cases"), Range(0, MOST_CASES), f"{path}: cases", DataError)

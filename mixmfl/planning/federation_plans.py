@@ -40,9 +40,14 @@ class SiteFingerprint:
     refused: Sequence[Refused]
 
 
+def sites_folder(work: Path) -> Path:
+    """Return the folder in WORK with a folder per site that trains."""
+    return work / "sites"
+
+
 def site_folder(work: Path, site: str) -> Path:
     """Return the folder in WORK of a site that trains."""
-    return work / "sites" / site
+    return sites_folder(work) / site
 
 
 def gather_fingerprints(

@@ -19,10 +19,9 @@ from blosc2 import blosc2_ext
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError, why
-from mixmfl.core.files import read_json, replacing, write_json
+from mixmfl.core.files import read_long_json, replacing, write_json
 from mixmfl.core.json_fields import MOST_NAME, shown
 from mixmfl.core.records import read_record
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.data.image import MOST_VOXELS
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
@@ -175,9 +174,9 @@ def save_case(
 def is_stored(folder: Path, name: str, origin: str) -> bool:
     """Say whether a whole and readable case made from ``origin`` is there."""
     try:
-        return read_json(folder / f"{name}.json", most_bytes=MOST_BYTES).get(
-            "origin"
-        ) == origin and bool(open_case(folder, name).name)
+        return read_long_json(folder / f"{name}.json").get("origin") == origin and bool(
+            open_case(folder, name).name
+        )
     except DataError:
         return False
 
@@ -194,7 +193,7 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
         DataError: A file is missing or damaged, or was written in another format.
     """
     file = folder / f"{name}.json"
-    content = read_json(file, most_bytes=MOST_BYTES)  # it grows with the classes
+    content = read_long_json(file)  # it grows with the classes
     if content.get("format") != FORMAT:
         raise DataError(
             f"{file}: format {shown(content.get('format'))} was found, {FORMAT} is needed; "

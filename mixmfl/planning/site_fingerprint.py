@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, MixmflError, PlansError, Refused
-from mixmfl.core.files import read_json, write_json
-from mixmfl.core.strict_json import MOST_BYTES
+from mixmfl.core.files import read_json, read_long_json, write_json
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.cases import Case
 from mixmfl.data.labels import Labels
@@ -42,7 +41,7 @@ def fingerprint_site(
     sources = {case.name: origin(case, site) for case in site.found.cases}
     record, file = out / "cases.json", out / "fingerprint.json"
     try:
-        before = read_json(record, most_bytes=MOST_BYTES)
+        before = read_long_json(record)
         if before["sources"] == sources:
             refused = [Refused(name, reason) for name, reason in before["refused"].items()]
             known = Fingerprint.from_json(read_json(file, PlansError), str(file))

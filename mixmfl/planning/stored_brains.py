@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, write_json
-from mixmfl.core.strict_json import MOST_BYTES
+from mixmfl.core.files import read_long_json, write_json
 from mixmfl.data import image
 from mixmfl.data.cases import Case
 from mixmfl.data.load_case import LoadedCase
@@ -44,7 +43,7 @@ class StoredBrain:
     def read(self, grid: image.Grid) -> Any:
         """Return the brain on the canonical grid; None where there is none of this case."""
         try:
-            if read_json(self.record, most_bytes=MOST_BYTES).get("origin") != self.origin:
+            if read_long_json(self.record).get("origin") != self.origin:
                 return None
             stored, own = image.read_labels(self.mask)
         except DataError:

@@ -72,6 +72,7 @@ from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model import apply_personal_weights, load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
+from mixmfl.planning.federation_plans import site_folder
 from mixmfl.planning.fingerprint import Fingerprint
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import preprocess_site
@@ -255,7 +256,7 @@ class SiteConfig:
     @property
     def folder(self) -> Path:
         """The folder of the preprocessed cases."""
-        return self.work / "sites" / self.name
+        return site_folder(self.work, self.name)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from typing import Annotated
 
 from mixmfl.core.declarations import entries
 from mixmfl.core.errors import PrivacyError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import read_long_json, write_json
 from mixmfl.core.records import read_value
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.secure_aggregation.protocol import MOST_BLOCKS, BlockName
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
@@ -64,6 +63,6 @@ class SummedSites:
             return self._known
         if not self._file.exists():
             return {}
-        content = read_json(self._file, PrivacyError, most_bytes=MOST_BYTES)
+        content = read_long_json(self._file, PrivacyError)
         known: Mapping[str, list[str]] = read_value(_Record, content, str(self._file), PrivacyError)
         return known

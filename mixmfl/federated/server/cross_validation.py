@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, within
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.files import read_json, read_long_json, write_json, write_text
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.records import read_record
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.server.export import Pooled, export_model
@@ -121,9 +120,7 @@ def read_folds(folder: Path) -> FoldsRecord:
         ModelError: It is damaged.
     """
     file = folder / CROSS_VALIDATION_FILE
-    return read_record(
-        FoldsRecord, read_json(file, ModelError, most_bytes=MOST_BYTES), str(file), ModelError
-    )
+    return read_record(FoldsRecord, read_long_json(file, ModelError), str(file), ModelError)
 
 
 def begin_folds(

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.files import read_long_json, write_json, write_text
 from mixmfl.core.json_fields import Range, named
 from mixmfl.core.records import read_value
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.text import one_line
 from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
@@ -58,7 +57,7 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
     file = run.folder / "expected.json"
     if not file.is_file():
         return None
-    content = read_json(file, ModelError, most_bytes=MOST_BYTES)
+    content = read_long_json(file, ModelError)
     try:
         if content["sha256"] != record_digest(content):
             raise ValueError("it is not what was written")

@@ -15,11 +15,10 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import MixmflError, ModelError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import read_long_json, write_json
 from mixmfl.core.json_fields import MOST_NAME, Range, fields, shown, whole
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.initial_state import Start
@@ -188,7 +187,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     rounds = sorted((folder / "rounds").glob("*/run.json"), reverse=True)
     for file in (folder / "run.json", *rounds):
         try:
-            record = read_json(file, ModelError, most_bytes=MOST_BYTES)
+            record = read_long_json(file, ModelError)
             if record.get("format") == FORMAT and record.get("sha256") != record_digest(record):
                 raise ModelError(f"{file}: is damaged; it is not what was written")
         except ModelError as error:

@@ -11,10 +11,9 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_long_json
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_value
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
 from mixmfl.research.benchmark.methods import SITE, describe, find_method
@@ -92,7 +91,7 @@ def read_entries(file: Path, benchmark: Mapping[str, Any]) -> list[Entry]:
     Raises:
         DataError: It is no such file, or of another benchmark.
     """
-    content = read_json(file, most_bytes=MOST_BYTES)
+    content = read_long_json(file)
     theirs = content.get("benchmark")
     if not isinstance(theirs, Mapping) or "entries" not in content:
         raise DataError(

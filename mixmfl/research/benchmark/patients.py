@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_long_json
 from mixmfl.core.records import read_record
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.labels import Labels, read_folder_labels
 from mixmfl.data.modalities import Modalities
@@ -103,7 +102,7 @@ def read_study(folder: Path) -> Study:
             f"{file}: there is no such file; a folder of patients with modality_sets and "
             "test_folds in splits.json is needed (docs/benchmark.md)"
         )
-    splits = read_record(Splits, read_json(file, most_bytes=MOST_BYTES), str(file), DataError)
+    splits = read_record(Splits, read_long_json(file), str(file), DataError)
     modalities, folds = Modalities(), splits.test_folds
     sets = {
         name: {

@@ -10,9 +10,8 @@ import numpy as np
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import read_long_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import (
     Calibration,
@@ -114,7 +113,7 @@ def read_probabilities(file: Path) -> Probabilities | None:
     """
     if not file.is_file():
         return None
-    return read_record(Probabilities, read_json(file, most_bytes=MOST_BYTES), str(file), DataError)
+    return read_record(Probabilities, read_long_json(file), str(file), DataError)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_long_json
 from mixmfl.core.nan import mean, or_none
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.version import __version__
 from mixmfl.research.benchmark.leaderboard import Entry
 from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, find_method
@@ -41,7 +40,7 @@ def results_json(
     Raises:
         DataError: The benchmark's record is damaged.
     """
-    opened = read_json(out / "benchmark.json", most_bytes=MOST_BYTES)
+    opened = read_long_json(out / "benchmark.json")
     if missing := [name for name in _NEEDED if name not in opened]:
         raise DataError(f"{out / 'benchmark.json'}: is damaged; it has no {', '.join(missing)}")
     names = list(dict.fromkeys(row.method for row in rows))

@@ -27,9 +27,8 @@ import torch
 
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, write_json, write_text
+from mixmfl.core.files import read_long_json, write_json, write_text
 from mixmfl.core.nan import or_nan, or_none
-from mixmfl.core.strict_json import MOST_BYTES
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.modalities import Modalities
@@ -193,7 +192,7 @@ def open_benchmark(
         **({"learning_rates": list(rates)} if rates else {}),
     }
     if record.is_file():
-        before = read_json(record, most_bytes=MOST_BYTES)
+        before = read_long_json(record)
         compared = dict.fromkeys([*settings, *before])
         if changed := [name for name in compared if before.get(name) != settings.get(name)]:
             raise DataError(
@@ -227,10 +226,7 @@ def _digest(work: Path, configuration: str) -> str:
     """Return a digest of what all training and test cases were made from."""
     files = sorted(work.glob(f"sites/*/{configuration}/*.json"))
     files += sorted(work.glob(f"tests/*/{configuration}/*.json"))
-    origins = [
-        f"{file.relative_to(work)} {read_json(file, most_bytes=MOST_BYTES)['origin']}"
-        for file in files
-    ]
+    origins = [f"{file.relative_to(work)} {read_long_json(file)['origin']}" for file in files]
     return hashlib.sha256("\n".join(origins).encode()).hexdigest()
 
 
@@ -395,7 +391,7 @@ def _begin(folder: Path, described: Mapping[str, Any]) -> None:
     record, cost = folder / "method.json", folder / "cost.json"
     before = described
     if record.is_file():
-        before = read_json(record, most_bytes=MOST_BYTES)
+        before = read_long_json(record)
     elif cost.is_file():
         before = read_cost(cost).method
     if before != described:
