@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -511,16 +512,16 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
 
     sites = _open_sites(options, training)
     initial = _start(options.alias, training)
-    lap, crowd = _stopwatch(), _crowd_watch()
+    lap = _stopwatch()
     with (
         locked(training.out / ".lock", 0, _in_use(training.out)),
+        _crowd_watch(),
         _bar_when_needed() as progress,
         _curves(options.track, training.out) as curves,
     ):
 
         def report(run: "Run") -> None:
             _print_round(run, len(run.history), lap())
-            crowd()
             curves.write(run)
 
         run = simulate(
@@ -776,19 +777,26 @@ def _stopwatch() -> Callable[[], float]:
     return lap
 
 
-def _crowd_watch() -> Callable[[], None]:
-    """Return a function that warns at its first call if threads have waited for cores so far."""
+@contextmanager
+def _crowd_watch(seconds: float = 60) -> Iterator[None]:
+    """Warn once, so many seconds from now, if threads have mostly waited for cores since then."""
     import torch
 
     from mixmfl.core.core_time import core_time, crowded
 
-    begun = [core_time()]
+    begun = core_time()
 
     def warn() -> None:
-        if begun and (text := crowded(begun.pop(), core_time(), torch.get_num_threads())):
+        if text := crowded(begun, core_time(), torch.get_num_threads()):
             print(text, file=sys.stderr)
 
-    return warn
+    timer = threading.Timer(seconds, warn)  # a round may take hours
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _print_round(run: "Run", number: int, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """What is said where more threads compute than there are cores."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,20 @@ def test_threads_that_wait_more_than_they_run_are_warned_of() -> None:
     assert crowded(None, CoreTime(2.0, 10.0), 2) == crowded(start, None, 2) == ""
 
 
-def test_a_training_warns_once_after_its_first_round(
+def test_a_training_warns_once_after_some_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter([CoreTime(1.0, 1.0), CoreTime(2.0, 10.0)])
     monkeypatch.setattr("mixmfl.core.core_time.core_time", lambda: next(times))
-    warn = train_federated._crowd_watch()
-    warn()
-    assert "waited 90 % of their time" in capsys.readouterr().err
-    warn()
-    assert capsys.readouterr().err == ""
+    with train_federated._crowd_watch(0.5):
+        (timer,) = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+        timer.join(20)
+    assert capsys.readouterr().err.count("waited 90 % of their time") == 1
+
+
+def test_a_training_that_ends_sooner_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixmfl.core.core_time.core_time", lambda: CoreTime(1.0, 1.0))
+    with train_federated._crowd_watch(3600):
+        (timer,) = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
+    timer.join(20)
+    assert not timer.is_alive()
