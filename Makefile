@@ -72,7 +72,7 @@ privacy: develop ## attack what sites send, with and without protection; half an
 ifeq ($(DATA),)
 	$(BIN)/mixmfl_demo_data -o privacy/federation --setting multi-modal --spacing 4 --cases 16
 endif
-	$(BIN)/mixmfl_plan_preprocess -i "$(or $(DATA),privacy/federation)" -o privacy/work --preset phantom -c 2d
+	$(BIN)/mixmfl_plan_preprocess -i "$(or $(DATA),privacy/federation)" -o privacy/work --preset $(if $(DATA),patients,phantom) -c 2d
 	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out $(ATTACK)
 
 test: develop ## the tests, without those marked slow or gpu
