@@ -113,6 +113,12 @@ def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> 
     assert any(of in doubt for doubt in doubts), doubts
 
 
+def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> None:
+    names = "raw/p1/FLAIR skull_stripped/p1/FLAIR skull_stripped/p1/T1"
+    (case,) = found_in(tmp_path, names).cases
+    assert case.warnings[0].startswith("by its name skull_stripped/p1/T1.nii.gz was processed")
+
+
 @pytest.mark.parametrize(
     ("names", "taken"),
     [
