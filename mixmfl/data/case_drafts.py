@@ -89,6 +89,7 @@ class Draft:
         records: list[FileRecord] = []
         questions: list[str] = []
         images: dict[str, Path] = {}
+        used: list[GatheredFile] = []
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
@@ -97,6 +98,7 @@ class Draft:
             records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
                 images[modality] = taken.path
+                used.append(taken)
             else:
                 several = f"{len(best)} files for {modality}: {listed(best, folder)}"
                 questions.append(f"{several}; keep one of them{_or_mapping(labels_needed)}")
@@ -118,8 +120,15 @@ class Draft:
             faults = [self._nothing_known(folder)]
         if not faults and labels_needed and label is None:
             faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
-        warnings = tuple(f"not used: {question}" for question in questions)
-        return Chosen(images, label, tuple(records), warnings, "; ".join(faults))
+        warnings = [f"not used: {question}" for question in questions]
+        processed = [file for file in used if file.reading.processing]
+        has_twins = any(len(by_modality[modality]) > 1 for modality in images)
+        if has_twins and 0 < len(processed) < len(used):
+            warnings.append(
+                f"by its name {listed(processed, folder)} was processed, such as stripped of the "
+                "skull, and the other images were not; see that all are alike"
+            )
+        return Chosen(images, label, tuple(records), tuple(warnings), "; ".join(faults))
 
     def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[FileRecord], str]:
         """Return the segmentation, the records of all label files, and why none was chosen."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixmfl.data.accounting import inside, other_format
-from mixmfl.data.file_names import BY_PROGRAM, FileName, maker_in, read_name
+from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in, read_name
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.patients import patients_by_place
@@ -52,6 +52,8 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 _LONGEST_PREFIX = 16
+# beside a word for processing: resampled_1mm, skull_stripped
+_HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull")
 _BEFORE = ("pre", "prae", "pra")
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
@@ -346,7 +348,11 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
     beside = [other for other in contents if other[:-1] == above and other[-1] != part]
     if part.lower() == "pre":
         return any(other[-1].lower() in _ORIGINALS for other in beside)
-    words = [word for word in _words(part) if word not in _KIND_FOLDERS]
+    words = [
+        word
+        for word in _words(part)
+        if word not in _KIND_FOLDERS and not _HOW_PROCESSED.fullmatch(word)
+    ]
     if not words or not all(word in PROCESSING for word in words):
         return False
     mine = contents[(*above, part)] - {""}
@@ -515,8 +521,15 @@ def _without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFil
     """Set aside labels that the files beside them show to be by a program.
 
     FAST writes ``T1_seg`` beside ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK
-    Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``.
+    Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``;
+    ``lst_lesions`` is LST's where no image is of a patient called LST.
     """
+    patients = {
+        name.lower()
+        for file in files
+        for name in (file.reading.head, file.reading.case, *file.parents)
+        if file.reading.modality
+    }
     beside: dict[Path, set[str]] = defaultdict(set)
     for file in files:
         beside[file.path.parent].add(stem_of(file.path).lower())
@@ -532,6 +545,9 @@ def _without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFil
             return "HD-GLIO"
         if stem == "final_mask" and "bianca_mask" in others:
             return "BIANCA"
+        head = file.reading.head
+        if head.lower() not in patients and (made := maker_in(head, SHORT_MAKERS)):
+            return made
         is_freesurfer = file.path.parent.name == "mri" and file.path.suffix.lower() == ".mgz"
         return "FreeSurfer" if is_freesurfer else ""
 

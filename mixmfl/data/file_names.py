@@ -91,8 +91,9 @@ _MAKERS = frozenset(
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
      "ensemble", "output", "outputs")
 )  # fmt: skip
-# which may be of a patient's name, too
-_SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
+SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
+"""Further ones, which may be of a patient's name, too."""
+
 _MAKERS_OF_TWO = (("hd", "glio"), ("total", "segmentator"), ("nn", "unet"), ("lst", "ai"))
 
 # T1_3T, T1_1.5T
@@ -156,7 +157,7 @@ def _by_program(file_name: FileName, stem: str) -> FileName:
     """Set aside a label whose name says that a program made it: nobody has looked at it yet."""
     if not file_name.is_label:
         return file_name
-    maker = maker_in(stem) or maker_in(stem[len(file_name.head) :], _SHORT_MAKERS)
+    maker = maker_in(stem) or maker_in(stem[len(file_name.head) :], SHORT_MAKERS)
     if maker:
         return replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     return file_name

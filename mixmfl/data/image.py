@@ -257,6 +257,11 @@ def read_labels(path: Path | Source) -> tuple[Array, Grid]:
         with np.errstate(invalid="ignore"):  # inf - inf
             whole = np.isfinite(array) & (np.abs(array - rounded) <= LABEL_TOLERANCE)
         if not whole.all():
+            if not np.isfinite(array).all():
+                raise DataError(
+                    f"{path}: holds NaN or infinity; labels must be integers. Replace them by 0, "
+                    'or by the value of "ignore" where nobody has labelled'
+                )
             raise DataError(
                 f"{path}: holds the value {array[~whole][0]}; labels must be integers. "
                 "Was it resampled with interpolation? Use nearest neighbour for labels"

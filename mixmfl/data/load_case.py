@@ -32,6 +32,7 @@ from mixmfl.data.registration import (
 _MIRRORED = "Convert it again from its source: which side is left was lost"
 
 FEWEST_VALUES = 8  # of an image; label files have fewer
+NEAR_LIMIT = 24000  # an image beyond it on both sides of 0 fills the range of 16 bits
 SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # largest values of images that are not rescaled
 
 S = TypeVar("S")
@@ -147,6 +148,8 @@ def load_case(
                 f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
                 'values under "labels" in dataset.json'
             ) from None
+        if indices.min() > 0:
+            warnings.append("its label marks every voxel, and none as background; look at it")
     return LoadedCase(
         case.name, images, indices, grid, canonical, reference, tuple(notes), tuple(warnings)
     )
@@ -298,12 +301,35 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
             f"case {case.name!r}: {modality} ({path}) is empty, every voxel is "
             f"{array.flat[0]:g}. Remove the file if the case lacks this modality"
         )
+    if _is_wrapped(array):
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) has its brightest voxels below 0: numbers "
+            "above 32767 were stored in 16 bits with a sign. Export it again, in another number "
+            "type"
+        )
     if values := _few_values(array):
         raise DataError(
             f"case {case.name!r}: {modality} ({path}) holds only the values "
             f"{', '.join(f'{value:g}' for value in values)}; a label was given as an image. Name "
             "the file as a label, or remove it"
         )
+
+
+def _is_wrapped(array: npt.NDArray[np.float32]) -> bool:
+    """Say whether an image is one of 16 bits without a sign that was stored with one.
+
+    It fills the range of the type, and is smoother where its negative values are read without
+    the sign.
+    """
+    low, high = float(array.min()), float(array.max())
+    if not (-(2**15) <= low < -NEAR_LIMIT and NEAR_LIMIT < high < 2**15):
+        return False
+    unwrapped = np.where(array < 0, array + 2**16, array)
+
+    def roughness(values: npt.NDArray[np.float32]) -> float:
+        return sum(float(np.abs(np.diff(values, axis=axis)).sum(dtype=float)) for axis in (1, 2))
+
+    return roughness(unwrapped) < roughness(array)
 
 
 def _few_values(array: npt.NDArray[np.float32]) -> list[float]:

@@ -41,6 +41,12 @@ _REFUSED = {
     1: "single bits", 32: "complex numbers", 128: "colours", 1536: "numbers of 128 bits",
     1792: "complex numbers", 2048: "complex numbers", 2304: "colours",
 }  # fmt: skip
+# what lies in an image's place instead, by its first bytes
+_NO_IMAGES = {
+    b"\x1f\x8b": "it is packed by gzip twice", b"PK\x03\x04": "it is a zip archive",
+    b"version https://git-lfs": "it is a pointer of Git LFS to the file, which 'git lfs pull' "
+    "fetches", b"<": "it is a page or XML, as a failed download leaves it",
+}  # fmt: skip
 _PLACES = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
            "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
 
@@ -289,7 +295,8 @@ def _raw_header(path: Path) -> tuple[Any, Path]:
             f"{path}: is of Analyze 7.5, which does not say where left and right are. Convert it "
             "to NIfTI with the program that wrote it"
         )
-    raise not_an_image(path, "it has no NIfTI header")
+    known = (what for first, what in _NO_IMAGES.items() if start.lstrip().startswith(first))
+    raise not_an_image(path, next(known, "it has no NIfTI header") if start else "it is empty")
 
 
 def _shape(path: Path, header: Any) -> tuple[int, int, int]:

@@ -151,7 +151,7 @@ def test_integers_stored_as_floats_are_labels_and_fractions_are_not(tmp_path: Pa
     with pytest.raises(DataError, match=r"seg.nii.gz: holds the value 0.5; labels must be integ"):
         image.read_labels(path)
     image.write_image(path, np.where(VOLUME == 1, np.nan, 0), GRID)
-    with pytest.raises(DataError, match="holds the value nan"):
+    with pytest.raises(DataError, match=r"holds NaN or infinity; labels must be int.*Replace"):
         image.read_labels(path)
     image.write_image(path, VOLUME * 1e9, GRID)
     with pytest.raises(DataError, match="labels have 32 bits at most"):
@@ -274,7 +274,17 @@ def break_gzip(path: Path) -> None:
             lambda path: path.touch(),
             "is no image we read; its name must end in .* or .mhd",
         ),
-        ("t1.nii.gz", lambda path: path.touch(), "cannot be read as an image .*Needed is a whole"),
+        ("t1.nii.gz", lambda path: path.touch(), r"cannot be read as an image \(it is empty\)"),
+        (
+            "t1.nii.gz",
+            lambda path: path.write_bytes(gzip.compress(gzip.compress(b"no" * 400))),
+            r"cannot be read as an image \(it is packed by gzip twice\)\. Needed is a whole",
+        ),
+        (
+            "t1.nii",
+            lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+            "cannot be read as an image .it is a pointer of Git LFS",
+        ),
         ("t1.nii", lambda path: path.write_bytes(b"no" * 400), "cannot be read as an image"),
         ("t1.nii.gz", lambda path: path.write_bytes(b"\x1f\x8b" * 400), "is incomplete or damaged"),
         # in a short file igzip meets the end before the header is read; ITK would fill in zeros

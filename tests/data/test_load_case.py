@@ -79,6 +79,34 @@ def test_an_empty_image_is_refused(tmp_path: Path) -> None:
         load_case(case)
 
 
+def test_values_that_are_wrapped_around_in_16_bits_are_refused(tmp_path: Path) -> None:
+    shape = (6, 20, 20)
+    grid = Grid(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
+    bright = np.fromfunction(
+        lambda z, y, x: 60000 - 300 * (y - 10) ** 2 - 300 * (x - 10) ** 2, shape
+    )
+    stored = np.where(bright > 0, bright, 0).astype(np.uint16)
+    wrapped = write_case(tmp_path, {"t1": stored.view(np.int16)}, {"t1": grid})
+    with pytest.raises(DataError, match=r"'p01': t1 .* has its brightest voxels below 0"):
+        load_case(wrapped)
+    # an image over the whole range of its type, whose background is the lowest value
+    whole_range = (stored.astype(np.int64) * 65535 // stored.max() - 32768).astype(np.int16)
+    assert whole_range.min() == -32768
+    assert whole_range.max() == 32767
+    load_case(write_case(tmp_path, {"t1": whole_range}, {"t1": grid}))
+
+
+def test_a_label_without_background_is_warned_of(tmp_path: Path) -> None:
+    everywhere = np.ones(GRID.shape, np.uint8)
+    case = write_case(tmp_path, {"t1": VOLUME, "label": everywhere})
+    assert load_case(case, LESION).warnings == (
+        "its label marks every voxel, and none as background; look at it",
+    )
+    everywhere[0, 0, 0] = 0
+    case = write_case(tmp_path, {"t1": VOLUME, "label": everywhere})
+    assert load_case(case, LESION).warnings == ()
+
+
 def test_a_label_value_that_is_not_declared_is_refused(tmp_path: Path) -> None:
     case = write_case(tmp_path, {"t1": VOLUME, "label": (VOLUME > 5) * np.uint8(4)})
     with pytest.raises(

@@ -72,12 +72,19 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "p1/T1 p1/output_mask",
         "p1/T1 p1/T1_seg p1/T1_pve_0",  # of FAST
         "p1/T1 p1/final_mask p1/bianca_mask",
+        "p1/FLAIR p1/lst_lesions",
     ],
 )
 def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> None:
     found = found_in(tmp_path, names, labels_needed=True)
     assert [case.label for case in found.cases] == []
     assert any("no label" in refused.reason for refused in found.refused)
+
+
+@pytest.mark.parametrize("names", ["images/LST_FLAIR labels/LST_seg", "LST/FLAIR LST/LST_seg"])
+def test_a_patient_may_be_called_as_a_program(names: str, tmp_path: Path) -> None:
+    (case,) = found_in(tmp_path, names, labels_needed=True).cases
+    assert case.label
 
 
 def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> None:
@@ -106,10 +113,18 @@ def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> 
     assert any(of in doubt for doubt in doubts), doubts
 
 
+def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> None:
+    names = "raw/p1/FLAIR skull_stripped/p1/FLAIR skull_stripped/p1/T1"
+    (case,) = found_in(tmp_path, names).cases
+    assert case.warnings[0].startswith("by its name skull_stripped/p1/T1.nii.gz was processed")
+
+
 @pytest.mark.parametrize(
     ("names", "taken"),
     [
         ("native/p1_T1 mni/p1_T1", {"t1": "native/p1_T1"}),
+        ("raw/p1/T1 skull_stripped/p1/T1", {"t1": "raw/p1/T1"}),
+        ("p1/T1 resampled_1mm/p1/T1", {"t1": "p1/T1"}),
         ("p1/T1 p1/FLAIR backup/p1/T1", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
         ("p1/T1 $RECYCLE.BIN/S-1-5/T1", {"t1": "p1/T1"}),
         ("p1/T1 #recycle/p1/T1 @eaDir/p1/T1", {"t1": "p1/T1"}),
