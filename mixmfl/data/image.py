@@ -368,6 +368,11 @@ def doubts(grid: Grid) -> tuple[list[str], list[str]]:
             "default was taken, where left and right may be exchanged"
         ]
     notes, warnings = [], []
+    if place.unit:
+        warnings.append(
+            f"its header counts in {place.unit}; its numbers were taken as millimetres, as nibabel "
+            "and FSL do. Look at its spacing"
+        )
     if place.qform is not None:
         notes.append("its sform differs from its qform; the sform was taken")
     pixdim = dict(place.fields)["pixdim"][3:0:-1]

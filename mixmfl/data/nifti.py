@@ -47,6 +47,7 @@ _NO_IMAGES = {
     b"version https://git-lfs": "it is a pointer of Git LFS to the file, which 'git lfs pull' "
     "fetches", b"<": "it is a page or XML, as a failed download leaves it",
 }  # fmt: skip
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # by the lowest three bits of xyzt_units
 _PLACES = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
            "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z")  # fmt: skip
 
@@ -60,11 +61,13 @@ class Place:
         affine: nibabel's 4x4 matrix from an index to mm, RAS; row by row.
         qform: The same matrix by the qform, if the qform has a code and puts some voxel elsewhere
             by more than a hundredth of its side; else None.
+        unit: The unit of length that the header states, if it is another than millimetres; else "".
     """
 
     fields: tuple[tuple[str, tuple[float, ...]], ...]
     affine: tuple[tuple[float, ...], ...]
     qform: tuple[tuple[float, ...], ...] | None
+    unit: str = ""
 
     @property
     def is_stated(self) -> bool:
@@ -356,13 +359,14 @@ def _place(
             qform = _qform(path, header)
             if np.abs((affine - qform) @ _corners(shape)).max() > 0.01 * min(pixdim):
                 other = tuple(map(tuple, qform.tolist()))
+    unit = _OTHER_UNITS.get(int(header["xyzt_units"]) % 8, "")
     # pixdim is less rounded than the length of a turned axis, and says the same nearly always
     spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     spacing = np.where(np.isclose(spacing, pixdim, rtol=1e-5, atol=0), pixdim, spacing)
     z, y, x = spacing.tolist()
     if not all(math.isfinite(step) and step > 0 for step in (z, y, x)):
         raise DataError(f"{path}: has spacing {(z, y, x)} mm; it must be positive and finite")
-    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), other)
+    return (z, y, x), Place(tuple(fields), tuple(map(tuple, affine.tolist())), other, unit)
 
 
 def _affine(path: Path, header: Any) -> Array:

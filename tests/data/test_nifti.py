@@ -276,3 +276,11 @@ def test_damage_is_refused_or_changes_nothing_but_what_the_header_alone_says(
     assert min(outcomes.values()) > 50
     assert time.monotonic() - began < 120
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_header_that_counts_in_micrometres_is_doubted(tmp_path: Path) -> None:
+    stored = nib.Nifti1Image(np.ones((9, 8, 7), np.int16), np.diag([5.0, 5, 5, 1]))
+    stored.header.set_xyzt_units("micron")
+    nib.save(stored, tmp_path / "flair.nii")
+    (warning,) = image.doubts(image.read_grid(tmp_path / "flair.nii"))[1]
+    assert "counts in micrometres" in warning
