@@ -10,6 +10,7 @@ from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
 from mixmfl.data.modalities import words_of
+from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 # among several segmentations, these words mark the one to use
@@ -121,6 +122,9 @@ class Draft:
         if not faults and labels_needed and label is None:
             faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
         warnings = [f"not used: {question}" for question in questions]
+        for modality, file in zip(images, used, strict=True):
+            if not file.given and (doubt := sidecar_doubt(file.path, modality)):
+                warnings.append(f"{inside(file.path, folder)}: {doubt}")
         processed = [file for file in used if file.reading.processing]
         has_twins = any(len(by_modality[modality]) > 1 for modality in images)
         if has_twins and 0 < len(processed) < len(used):

@@ -1064,3 +1064,26 @@ def test_a_line_without_a_modality_is_none_to_guess(tmp_path: Path) -> None:
     table.write_text("case,modality,file\np,,p/T1.nii.gz\n")
     with pytest.raises(DataError, match="line 2: '' is no known modality"):
         read_mapping(table, Modalities())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "doubted"),
+    [
+        ("FLAIR", {"SeriesDescription": "t1_mprage_sag"}, "which is t1, but by its name it was"),
+        ("T2", {"SeriesDescription": "AX", "ProtocolName": "t2_flair_tra"}, "which is flair"),
+        ("FLAIR", {"SeriesDescription": "t2_tirm_tra_dark-fluid", "ProtocolName": "t1"}, ""),
+        ("T1c", {"SeriesDescription": "t1_mprage_sag"}, ""),  # the agent is often left out
+        ("FLAIR", {"SeriesDescription": 7}, ""),
+        ("FLAIR", ["t1"], ""),
+    ],
+)
+def test_the_json_file_beside_an_image_may_contradict_its_name(
+    name: str, content: Any, doubted: str, tmp_path: Path
+) -> None:
+    make_files(tmp_path, f"p1/{name}.nii.gz")
+    write_json(tmp_path / f"p1/{name}.json", content)
+    (case,) = find_cases(tmp_path).cases
+    assert list(case.images) == [name.lower()]
+    assert [doubted in warning for warning in case.warnings] == [True] * bool(doubted)
+    chosen = {f"p1/{name}.nii.gz": Given("", name.lower(), "table, line 2", is_file=True)}
+    assert find_cases(tmp_path, mapping=chosen).cases[0].warnings == ()

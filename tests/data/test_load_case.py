@@ -238,3 +238,12 @@ def test_real_cases_are_found_and_canonical(folder: str) -> None:
     assert np.diag(np.reshape(loaded.canonical.direction, (3, 3))).tolist() == [1, 1, 1]
     assert loaded.labels is not None
     assert loaded.labels.any()
+
+
+def test_one_image_under_two_names_is_warned_of(tmp_path: Path) -> None:
+    chosen = np.random.default_rng(3)
+    brain = chosen.normal(100, 20, GRID.shape).astype(np.float32)
+    other = brain + chosen.normal(0, 2, GRID.shape).astype(np.float32)
+    case = write_case(tmp_path, {"flair": brain, "t1": 3 * brain + 1, "t1c": other})
+    (warning,) = load_case(case).warnings
+    assert warning == "flair and t1 are the same image: one of them has a wrong name"
