@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mixmfl.data.accounting import inside, other_format
 from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in, read_name
-from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.image import ending_of
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.patients import patients_by_place
 from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
@@ -987,8 +987,7 @@ def _owner(file: ImageFile, key: Key, keys: Set[Key], beside: Set[Key]) -> Key |
 
 def stem_of(path: Path) -> str:
     """Return an image's name without its ending."""
-    name = path.name.lower()
-    ending = next((end for end in FILE_ENDINGS if name.endswith(end)), other_format(path))
+    ending = ending_of(path) or other_format(path)
     return _composed(path.name[: len(path.name) - len(ending)])
 
 

@@ -27,6 +27,14 @@ from mixmfl.data import freesurfer, nifti
 Array = npt.NDArray[Any]
 
 FILE_ENDINGS = (*nifti.ENDINGS, *freesurfer.ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd")
+
+
+def ending_of(path: Path) -> str:
+    """Return which of ``FILE_ENDINGS`` a file's name has; empty: none."""
+    name = path.name.lower()
+    return next((ending for ending in FILE_ENDINGS if name.endswith(ending)), "")
+
+
 # image formats that are not read, by the first ending that fits
 OTHER_FORMATS = {
     ".img": "a file of voxels without its header", ".nii.bz2": "NIfTI packed by bzip2",

@@ -195,13 +195,14 @@ def _left_out(case: Case, modality: str, error: Exception) -> str:
 
 def _twins(images: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:
     """Return a warning for each two modalities that are one image, maybe on another scale."""
-    found = []
-    for one, other in combinations(images, 2):
-        few = slice(None, None, max(1, images[one].size // MOST_COMPARED))
-        pair = images[one].ravel()[few], images[other].ravel()[few]
-        if min(values.std() for values in pair) and np.corrcoef(*pair)[0, 1] > SAME_IMAGE:
-            found.append(f"{one} and {other} are the same image: one of them has a wrong name")
-    return found
+    few = [array.flat[:: max(1, array.size // MOST_COMPARED)] for array in images.values()]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one value alone; it is like no other
+        alike = np.atleast_2d(np.corrcoef(few)) > SAME_IMAGE
+    return [
+        f"{one} and {other} are the same image: one of them has a wrong name"
+        for (i, one), (j, other) in combinations(enumerate(images), 2)
+        if alike[i, j]
+    ]
 
 
 _Checks = dict[tuple[str, str], AlignmentCheck]

@@ -23,7 +23,7 @@ from mixmfl.core.json_fields import is_word
 from mixmfl.core.spreadsheet import check_length
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import Case, Found
-from mixmfl.data.image import DETACHED, FILE_ENDINGS
+from mixmfl.data.image import DETACHED, ending_of
 from mixmfl.data.labels import Labels
 from mixmfl.data.patients import patient_of
 
@@ -529,7 +529,7 @@ def _check_new(folder: Path, source: Path) -> None:
 
 def _put(file: Path, folder: Path, kind: str, copy: bool) -> None:
     """Link or copy a file into a folder, named after its kind, as any reader understands."""
-    ending = next(end for end in FILE_ENDINGS if file.name.lower().endswith(end))
+    ending = ending_of(file)
     if ending in DETACHED:
         raise DataError(
             f"{file}: is a header, and its voxels lie in another file, which it would not find "

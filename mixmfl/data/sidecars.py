@@ -5,7 +5,7 @@ from pathlib import Path
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json
 from mixmfl.core.text import quoted
-from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.image import ending_of
 from mixmfl.data.modalities import TABLE
 from mixmfl.data.sequence_words import read_words
 
@@ -22,8 +22,8 @@ def sidecar_doubt(image: Path, modality: str) -> str:
         image: The image file.
         modality: What it was taken for by its name.
     """
-    ending = next((end for end in FILE_ENDINGS if image.name.lower().endswith(end)), image.suffix)
-    file = image.with_name(image.name[: len(image.name) - len(ending)] + ".json")
+    stem = image.name[: len(image.name) - len(ending_of(image))]
+    file = image.with_name(f"{stem}.json")
     if modality not in TABLE or not file.is_file():
         return ""
     try:

@@ -9,7 +9,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import files_below
 from mixmfl.data.cases import Found
 from mixmfl.data.file_names import read_name
-from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.image import ending_of
 from mixmfl.data.labels import read_dataset_json
 from mixmfl.data.modalities import OTHER_WORDS, Modalities
 
@@ -62,9 +62,9 @@ def _images(found: Found, modalities: Modalities) -> Iterable[tuple[Path, str | 
         for number, name in _pairs(read_dataset_json(place).get(name_of_all))
     }
     for file in files_below(found.folder):
-        ending = next((end for end in FILE_ENDINGS if file.name.lower().endswith(end)), None)
+        ending = ending_of(file)
         folders = file.relative_to(found.folder).parts[:-1]
-        if ending is None or file in labels or "derivatives" in folders:
+        if not ending or file in labels or "derivatives" in folders:
             continue
         stem = file.name[: -len(ending)]
         channel = _CHANNEL.fullmatch(stem)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -123,9 +124,9 @@ class Run:
         Args:
             number: The round, counted from 1.
         """
-        before = [each for each in sorted(self.seconds) if each <= number]
+        known = (self.seconds[n] for n in range(number, 0, -1) if n in self.seconds)
         rounds = settings_of(number, self.settings, self.changes).rounds
-        return mean(self.seconds[each] for each in before[-_RECENT:]) * max(0, rounds - number)
+        return mean(islice(known, _RECENT)) * max(0, rounds - number)
 
     @property
     def known(self) -> dict[str, Registration]:
