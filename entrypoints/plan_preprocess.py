@@ -442,10 +442,9 @@ def _preprocess(
 def _print_refused(cases: Sequence[_Cases]) -> int:
     """Print the refused cases on stderr, and return the command's exit code."""
     lines = [
-        printable(
-            f"  {each.title.removeprefix(f'{_TRAINING} ')}/{one_line(item.name)}: {item.reason}"
-        )
+        printable(f"  {place}/{one_line(item.name)}: {item.reason}")
         for each in cases
+        for place in [each.site.name if each.kind == _TRAINING else each.title]
         for item in each.refused
     ]
     if not lines:

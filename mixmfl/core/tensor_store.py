@@ -33,7 +33,6 @@ MOST_HEADER_BYTES = 4 * 2**20
 MOST_TENSORS = 20_000
 MOST_AXES = 8
 
-
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
