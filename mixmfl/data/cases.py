@@ -27,9 +27,10 @@ from mixmfl.data.accounting import (
     why_other,
 )
 from mixmfl.data.case_drafts import Draft, GatheredFile, corrected
-from mixmfl.data.case_grouping import Grouped, group, stem_of
+from mixmfl.data.case_grouping import Grouped, group
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, Source
+from mixmfl.data.image_files import stem_of
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
 

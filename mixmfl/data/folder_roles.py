@@ -1,0 +1,242 @@
+"""What the folders around an image are for: sorting by kind or series, results, rejects.
+
+The other folders are the image's place, which tells the patient and the examination.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+from mixmfl.data.file_names import BY_PROGRAM, FileName, maker_in, read_name
+from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, spaced, stem_of
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_vocabulary import PROCESSING
+from mixmfl.data.sequence_words import agent_in
+
+# folders that sort one case's files by kind, as those named after modalities and labels do too
+KIND_FOLDERS = {
+    "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
+    "resources", "files", "structural", "anatomical", "rawdata", "data",
+}  # fmt: skip
+
+# folders of what a person sorted out, as words
+_REJECTED = {
+    f" {name} "
+    for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
+                 "trash", "papierkorb", "nicht verwendet", "ausgeschlossen", "backup", "backups",
+                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "#recycle", "@eadir",
+                 "macosx")
+}  # fmt: skip
+
+_NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
+
+ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
+
+_SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
+
+# beside a word for processing: resampled_1mm, skull_stripped
+_HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull")
+
+_BEFORE = ("pre", "prae", "pra")
+
+_OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
+
+_OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
+
+_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
+
+
+def read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
+    """Return an image file as its own name and the folders around it have it."""
+    parents = tuple(map(composed, path.relative_to(folder).parts[:-1]))
+    file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
+    if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
+        file_name = replace(file_name, case="", head="")
+    if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
+        file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
+    if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
+        file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
+    if rejected := next((part for part in parents if spaced(part) in _REJECTED), ""):
+        aside = f"a file of the folder {rejected!r}"
+        file_name = replace(file_name, modality=None, is_label=False, doubt="", aside=aside)
+    if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
+        aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
+        file_name = replace(
+            file_name, modality=None, is_label=False, doubt="", aside=aside, is_bids=True
+        )
+    if "derivatives" in parents:
+        parents = parents[: parents.index("derivatives")]
+        # BIDS: made from the original image, which is what we read
+        if file_name.modality or file_name.doubt:
+            aside = "an image of BIDS derivatives; the original is what is read"
+            file_name = replace(file_name, modality=None, doubt="", aside=aside)
+    return ImageFile(path, file_name, parents)
+
+
+def _in_series_folder(parents: Parts) -> bool:
+    return any(part.lower() in _SERIES_FOLDERS for part in parents[:-1])
+
+
+def _is_label_folder(name: str, modalities: Modalities) -> bool:
+    file_name = read_name(name, modalities)
+    return file_name.is_label and not file_name.case
+
+
+def with_places(
+    files: Sequence[ImageFile], modalities: Modalities, people: Set[Parts]
+) -> list[ImageFile]:
+    """Give files their place, of which folders that sort by kind are no part."""
+    kinds: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        for depth in range(len(file.parents) if file.reading.modality else 0):
+            kinds[file.parents[: depth + 1]].add(file.reading.modality or "")
+    patients = {*people}  # FLAIR-001/T1.nii: a folder that holds more than the kind in its name
+    for parents, found in kinds.items():
+        named = read_name(parents[-1], modalities)
+        if named.is_label or (named.modality and len(found) > 1):
+            patients.add(parents)
+    contents: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        for depth in range(1, len(file.parents) + 1):
+            rest = "/".join((*file.parents[depth:], stem_of(file.path)))
+            contents[file.parents[:depth]].add(rest if file.reading.case else "")
+    placed = []
+    for file in files:
+        made = {
+            file.parents[: depth + 1]: part
+            for depth, part in enumerate(file.parents)
+            if _is_processed(part, file.parents[:depth], contents)
+        }
+        home = _home(file, modalities, patients, {*made})
+        reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
+        case = reading.case if reading.is_known else reading.head or reading.case
+        place = tuple(part for part in home if spaced(part) not in spaced(case))
+        placed.append(replace(file, reading=reading, home=home, place=place))
+    return placed
+
+
+def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -> bool:
+    """Say whether a folder's name says that its images were made of those in another one.
+
+    Short words are left to patients, as they may be initials, unless a folder beside it holds an
+    image of the same name, with the patient in it.
+    """
+    beside = [other for other in contents if other[:-1] == above and other[-1] != part]
+    if part.lower() == "pre":
+        return any(other[-1].lower() in ORIGINALS for other in beside)
+    words = [
+        word
+        for word in lower_words(part)
+        if word not in KIND_FOLDERS and not _HOW_PROCESSED.fullmatch(word)
+    ]
+    if not words or not all(word in PROCESSING for word in words):
+        return False
+    mine = contents[(*above, part)] - {""}
+    return len(part) > 7 or any(contents[other] & mine for other in beside)
+
+
+def _home(
+    file: ImageFile,
+    modalities: Modalities,
+    patients: Set[Parts] = frozenset(),
+    processed: Set[Parts] = frozenset(),
+) -> Parts:
+    """Return a file's folders without those that sort by kind.
+
+    Args:
+        file: The file.
+        modalities: Known modalities.
+        patients: Folders that are a patient's although their names say a kind.
+        processed: Folders of images that were made of others.
+    """
+
+    def is_sorting(depth: int) -> bool:
+        part = file.parents[depth]
+        kind = read_name(part, modalities)
+        if part.lower() in (KIND_FOLDERS | ORIGINALS) or (kind.is_known and not kind.case):
+            return True
+        if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
+            return True
+        if depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS:
+            return True
+        # images_structural, images_segm
+        words = [word for word in lower_words(part) if word not in KIND_FOLDERS]
+        rest = read_name("_".join(words), modalities)
+        if len(words) < len(lower_words(part)) and (not words or rest.is_label) and not rest.case:
+            return True
+        if file.parents[: depth + 1] in patients and agent_in(part):
+            return False
+        # "with_contrast", but not "pre", which may be before surgery
+        if part.lower() not in _BEFORE and agent_in(part) in ("with", "without"):
+            return True
+        if file.parents[: depth + 1] in processed:
+            return True
+        if file.parents[: depth + 1] in patients:
+            return False
+        # a folder per sequence: VSD.Brain.MR_T1.54512/VSD.Brain.MR_T1.54512.mha, 5_MASK/MASK.nii
+        same = kind.modality is not None and kind.modality == file.reading.modality
+        return same or (kind.is_label and file.reading.is_label)
+
+    return tuple(part for depth, part in enumerate(file.parents) if not is_sorting(depth))
+
+
+def named_by_folder(
+    files: Sequence[ImageFile], folder: Path, modalities: Modalities
+) -> list[ImageFile]:
+    """Read a folder's name where the file's name has no known word: ``T1/scan.nii``.
+
+    The folder may lie further up if the file is the only one below it, as in XNAT's
+    ``SCANS/4-T1/NIFTI/image.nii.gz``.
+    """
+    below = Counter(place for file in files for place in file.path.parents)
+    # T1/p1.nii.gz and T1/p2.nii.gz: so FLAIR/p1.nii.gz, alone in its folder, is of p1
+    shared = {stem_of(file.path) for file in files if below[file.path.parent] > 1}
+    return [_named_by_its_folder(file, folder, below, shared, modalities) for file in files]
+
+
+def _named_by_its_folder(
+    file: ImageFile,
+    folder: Path,
+    below: Mapping[Path, int],
+    shared: Set[str],
+    modalities: Modalities,
+) -> ImageFile:
+    if file.reading.is_known or file.reading.aside or file.reading.doubt:
+        return file
+    home = _home(file, modalities)
+    for place in file.path.parents:
+        if place == folder or (below[place] > 1 and place != file.path.parent):
+            return file
+        name = _OF_ARCHIVE.sub(r"\1", composed(place.name))
+        above, alone = read_name(name, modalities), below[place] == 1
+        parents = tuple(map(composed, place.relative_to(folder).parts[:-1]))
+        tail = _words_of_kind(stem_of(file.path))
+        if above.modality and not above.case and (alone or not home or tail):
+            # T1/p01_post and T1/p01_brain are read as p01_T1_post and p01_T1_brain
+            stem = stem_of(file.path)
+            patient = stem[: len(stem) - len(tail)].rstrip(" _-.")
+            is_patient = not alone or (not home and stem in shared)
+            reading = read_name("_".join(filter(None, (patient, name, tail))), modalities)
+            if not (tail and (reading.modality or reading.doubt)):
+                case = file.reading.case if is_patient else ""
+                reading = FileName(case, above.modality, head=case, processing=above.processing)
+            return ImageFile(file.path, reading, parents)
+        if alone and (above.is_known or above.doubt or above.aside):
+            if {part.lower() for part in parents} & _SERIES_FOLDERS and above.head.isdecimal():
+                above = replace(above, case="", head="")
+            return ImageFile(file.path, above, parents)
+        if below[place] > 1:
+            return file
+    return file
+
+
+def _words_of_kind(stem: str) -> str:
+    """Return the end of a name that speaks of an agent or of processing, and not of the patient."""
+    tail = ""
+    for match in reversed([*re.finditer(r"[^ _.-]+", stem)]):
+        if not (agent_in(match[0]) or match[0].lower() in (*_BEFORE, *PROCESSING)):
+            break
+        tail = stem[match.start() :]
+    return tail

@@ -1,0 +1,59 @@
+"""An image file, what its path says of it, and how names are compared."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixmfl.data.accounting import other_format
+from mixmfl.data.file_names import FileName
+from mixmfl.data.image import ending_of
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, and what its own path says.
+
+    Attributes:
+        path: The file.
+        reading: The reading of its name, or of the folder that is named in its stead.
+        parents: The folders it lies in below the one searched, without one that ``reading`` is of.
+        place: ``parents`` without those that sort one case's files (``anat``, ``labels``) and those
+            that repeat the case's name; filled in once all names are read.
+        home: Like ``place``, with the folders that repeat the case's name, too.
+    """
+
+    path: Path
+    reading: FileName
+    parents: Parts
+    place: Parts = ()
+    home: Parts = ()
+
+
+def stem_of(path: Path) -> str:
+    """Return an image's name without its ending."""
+    ending = ending_of(path) or other_format(path)
+    return composed(path.name[: len(path.name) - len(ending)])
+
+
+def names_of(paths: Sequence[Path]) -> str:
+    """Return the names of files for a message, sorted."""
+    return ", ".join(sorted(path.name for path in paths))
+
+
+def composed(name: str) -> str:
+    """Return a name with each letter and its accent as one character; macOS takes them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def lower_words(name: str) -> list[str]:
+    """Return the words of a name in lower case."""
+    return spaced(name).split()
+
+
+def spaced(name: str) -> str:
+    """Return a name's words between spaces, so that ``in`` compares whole words."""
+    return f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "

@@ -1,0 +1,198 @@
+"""Readings of names that the names of files and folders beside them decide, or leave open."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+from mixmfl.data.file_names import read_name
+from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS
+from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
+from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
+
+_OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
+
+
+_T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
+
+
+_CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
+
+
+_BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
+
+
+def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Leave a name undecided whose T1 or T2 is a time point, as in p1_T1_FLAIR beside p1_T0_FLAIR.
+
+    There is no T0 and no T3 among the sequences, so such a name beside it shows what is counted.
+    """
+
+    def patterns(file: ImageFile, counted: re.Pattern[str]) -> set[tuple[Path, str]]:
+        stem, folder = stem_of(file.path).lower(), file.path.parent
+        return {
+            (
+                folder.parent if folder.name.lower() == each[0] else folder,
+                f"{stem[: each.start()]}#{stem[each.end() :]}",
+            )
+            for each in counted.finditer(stem)
+        }
+
+    times = {each for file in files for each in patterns(file, _OTHER_T)}
+    # T1/P5_T1_FLAIR beside T2/P5_T2_FLAIR: of two times, or two kinds of FLAIR
+    counted: dict[tuple[Path, str], set[Path]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality and _T1_OR_T2.fullmatch(file.path.parent.name.lower()):
+            for pattern in patterns(file, _T1_OR_T2):
+                counted[pattern].add(file.path.parent)
+    times |= {pattern for pattern, folders in counted.items() if len(folders) > 1}
+    doubt = (
+        "has a T1 or T2 that may be a time point, for another name has a T0, T2 or T3 in its place"
+    )
+    return [
+        replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
+        if file.reading.modality and times & patterns(file, _T1_OR_T2)
+        else file
+        for file in files
+    ]
+
+
+def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Read CT1 beside T1 as a T1 with contrast agent, as tools for gliomas call it.
+
+    Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1.
+    """
+    names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
+    decided = []
+    for file in files:
+        stem = stem_of(file.path).lower()
+        parts = _CT1.split(stem)
+        beside = {each for each in _BESIDE_CT1 if (file.path.parent, each.join(parts)) in names}
+        if file.reading.doubt and len(parts) == 2 and beside and beside <= {"t1", "t1w"}:
+            file = replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
+        decided.append(file)
+    return decided
+
+
+def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:
+    """Return the folders that a word for an agent names, and that may be a patient's: Gado, KM.
+
+    Beside them lie folders without such a word that hold an image of the same bare name.
+    """
+    names: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.parents and file.reading.modality and not file.reading.case:
+            names[file.parents].add(stem_of(file.path).lower())
+
+    def is_of_agent(part: str) -> bool:
+        return agent_in(part) in ("with", "without")
+
+    others: dict[Parts, set[str]] = defaultdict(set)
+    for parents, stems in names.items():
+        sorts = parents[-1].lower() in KIND_FOLDERS | ORIGINALS
+        made = all(word in PROCESSING for word in lower_words(parents[-1]))
+        is_known = read_name(parents[-1], modalities).is_known
+        if not (sorts or made or is_known or agent_in(parents[-1])):
+            others[parents[:-1]] |= stems
+    return {
+        parents
+        for parents, stems in names.items()
+        if is_of_agent(parents[-1]) and stems & others[parents[:-1]]
+    }
+
+
+def with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Decide on a T1 with a short unknown word that comes back with other sequences.
+
+    So "abc" of ``T1_abc`` beside ``FLAIR_abc`` is about the patient, not about a contrast agent.
+    """
+    others: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality not in (None, "t1", "t1c"):
+            others[file.home].update(lower_words(without_accents(stem_of(file.path))))
+
+    def around(file: ImageFile) -> set[str]:
+        above = file.home[:-1]  # of a folder per image
+        return others[file.home] | (others[above] if above else set())
+
+    return [
+        replace(file, reading=replace(file.reading, modality="t1", doubt="", unknown=()))
+        if file.reading.unknown and around(file).issuperset(file.reading.unknown)
+        else file
+        for file in files
+    ]
+
+
+def with_agent_of_folder(
+    files: Sequence[ImageFile], folder: Path, people: Set[Parts]
+) -> list[ImageFile]:
+    """Read what a folder says of the contrast agent of a T1 whose own name does not say it.
+
+    So ``post_contrast/T1.nii.gz`` is a T1 with contrast agent; ``post/T1.nii.gz`` is undecided, as
+    it may be after surgery, unless a T1 with contrast agent lies beside it.
+    """
+    with_agent = {file.path.parent for file in files if file.reading.modality == "t1c"}
+    refined = []
+    for file in files:
+        parts = map(composed, reversed(file.path.relative_to(folder).parts[:-1]))
+        spoken = ((part, agent) for part in parts for agent in (agent_in(part),) if agent)
+        part, agent = next(spoken, ("", ""))
+        if agent and part != composed(file.path.parent.name):  # it may have another reason
+            agent = "unclear" if agent == "with" else agent
+        if file.parents in people:
+            agent = "unclear"
+        reading = file.reading
+        own = agent_in_name(stem_of(file.path))
+        doubt = f"says {reading.modality}, and the folder {part!r} tells of a contrast agent"
+        if reading.is_bids or reading.modality not in ("t1", "t1c"):
+            pass
+        elif reading.modality == "t1c":
+            if agent == "without":
+                reading = replace(reading, modality=None, doubt=f"{doubt} to come")
+        elif agent == "with" and own != "without":
+            reading = replace(reading, modality="t1c")
+        elif (agent == "with") or (
+            agent == "unclear" and own != "without" and file.path.parent not in with_agent
+        ):
+            reading = replace(reading, modality=None, doubt=doubt)
+        refined.append(replace(file, reading=reading))
+    return refined
+
+
+def with_patients_called_as_agents(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Leave a T1 undecided whose word for an agent all other sequences of its case have, too.
+
+    So ``Gado`` of ``T1_Gado`` beside ``FLAIR_Gado`` may be a patient, whom it then names.
+    """
+    by_case: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            by_case[file.home, file.reading.case].append(file)
+    patient_of: dict[Path, str] = {}
+    for mine in by_case.values():
+        words = [dict.fromkeys(lower_words(stem_of(file.path))) for file in mine]
+        kinds = {file.reading.modality for file in mine}
+        shared = [word for word in words[0] if all(word in each for each in words)]
+        names = [word for word in shared if agent_in(word) == "with"]
+        signs = any(each.keys() & AFTER for each in words)
+        if (
+            "t1c" in kinds
+            and len(kinds) > 1
+            and "t1" not in kinds
+            and len(names) == 1
+            and not signs
+        ):
+            patient_of.update({file.path: names[0] for file in mine})
+    decided = []
+    for file in files:
+        if name := patient_of.get(file.path):
+            reading = replace(file.reading, case=name, head=name)
+            if reading.modality == "t1c":
+                doubt = f"has {name!r}, as all names beside it: a contrast agent, or the patient"
+                reading = replace(reading, modality=None, doubt=doubt)
+            file = replace(file, reading=reading)
+        decided.append(file)
+    return decided

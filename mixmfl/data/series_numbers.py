@@ -1,0 +1,113 @@
+"""Numbers in names, which may be of one patient's series or of several patients."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixmfl.data.image_files import ImageFile, Parts
+
+WHOSE_NUMBERS = (
+    "the numbers in {} may be of one patient's series or of several patients with one image each; "
+    "put each patient's files into a folder and name them by their modality alone (t1.nii.gz), or "
+    "say by --mapping which case each is of"
+)
+
+# a number that a scanner, a converter or a person gave to a series or to a patient
+_NUMBER = re.compile(
+    r"(?:(?P<name>.*[^ _.-])[ _.-]+)?(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
+)
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Images of one folder whose names differ in a number and the modality.
+
+    Attributes:
+        home: The folder.
+        name: The part of their names before the numbers; empty where they begin with these.
+        images: The images.
+        modality_of: The modality of each number.
+    """
+
+    home: Parts
+    name: str
+    images: tuple[ImageFile, ...]
+    modality_of: Mapping[int, str]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the images."""
+        return [image.path for image in self.images]
+
+    @property
+    def are_behind(self) -> bool:
+        """Whether the numbers are behind the words for the modality, as in ``t1_5``."""
+        return not any(image.reading.head for image in self.images)
+
+    @property
+    def have_zeros(self) -> bool:
+        """Whether a number begins with 0, as numbers of patients do."""
+        return any(re.search(r"(?<!\d)0\d*$", _numbered_name(image)) for image in self.images)
+
+
+def _numbered_name(image: ImageFile) -> str:
+    return image.reading.head or image.reading.case
+
+
+def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
+    """Return the groups of images whose numbers may be of series or of patients.
+
+    That is no question where a number comes back, or the modalities do: then they are of patients.
+    """
+    by_name: dict[str, list[tuple[ImageFile, int]]] = defaultdict(list)
+    for image in images:
+        number = _NUMBER.fullmatch(_numbered_name(image).lower())
+        if not image.reading.head and not (number and not number["name"]):
+            return []  # T1.nii.gz: the folder is a case
+        if not number:
+            continue
+        name = _numbered_name(image)[: number.end("name")] if number["name"] else ""
+        by_name[name].append((image, int(number["number"])))
+    groups = []
+    for name, pairs in by_name.items():
+        modality_of = {number: image.reading.modality or "" for image, number in pairs}
+        kinds = {*modality_of.values()}
+        if len(kinds) < 2 or len(modality_of) < len(pairs) or len(pairs) > len(kinds) + 1:
+            continue
+        if name or len(pairs) == len(images):
+            groups.append(Numbered(home, name, tuple(image for image, _ in pairs), modality_of))
+    return groups
+
+
+def are_of_series(
+    group: Numbered, groups: Sequence[Numbered], labels: Collection[str]
+) -> bool | None:
+    """Say whether the numbers of a group are of one patient's series.
+
+    Returns:
+        False where they are of several patients; None where names do not tell.
+    """
+    mine = group.modality_of
+    is_patient = bool(re.search(r"\d[^ _.-]*$", group.name))  # PAT001_4_t1, not Training_001_t1
+    if group.name and group.have_zeros and not is_patient:
+        return False
+    if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
+        return False
+    if group.name in labels:  # one mask for all: seg.nii.gz
+        return True
+    others = [other.modality_of for other in groups if other is not group]
+    shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
+    if (group.home or group.name) and shared:  # a protocol's numbers come back with each patient
+        return True if all(one == other for one, other in shared) else None
+    first, last = min(mine), max(mine)
+    counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
+    jumps = last - first > len(mine) - 1
+    if counted or len({*mine.values()}) < len(mine):
+        return None
+    if group.have_zeros and not (group.home and jumps and len(mine) > 2):
+        return None
+    if group.name and not is_patient:
+        return None
+    return True if group.are_behind or len(mine) > 2 else None

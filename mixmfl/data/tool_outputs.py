@@ -1,0 +1,105 @@
+"""What programs for neuroimaging wrote beside the images that they read."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
+from mixmfl.data.image_files import ImageFile, stem_of
+
+# what SPM and CAT12 write before the name of an image that they made something of
+_SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
+
+_LONGEST_PREFIX = 16
+
+
+def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside what SPM or dcm2nii made of an image beside it or in the folder above.
+
+    SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
+    upright, and ``co`` before that of the one that it cropped, too.
+    """
+    by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
+    for file in files:
+        by_stem[file.path.parent][stem_of(file.path)] = file
+
+    def is_of_dcm2nii(prefix: str, original: ImageFile) -> bool:
+        name, beside = stem_of(original.path), by_stem[original.path.parent]
+        both = f"o{name}" in beside and f"co{name}" in beside
+        return prefix in ("o", "co") and (both or bool(re.match(r"\d{8}", name)))
+
+    def original_of(file: ImageFile) -> tuple[int, ImageFile | None]:
+        stem, folder = stem_of(file.path), file.path.parent
+        for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
+            name = stem[at:]
+            original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
+            if original and (_SPM.fullmatch(stem[:at]) or is_of_dcm2nii(stem[:at], original)):
+                return at, original
+        return 0, None
+
+    originals = [original_of(file) for file in files]
+    # letters alone may begin a patient's name, as in sam_T1 beside am_T1
+    sure = {
+        original.path.parent
+        for file, (at, original) in zip(files, originals, strict=True)
+        if original and re.search(r"[\d_]", stem_of(file.path)[:at])
+    }
+    left = []
+    for file, (at, original) in zip(files, originals, strict=True):
+        if original:
+            stem, name = stem_of(file.path), stem_of(original.path)
+            turned = is_of_dcm2nii(stem[:at], original)
+            clear = re.search(r"[\d_]", stem[:at]) or (
+                not original.reading.case or original.path.parent in sure
+            )
+            is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
+            if turned or (clear and not is_patient):
+                aside = f"an image that {'dcm2nii' if turned else 'SPM'} made of {name}"
+                reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
+                file = replace(file, reading=reading, place=original.place, home=original.home)
+        left.append(file)
+    return left
+
+
+def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside labels that the files beside them show to be by a program.
+
+    FAST writes ``T1_seg`` beside ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK
+    Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``;
+    ``lst_lesions`` is LST's where no image is of a patient called LST.
+    """
+    patients = {
+        name.lower()
+        for file in files
+        for name in (file.reading.head, file.reading.case, *file.parents)
+        if file.reading.modality
+    }
+    beside: dict[Path, set[str]] = defaultdict(set)
+    for file in files:
+        beside[file.path.parent].add(stem_of(file.path).lower())
+
+    def maker(file: ImageFile) -> str:
+        stem, others = stem_of(file.path).lower(), beside[file.path.parent]
+        image = re.sub(r"_seg$", "", stem)
+        if image != stem and any(
+            other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others
+        ):
+            return "FAST"
+        if stem == "segmentation" and any("_r2s_bet" in other for other in others):
+            return "HD-GLIO"
+        if stem == "final_mask" and "bianca_mask" in others:
+            return "BIANCA"
+        head = file.reading.head
+        if head.lower() not in patients and (made := maker_in(head, SHORT_MAKERS)):
+            return made
+        is_freesurfer = file.path.parent.name == "mri" and file.path.suffix.lower() == ".mgz"
+        return "FreeSurfer" if is_freesurfer else ""
+
+    return [
+        replace(file, reading=replace(file.reading, is_label=False, aside=f"{BY_PROGRAM} ({made})"))
+        if file.reading.is_label and (made := maker(file))
+        else file
+        for file in files
+    ]
