@@ -15,7 +15,13 @@ from pathlib import Path
 
 from mixmfl.data.accounting import inside
 from mixmfl.data.case_identifiers import identifiers
-from mixmfl.data.folder_roles import KIND_FOLDERS, named_by_folder, read_file, with_places
+from mixmfl.data.folder_roles import (
+    KIND_FOLDERS,
+    named_by_folder,
+    read_file,
+    with_places,
+    without_stores,
+)
 from mixmfl.data.image_files import ImageFile, Parts, lower_words, names_of, spaced, stem_of
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.neighbouring_names import (
@@ -33,7 +39,10 @@ from mixmfl.data.tool_outputs import without_products_of_tools, without_segmenta
 
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 
-_ANY_IMAGE = {"scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri"}
+_ANY_IMAGE = {
+    "scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri", "im",
+    "se", "serie", "s",
+}  # fmt: skip
 
 Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
 
@@ -114,8 +123,11 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             its_files = [path for path, key in key_of.items() if name_of[key] == name]
             listed = ", ".join(inside(path, folder) for path in its_files)
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
-    for one, others in _differ_in_case_alone(name_of.values()).items():
-        faults[one].append(f"differs from {others} in upper and lower case alone; rename one")
+    for one, others in _written_alike(name_of.values()).items():
+        faults[one].append(
+            f"differs from {others} in upper and lower case or leading zeros alone, and may be of "
+            "one patient with it; rename one"
+        )
     nobodys = _of_no_patient(known, key_of, folder)
     unclear |= dict.fromkeys(nobodys, WHOSE_NUMBERS.format(names_of(nobodys)))
     questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
@@ -189,11 +201,11 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
     return (place, next(iter(rests))) if len(rests) == 1 and place and not label_rest else key
 
 
-def _differ_in_case_alone(names: Collection[str]) -> dict[str, str]:
-    """Return the names that a file system may take for others of them, with these."""
+def _written_alike(names: Collection[str]) -> dict[str, str]:
+    """Return the names that a file system or a person may take for others of them, with these."""
     alike: dict[str, set[str]] = defaultdict(set)
     for name in names:
-        alike[name.casefold()].add(name)
+        alike[_without_zeros(name.casefold())].add(name)
     return {
         name: ", ".join(sorted(group - {name}))
         for group in alike.values()
@@ -215,7 +227,24 @@ def _misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[P
             doubts[file.path] = "says another state of treatment than the folder it lies in"
         if place and not rest and head and spaced(head) in cases - {spaced(place[-1])}:
             doubts[file.path] = f"begins with {head!r}, the name of another case"
+        elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
+            doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
     return doubts
+
+
+def _is_numbered_alike(name: str, other: str) -> bool:
+    """Say whether two names differ in their numbers alone, as those of patients do: p1 and p2."""
+    name, other = (_without_zeros(each.casefold()) for each in (name, other))
+    words = set(re.findall(r"[a-z]+", name))
+    return (
+        name != other
+        and re.sub(r"\d+", "#", name) == re.sub(r"\d+", "#", other)
+        and not words <= _ANY_IMAGE  # ser_3 in ser_2
+    )
+
+
+def _without_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
 def _of_no_patient(
@@ -242,7 +271,10 @@ def _may_be_name(stem: str) -> bool:
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
     """Give each case the shortest name that is unique and more than a date or a time point."""
-    tops = Counter(place[0] for place, _ in keys if place)
+    stored = {place: without_stores(place) for place, _ in keys}
+    count = Counter(stored[place] for place, rest in keys if not rest)
+    stored = {place: own if count[own] == 1 else place for place, own in stored.items()}
+    tops = Counter(stored[place][0] for place, _ in keys if place)
     rests = Counter(rest for _, rest in keys)
     names = {}
     for place, rest in keys:
@@ -250,7 +282,9 @@ def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:
             is_name = rests[rest] == 1 and not is_examination(rest)
             names[place, rest] = rest if is_name else "_".join((*place, rest))
         elif place:
-            names[place, rest] = place[0] if tops[place[0]] == 1 else "_".join(place)
+            own = stored[place]
+            is_short = tops[own[0]] == 1 and own == without_stores(own)
+            names[place, rest] = own[0] if is_short else "_".join(own)
         else:  # the folder given is itself a case
             names[place, rest] = folder.resolve().name
     return names

@@ -13,7 +13,7 @@ from mixmfl.data.file_names import BY_PROGRAM, FileName, maker_in, read_name
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, spaced, stem_of
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_vocabulary import PROCESSING
-from mixmfl.data.sequence_words import agent_in
+from mixmfl.data.sequence_words import agent_in, without_accents
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 KIND_FOLDERS = {
@@ -43,9 +43,31 @@ _BEFORE = ("pre", "prae", "pra")
 
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
 
+# folders that store a collection, or a part of it, as words: raw, archive/2024, train, batch_2
+_STORES = {
+    "raw", "rawdata", "data", "dataset", "datasets", "daten", "donnees", "datos", "dati",
+    "gegevens", "archive", "archives", "archiv", "archivo", "archivio", "archief", "old", "alt",
+    "ancien", "new", "neu", "nouveau", "copy", "kopie", "copie", "copia", "export", "exports",
+    "import", "download", "downloads", "batch", "part", "teil", "partie", "lot", "charge",
+    "train", "training", "trainingdata", "traindata", "val", "valid", "validation",
+    "validationdata", "test", "tests", "testing", "testdata", "testingdata", "holdout", "fold",
+    "split", "cases", "patients", "patienten", "subjects", "of", "from", "set",
+}  # fmt: skip
+
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
+
+
+def without_stores(parts: Parts) -> Parts:
+    """Return folders without those that store a collection or a part of it; the last one stays."""
+    return (*(part for part in parts[:-1] if not _is_store(part)), *parts[-1:])
+
+
+def _is_store(part: str) -> bool:
+    words = [word.strip("0123456789") for word in re.findall(r"[a-z0-9]+", without_accents(part))]
+    named = [word for word in words if word]
+    return bool(named) and all(word in _STORES for word in named)
 
 
 def read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:

@@ -42,10 +42,14 @@ _LOOSE_DAY = (
     rf"(?:19|20)\d\d[-_.]{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}"
     rf"|{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}[-_.](?:19|20)\d\d"
 )
+_MONTH = r"20[0-3]\d[-_.](?:0?[1-9]|1[0-2])|(?:0?[1-9]|1[0-2])[-_.]20[0-3]\d"
+# words before a day, a month or a year, which with it tell an examination
+_SCAN = r"mri?|mrt|irm|rmn?|scan|exam|examen|esame|study|studie|untersuchung"
 # what tells an examination as the whole name of a folder
 _ALONE = (
     rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
     rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
+    rf"(?:{_SCAN})[ _-]+(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
     rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
 
@@ -72,6 +76,7 @@ _WHEN = (
 _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
 _ALONE_WORDS = re.compile(_ALONE)
 _TIME = re.compile(_DAY)
+_MONTH_ALONE = re.compile(_MONTH)
 _NAMED_WORDS = re.compile(_NAMED)
 
 
@@ -83,6 +88,11 @@ def is_day(text: str) -> bool:
 def is_examination(text: str) -> bool:
     """Say whether a text, such as a folder's name, is a time point and nothing else."""
     return bool(_ALONE_WORDS.fullmatch(without_accents(text)))
+
+
+def is_month(text: str) -> bool:
+    """Say whether a text is a month of a year: an examination, or the number of a patient."""
+    return bool(_MONTH_ALONE.fullmatch(text))
 
 
 def names_examination(text: str) -> bool:

@@ -41,6 +41,14 @@ def patient(case: Case) -> str:
         "training01/orig/training01_01_t2 training01/orig/training01_02_t2",
         "RHUH-0001/0/RHUH-0001_0_t1 RHUH-0001/1/RHUH-0001_1_t1",
         "ReMIND-001/preop/ReMIND-001-preop-3D_AX_T2 ReMIND-001/intraop/ReMIND-001-intraop-3D_AX_T2",
+        "raw/p1/T1 archive/p1/T1",
+        "train/p1/T1 test_2/p1/T1",
+        "p1/T1\np1 - Kopie/T1",
+        "p1/T1\nCopy of p1/T1",
+        "p1/T1\np1 (1)/T1",
+        "2019-01-02/T1 2020-03-04/T1",
+        "p1/MRT 2019-03/T1\np1/MRT 2020-03/T1",
+        "p1/2019-03/T1 p1/2020-03/T1",
     ],
 )
 def test_examinations_are_cases_of_one_patient(names: str, tmp_path: Path) -> None:
@@ -58,6 +66,26 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "p1": {"t1", "flair"},
         "p2": {"t1", "flair"},
     }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Patient (1)/T1\nPatient (2)/T1",  # as Windows numbers what is renamed together
+        "2019-03/T1 2019-04/T1",
+        "centre1/p1/T1 centre2/p1/T1",
+        "2020-01-01/p1/T1 2020-01-01/p2/T1",
+        " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
+    ],
+)
+def test_patients_are_told_apart(names: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names)
+    assert len({patient(case) for case in found.cases}) == len(found.cases) > 1
+
+
+def test_a_folder_that_stores_a_collection_names_no_case(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "train/p1/T1 train/p1/FLAIR test/p2/T1 raw/p3/T1 archive/p3/T1")
+    assert [case.name for case in found.cases] == ["archive_p3", "p1", "p2", "p3"]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +128,9 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("Flair_Anna_T1 Flair_Anna_T2", "Anna"),
         ("site/anna_T1 site/bert_FLAIR site/carl_T2", "looks like one patient, or like several"),
         ("p1/T1 p1/p2_FLAIR p2/T1", "p2"),
+        ("p1/T1 p1/p2_FLAIR p3/T1", "begins with 'p2', and lies in the folder 'p1'"),
+        ("p1/p1_T1 p1/p2_FLAIR", "begins with 'p2'"),
+        ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
         ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
         ("P1_T1 p1_flair", "upper and lower case"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
