@@ -166,9 +166,16 @@ class Draft:
         )
 
     def _nothing_known(self, folder: Path) -> str:
-        what = sorted(
-            inside(file.path, folder) + (f" ({_why_aside(file)})" if file.reading.aside else "")
+        why = {
+            file.path: "a label"
+            if file.reading.is_label
+            else _why_aside(file)
+            if file.reading.aside
+            else ""
             for file in self.files
+        }
+        what = sorted(
+            inside(path, folder) + (f" ({each})" if each else "") for path, each in why.items()
         )
         return f"no known modality, only {', '.join(what)}; {self.hint}"
 
@@ -207,12 +214,19 @@ def _least_processed(
     once more on even ones: that is the one to use.
     """
     files = [file for file in files if file.given] or list(files)
+    files = [file for file in files if not _is_on_template(file)] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
     steps = [
         sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
     ]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
+
+
+def _is_on_template(file: GatheredFile) -> bool:
+    """Say whether an image was brought onto a template, which takes its place and size from it."""
+    words = words_of(" ".join(file.reading.processing).lower())
+    return any(word.startswith("mni") or word in ("atlas", "template") for word in words)
 
 
 def _record(

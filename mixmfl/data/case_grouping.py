@@ -17,6 +17,7 @@ from mixmfl.data.accounting import inside
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.folder_roles import (
     KIND_FOLDERS,
+    folders_of_diseases,
     named_by_folder,
     read_file,
     with_places,
@@ -35,7 +36,11 @@ from mixmfl.data.neighbouring_names import (
 from mixmfl.data.patients import patients_by_place
 from mixmfl.data.series_numbers import WHOSE_NUMBERS
 from mixmfl.data.time_points import is_examination, is_of_another_state
-from mixmfl.data.tool_outputs import without_products_of_tools, without_segmentations_of_tools
+from mixmfl.data.tool_outputs import (
+    without_products_of_tools,
+    without_segmentations_of_tools,
+    without_templates,
+)
 
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 
@@ -43,6 +48,11 @@ _ANY_IMAGE = {
     "scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri", "im",
     "se", "serie", "s",
 }  # fmt: skip
+
+_WHOSE_IMAGE = (
+    "{} lies beside several cases and is named by its kind alone; put it into the folder of its "
+    "case, or say by --mapping which case it is of"
+)
 
 Key = tuple[Parts, str]  # a place, and the rest of the names of a case's files there
 
@@ -71,7 +81,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     that lies in it and below. Other files belong together by what is left of their names; the
     same rest at two places is two cases.
     """
-    files = [read_file(path, folder, modalities) for path in paths]
+    diseases = folders_of_diseases(paths, folder, modalities)
+    files = [read_file(path, folder, modalities, diseases) for path in paths]
     files = with_time_points(files)
     files = with_ct1(files)
     files = named_by_folder(files, folder, modalities)
@@ -79,6 +90,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = with_places(files, modalities, people)
     files = without_products_of_tools(files)
     files = without_segmentations_of_tools(files)
+    files = without_templates(files, folder)
     files = with_words_of_patients(files)
     files = with_agent_of_folder(files, folder, people)
     files = with_patients_called_as_agents(files)
@@ -128,6 +140,9 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
             f"differs from {others} in upper and lower case or leading zeros alone, and may be of "
             "one patient with it; rename one"
         )
+    at_top = [path for path, key in key_of.items() if key == ((), "") and path.parent == folder]
+    if len(at_top) == 1 and len(keys) > 2:
+        unclear.setdefault(at_top[0], _WHOSE_IMAGE.format(names_of(at_top)))
     nobodys = _of_no_patient(known, key_of, folder)
     unclear |= dict.fromkeys(nobodys, WHOSE_NUMBERS.format(names_of(nobodys)))
     questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}

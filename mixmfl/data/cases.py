@@ -215,6 +215,7 @@ def _choose(
     """
     cases: list[Case] = []
     refused: list[Refused] = []
+    nobodys: list[Refused] = []
     records: list[FileRecord] = []
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
@@ -224,7 +225,8 @@ def _choose(
         ):  # which Windows takes for a folder
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
-            pass  # by the user, or by BIDS
+            # by the user, or by BIDS
+            nobodys += [Refused(name, fault)] if draft.files[0].reading.is_nobodys else []
         elif fault:
             refused.append(Refused(name, fault))
         else:
@@ -239,7 +241,7 @@ def _choose(
                 )
             )
         records += [replace(each, case=name) for each in chosen.records]
-    return cases, refused, records
+    return cases, refused if cases or refused else nobodys, records
 
 
 def holds_images(folder: Path) -> bool:
@@ -288,7 +290,7 @@ def describe(found: Found) -> str:
 def _is_set_aside(file: GatheredFile) -> bool:
     """Say whether a file was set aside on purpose, and so makes no case to refuse."""
     return (file.given and not file.reading.is_known) or bool(
-        file.reading.is_bids and file.reading.aside
+        (file.reading.is_bids or file.reading.is_nobodys) and file.reading.aside
     )
 
 

@@ -37,6 +37,7 @@ class FileName:
         aside: The kind of an image that is not used, such as ``"field map"``.
         doubt: The reason why words about a sequence do not decide the modality.
         is_bids: Whether the name follows BIDS.
+        is_nobodys: Whether it is of no case, as templates and rejects are.
         unknown: Short words that alone leave a T1 undecided, and may be a patient's.
     """
 
@@ -48,6 +49,7 @@ class FileName:
     aside: str = ""
     doubt: str = ""
     is_bids: bool = False
+    is_nobodys: bool = False
     unknown: tuple[str, ...] = ()
 
     @property
@@ -69,6 +71,11 @@ _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
 _ANTS = re.compile(r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$")
+# an image whose lesions were filled, for programs that measure healthy tissue
+_FILLED = re.compile(
+    r"(?i)(?<![a-z])(?:lesions?[ _.-]?(?:fill|inpaint)(?:ed|ing)|"
+    r"(?:fill|inpaint)(?:ed|ing)[ _.-]?lesions?)(?![a-z])"
+)
 # HD-GLIO's "reoriented to standard", which elsewhere is a map of R2*
 _ORIENTED = re.compile(r"(?i)(?<![a-z0-9])(flair|ct1|t1[a-z]*|t2w?)([ _.-])r2s(?![a-z0-9])")
 # what dcm2niix appends; a letter more tells files of one name apart
@@ -89,7 +96,8 @@ _MAKERS = frozenset(
      "nnunetv2", "mixmfl", "deepmedic", "bianca", "samseg", "synthseg", "hdglio", "deepbratumia",
      "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
-     "ensemble", "output", "outputs")
+     "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
+     "ciftify", "tractoflow")
 )  # fmt: skip
 SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
 """Further ones, which may be of a patient's name, too."""
@@ -148,6 +156,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", stem)
+    stem = _FILLED.sub("filled", stem)
     for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
     return _by_program(_read_converted(_TIMED.sub(_without_time, stem), modalities), stem)

@@ -56,6 +56,11 @@ _STORES = {
 
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 
+# words for labels by which folders of patients are named, too
+_DISEASES = {
+    "tumor", "tumour", "tumors", "tumours", "tumeur", "tumeurs", "tumore", "tumori", "tumoren",
+    "lesion", "lesions", "wmh",
+}  # fmt: skip
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 
 
@@ -70,31 +75,76 @@ def _is_store(part: str) -> bool:
     return bool(named) and all(word in _STORES for word in named)
 
 
-def read_file(path: Path, folder: Path, modalities: Modalities) -> ImageFile:
-    """Return an image file as its own name and the folders around it have it."""
+def folders_of_diseases(paths: Sequence[Path], folder: Path, modalities: Modalities) -> set[Path]:
+    """Return folders named after a disease, and not after labels of it: Tumor/p1_T1, Tumor/p1_T2.
+
+    In them a case has images of several kinds, and elsewhere none.
+    """
+    diseases = {path.parent for path in paths if path.parent.name.lower() in _DISEASES} - {folder}
+    if not diseases:
+        return set()
+    kinds: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    elsewhere = set()
+    for path in paths:
+        reading = read_name(stem_of(path), modalities)
+        if path.parent not in diseases:
+            elsewhere.add(reading.case)
+        elif reading.modality:
+            kinds[path.parent, reading.case].add(reading.modality)
+    return {
+        place for (place, case), found in kinds.items() if len(found) > 1 and case not in elsewhere
+    }
+
+
+def read_file(
+    path: Path, folder: Path, modalities: Modalities, diseases: Set[Path] = frozenset()
+) -> ImageFile:
+    """Return an image file as its own name and the folders around it have it.
+
+    Args:
+        path: The file.
+        folder: The folder that was searched.
+        modalities: Known modalities.
+        diseases: Folders that are named as labels are, and hold none.
+    """
     parents = tuple(map(composed, path.relative_to(folder).parts[:-1]))
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
         file_name = replace(file_name, case="", head="")
-    if parents and _is_label_folder(parents[-1], modalities) and not file_name.aside:
+    is_for_labels = path.parent not in diseases and _is_label_folder(path.parent.name, modalities)
+    if parents and is_for_labels and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     if rejected := next((part for part in parents if spaced(part) in _REJECTED), ""):
         aside = f"a file of the folder {rejected!r}"
-        file_name = replace(file_name, modality=None, is_label=False, doubt="", aside=aside)
+        file_name = replace(
+            file_name, modality=None, is_label=False, doubt="", aside=aside, is_nobodys=True
+        )
     if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
         aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
         file_name = replace(
             file_name, modality=None, is_label=False, doubt="", aside=aside, is_bids=True
         )
-    if "derivatives" in parents:
-        parents = parents[: parents.index("derivatives")]
+    if (made := _made_at(parents, file_name, folder)) is not None:
+        parents = parents[:made]
         # BIDS: made from the original image, which is what we read
         if file_name.modality or file_name.doubt:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
     return ImageFile(path, file_name, parents)
+
+
+def _made_at(parents: Parts, file_name: FileName, folder: Path) -> int | None:
+    """Return the depth of BIDS's derivatives, or of a program's folder beside its raw subjects."""
+    if "derivatives" in parents:
+        return parents.index("derivatives")
+    if file_name.is_bids:
+        for depth, part in enumerate(parents):
+            above = folder.joinpath(*parents[:depth])
+            if maker_in(part) and ((above / "rawdata").exists() or any(above.glob("sub-*"))):
+                return depth
+    return None
 
 
 def _in_series_folder(parents: Parts) -> bool:

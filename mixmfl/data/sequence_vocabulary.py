@@ -18,7 +18,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t1, t1w, t1wi, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
-    "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, ct1"),
+    "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, t1wks, ct1"),
     "t1 by technique": _phrases("""
         mprage, mp rage, mp-rage, memprage, mempr, mp2rage, mpragec, bravo, spgr, fspgr, irspgr,
         irfspgr, efgre3d, vibe, starvibe, lava, thrive, ethrive, tfe, itfe, t1tfe, mdeft, tfl,
@@ -164,7 +164,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "phase": _phrases("""
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
     """),
-    "magnitude of an SWI": _phrases("mag images, magnitude images, mag image"),
+    "magnitude of an SWI": _phrases("mag images, magnitude images, mag image, swi mag, mag swi"),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
         displacement, warpfield, jac, genericaffine, 0genericaffine, inv warp
@@ -285,7 +285,7 @@ PROCESSING = frozenset(
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
     reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
     zscore, histmatch, tilt, prenorm, lin, nonlin,
-    superres, synthstrip
+    superres, synthstrip, filled, inpainted, masked, voided, mninonlinear
 """)
 )
 

@@ -8,18 +8,28 @@ from pathlib import Path
 
 from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
 from mixmfl.data.image_files import ImageFile, stem_of
+from mixmfl.data.sequence_words import without_accents
 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
+# of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
+_OF_FREESURFER = re.compile(r"[lr]h\..+|.+\.v\d{1,2}(?:\..+)?")
+_TISSUE = re.compile(r"_label-(?:gm|wm|csf)_probseg$")
+# folders and names of brains that stand for all patients
+_TEMPLATES = re.compile(r"templates?|fsaverage\d?(?:_sym)?|canonical|tpl-.+")
+_TEMPLATE = re.compile(
+    r"(?:mni[ _-]?)?icbm[ _-]?152.*|mni152.*|sri24|colin27|single[ _]subj|tpl-.*|fsaverage"
+)
 
 
 def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Set aside what SPM or dcm2nii made of an image beside it or in the folder above.
+    """Set aside what SPM, dcm2nii or fsl_anat made of an image beside it or in the folder above.
 
     SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
-    upright, and ``co`` before that of the one that it cropped, too.
+    upright, and ``co`` before that of the one that it cropped, too; fsl_anat a folder ``T1.anat``
+    beside ``T1``. Parts of a T1 by FreeSurfer lie beside no image of their name.
     """
     by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
@@ -39,6 +49,10 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
                 return at, original
         return 0, None
 
+    def fsl_original_of(file: ImageFile) -> ImageFile | None:
+        made = next((each for each in file.path.parents if each.suffix == ".anat"), None)
+        return by_stem.get(made.parent, {}).get(made.stem) if made else None
+
     originals = [original_of(file) for file in files]
     # letters alone may begin a patient's name, as in sam_T1 beside am_T1
     sure = {
@@ -48,7 +62,15 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     }
     left = []
     for file, (at, original) in zip(files, originals, strict=True):
-        if original:
+        if anatomical := fsl_original_of(file):
+            file = _made_of(file, anatomical, "fsl_anat")
+        elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
+            stem_of(file.path).lower()
+        ):
+            aside = "a part of an image that FreeSurfer made"
+            reading = replace(file.reading, modality=None, is_label=False, doubt="", aside=aside)
+            file = replace(file, reading=reading)
+        elif original:
             stem, name = stem_of(file.path), stem_of(original.path)
             turned = is_of_dcm2nii(stem[:at], original)
             clear = re.search(r"[\d_]", stem[:at]) or (
@@ -56,19 +78,24 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
             )
             is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
             if turned or (clear and not is_patient):
-                aside = f"an image that {'dcm2nii' if turned else 'SPM'} made of {name}"
-                reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
-                file = replace(file, reading=reading, place=original.place, home=original.home)
+                file = _made_of(file, original, "dcm2nii" if turned else "SPM")
         left.append(file)
     return left
+
+
+def _made_of(file: ImageFile, original: ImageFile, program: str) -> ImageFile:
+    aside = f"an image that {program} made of {stem_of(original.path)}"
+    reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
+    return replace(file, reading=reading, place=original.place, home=original.home)
 
 
 def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Set aside labels that the files beside them show to be by a program.
 
-    FAST writes ``T1_seg`` beside ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK
-    Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``;
-    ``lst_lesions`` is LST's where no image is of a patient called LST.
+    sMRIPrep writes ``dseg``, of tissue, beside ``label-GM_probseg``, FAST ``T1_seg`` beside
+    ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK Biobank ``final_mask`` beside
+    ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``; ``lst_lesions`` is LST's where
+    no image is of a patient called LST.
     """
     patients = {
         name.lower()
@@ -91,6 +118,8 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
             return "HD-GLIO"
         if stem == "final_mask" and "bianca_mask" in others:
             return "BIANCA"
+        if stem.endswith("_dseg") and any(_TISSUE.search(other) for other in others):
+            return "sMRIPrep"
         head = file.reading.head
         if head.lower() not in patients and (made := maker_in(head, SHORT_MAKERS)):
             return made
@@ -100,6 +129,43 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
     return [
         replace(file, reading=replace(file.reading, is_label=False, aside=f"{BY_PROGRAM} ({made})"))
         if file.reading.is_label and (made := maker(file))
+        else file
+        for file in files
+    ]
+
+
+def without_templates(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
+    """Set aside brains that stand for all patients, such as ``MNI152_T1_1mm`` and ``fsaverage``.
+
+    Templates are T1, T2 and PD; with a FLAIR of its name it is a patient's image on a template.
+    """
+    others = {
+        (file.path.parent, file.reading.head)
+        for file in files
+        if file.reading.modality not in (None, "t1", "t2", "pd")
+    }
+
+    def is_template(file: ImageFile) -> bool:
+        *folders, _ = map(without_accents, file.path.relative_to(folder).parts)
+        head = file.reading.head
+        if any(map(_TEMPLATES.fullmatch, folders)) and not re.search(r"\d", head):
+            return True
+        is_named = bool(_TEMPLATE.fullmatch(without_accents(head)))
+        return is_named and (file.path.parent, head) not in others
+
+    return [
+        replace(
+            file,
+            reading=replace(
+                file.reading,
+                modality=None,
+                is_label=False,
+                doubt="",
+                aside="a template",
+                is_nobodys=True,
+            ),
+        )
+        if (file.reading.is_known or file.reading.doubt) and is_template(file)
         else file
         for file in files
     ]

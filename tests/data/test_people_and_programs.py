@@ -101,6 +101,10 @@ def test_a_folder_that_stores_a_collection_names_no_case(tmp_path: Path) -> None
         "p1/T1 p1/T1_seg p1/T1_pve_0",  # of FAST
         "p1/T1 p1/final_mask p1/bianca_mask",
         "p1/FLAIR p1/lst_lesions",
+        # fMRIPrep's folder by itself, with tissue
+        "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_dseg sub-01/anat/sub-01_label-GM_probseg",
+        "p1/T1 p1/T1_lesion_filled",  # images for programs that measure healthy tissue
+        "p1/T1 p1/T1_filled_lesions",
     ],
 )
 def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> None:
@@ -113,6 +117,20 @@ def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> 
 def test_a_patient_may_be_called_as_a_program(names: str, tmp_path: Path) -> None:
     (case,) = found_in(tmp_path, names, labels_needed=True).cases
     assert case.label
+
+
+def test_rejects_alone_are_refused_with_the_reason(tmp_path: Path) -> None:
+    (refused,) = found_in(tmp_path, "backup/p1/T1").refused
+    assert "a file of the folder 'backup'" in refused.reason
+
+
+def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
+    (tmp_path / "p1" / "mri").mkdir(parents=True)
+    for name in ("T1", "lh.hippoAmygLabels-T1.v21", "ThalamicNuclei.v13.T1"):
+        (tmp_path / "p1" / "mri" / f"{name}.mgz").touch()
+    (case,) = find_cases(tmp_path).cases
+    assert [path.name for path in case.files.values()] == ["T1.mgz"]
+    assert case.warnings == ()
 
 
 def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> None:
@@ -128,6 +146,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("Flair_Anna_T1 Flair_Anna_T2", "Anna"),
         ("site/anna_T1 site/bert_FLAIR site/carl_T2", "looks like one patient, or like several"),
         ("p1/T1 p1/p2_FLAIR p2/T1", "p2"),
+        ("p1/T1 p2/T1 FLAIR", "FLAIR.nii.gz lies beside several cases"),
         ("p1/T1 p1/p2_FLAIR p3/T1", "begins with 'p2', and lies in the folder 'p1'"),
         ("p1/p1_T1 p1/p2_FLAIR", "begins with 'p2'"),
         ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
@@ -159,6 +178,20 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ("p1/T1 p1/FLAIR backup/p1/T1", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
         ("p1/T1 $RECYCLE.BIN/S-1-5/T1", {"t1": "p1/T1"}),
         ("p1/T1 #recycle/p1/T1 @eaDir/p1/T1", {"t1": "p1/T1"}),
+        (
+            "sub-01/sub-01_T1w qsiprep/sub-01/sub-01_desc-preproc_T1w",
+            {"t1": "sub-01/sub-01_T1w"},
+        ),
+        ("p1/MNINonLinear/T1w p1/T1w/T1w_acpc_dc", {"t1": "p1/T1w/T1w_acpc_dc"}),
+        ("p1/T1 p1/MNI152_T1_1mm MNI152_T1_1mm_brain template/T1", {"t1": "p1/T1"}),
+        ("p1/T1 fsaverage/mri/T1 spm12/canonical/single_subj_T1", {"t1": "p1/T1"}),
+        ("p1/T1 p1/T1.anat/T1 p1/T1.anat/T1_orig", {"t1": "p1/T1"}),
+        ("p1/T1 p1/T1_masked p1/T1_lesion_filled p1/T1-voided", {"t1": "p1/T1"}),
+        ("p1/SWI p1/SWI_mag", {"swi": "p1/SWI"}),
+        ("Tumor/p1_T1 Tumor/p1_FLAIR", {"t1": "Tumor/p1_T1", "flair": "Tumor/p1_FLAIR"}),
+        ("p1/T1 p1/tumor/T1 p1/tumor/FLAIR", {"t1": "p1/T1"}),  # drawn on both
+        ("p1/MNI152_T1 p1/MNI152_FLAIR", {"t1": "p1/MNI152_T1", "flair": "p1/MNI152_FLAIR"}),
+        ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
     ],
 )
@@ -166,6 +199,7 @@ def test_twins_and_leftovers_are_not_taken(
     names: str, taken: dict[str, str], tmp_path: Path
 ) -> None:
     found = found_in(tmp_path, names)
+    assert found.refused == ()
     (case,) = found.cases
     files = {kind: path.relative_to(tmp_path).as_posix() for kind, path in case.files.items()}
     assert files == {kind: f"{name}.nii.gz" for kind, name in taken.items()}
