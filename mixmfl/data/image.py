@@ -407,7 +407,12 @@ def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
     """
     source, flipped = _canonical_axes(grid)
     turned = np.flip(array.transpose(source), flipped)
+    return np.ascontiguousarray(turned), canonical_grid(grid)
 
+
+def canonical_grid(grid: Grid) -> Grid:
+    """Return the grid that ``to_canonical`` returns, of which all orders of axes have the same."""
+    source, flipped = _canonical_axes(grid)
     # the same in file order (x, y, z), as origin and direction are
     direction = np.reshape(grid.direction, (3, 3))
     first = np.zeros(3)  # index of the voxel that becomes the first
@@ -419,9 +424,8 @@ def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
             column = -column
         columns[:, 2 - axis] = column
     origin = grid.origin + direction @ (first * grid.spacing[::-1])
-    return np.ascontiguousarray(turned), make_grid(
-        turned.shape, [grid.spacing[taken] for taken in source], origin, columns
-    )
+    shape, spacing = ([values[taken] for taken in source] for values in (grid.shape, grid.spacing))
+    return make_grid(shape, spacing, origin, columns)
 
 
 def from_canonical(array: Array, grid: Grid) -> Array:

@@ -115,7 +115,8 @@ def load_case(
     drawn = case.label if labels is not None else None
     label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
     reference = choose_reference(case, grids, label_grid, alignment.reference)
-    if label_grid is not None and image.difference(label_grid, grids[reference]) is not None:
+    is_on_qform = label_grid is not None and not _are_same_voxels(label_grid, grids[reference])
+    if is_on_qform:
         warnings.append(
             f"the label lies on {reference} by its qform, not by its sform; it was taken as "
             "drawn on its voxels"
@@ -144,9 +145,9 @@ def load_case(
 
     indices = None
     if labels is not None and drawn is not None:
-        array, _ = _named(case, image.read_labels, drawn)
+        array, own = _named(case, image.read_labels, drawn)
         try:
-            indices = labels.to_indices(image.to_canonical(array, grid)[0])
+            indices = labels.to_indices(image.to_canonical(array, grid if is_on_qform else own)[0])
         except DataError as error:
             raise DataError(
                 f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
@@ -291,8 +292,8 @@ def choose_reference(
         return best
     order = [best, *(name for name in grids if name != best)]
     differences = {name: image.difference(label, grids[name]) for name in order}
-    for name, difference in differences.items():
-        if difference is None:
+    for name in order:
+        if _are_same_voxels(label, grids[name]):
             return name
     for name in order:
         if image.is_on_qform(label, grids[name]):
@@ -302,6 +303,12 @@ def choose_reference(
         f"{case.images[best]}), and no other image is on the label's grid either. Resample the "
         f"label to {best} by nearest neighbour first"
     )
+
+
+def _are_same_voxels(label: Grid, grid: Grid) -> bool:
+    """Say whether two grids have the same voxels, in whatever order of axes."""
+    both = map(image.canonical_grid, (label, grid))
+    return image.difference(*both) is None
 
 
 def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> None:

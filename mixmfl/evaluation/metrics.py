@@ -287,8 +287,8 @@ def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
 
 
 def _score_files(mask: Path, reference: Path, labels: Labels, mapped: LabelMap) -> list[Score]:
-    predicted, grid = image.read_labels(mask)
-    expected, reference_grid = image.read_labels(reference)
+    predicted, grid = image.to_canonical(*image.read_labels(mask))
+    expected, reference_grid = image.to_canonical(*image.read_labels(reference))
     difference = image.difference(grid, reference_grid)
     if difference:
         raise DataError(

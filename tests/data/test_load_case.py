@@ -65,6 +65,23 @@ def test_a_label_on_another_grid_is_refused(tmp_path: Path) -> None:
         load_case(case, LESION)
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "SLA"])
+def test_a_label_in_another_order_of_axes_is_on_its_image(tmp_path: Path, codes: str) -> None:
+    case = write_case(tmp_path, {"t1": VOLUME, "label": (VOLUME > 50).astype(np.uint8)})
+    assert case.label is not None
+    drawn = nib.load(case.label)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(drawn.affine), nib.orientations.axcodes2ornt(codes)
+    )
+    turned = drawn.as_reoriented(turn)
+    nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), turned.affine), case.label)
+    loaded = load_case(case, LESION)
+    assert loaded.labels is not None
+    assert np.array_equal(loaded.labels, loaded.images["t1"] > 50)
+    assert image.difference(loaded.grid, GRID) is None  # that of the image's file
+    assert loaded.warnings == ()
+
+
 def test_infinite_values_are_refused_with_their_number(tmp_path: Path) -> None:
     array = VOLUME.copy()
     array[0, 0, :3] = np.nan, np.inf, -np.inf

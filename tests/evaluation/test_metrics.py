@@ -190,6 +190,13 @@ def test_masks_are_compared_with_the_references_of_the_same_name(
     ]
 
 
+def test_a_reference_in_another_order_of_axes_is_turned(folders: tuple[Path, Path]) -> None:
+    turned = Grid(CUBE.shape, (1, 1, 1), (5, 0, 0), (-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    image.write_labels(folders[1] / "p02.nii.gz", np.roll(CUBE, 1, axis=2)[..., ::-1], turned)
+    evaluation = evaluate_folder(*folders, LESION)
+    assert [scores[0].dice for scores in evaluation.scores.values()] == [1.0, 1.0]
+
+
 def test_references_may_be_the_labels_of_case_folders(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
