@@ -18,6 +18,7 @@ from mixmfl.core.text import plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
 from mixmfl.data.image import Grid, Source
+from mixmfl.data.label_doubts import doubts_about
 from mixmfl.data.label_sets import LabelMap
 from mixmfl.data.labels import Labels
 from mixmfl.data.registration import (
@@ -153,8 +154,7 @@ def load_case(
                 f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
                 'values under "labels" in dataset.json'
             ) from None
-        if indices.min() > 0:
-            warnings.append("its label marks every voxel, and none as background; look at it")
+        warnings.extend(doubts_about(indices, images))
     return LoadedCase(
         case.name, images, indices, grid, canonical, reference, tuple(notes), tuple(warnings)
     )
