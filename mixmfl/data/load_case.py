@@ -30,6 +30,7 @@ from mixmfl.data.registration import (
     register,
     resample,
 )
+from mixmfl.data.slice_doubts import doubts_about_slices
 
 _MIRRORED = "Convert it again from its source: which side is left was lost"
 
@@ -180,6 +181,7 @@ def _read_images(
             continue
         arrays[modality], grids[modality] = _background_at_zero(_of_usual_size(array)), grid
         alignment_notes, doubts = image.doubts(grid)
+        doubts += doubts_about_slices(array, grid)
         notes.extend(f"{modality}: {note}" for note in alignment_notes)
         warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
     if not arrays:
