@@ -270,6 +270,33 @@ def test_sites_that_were_sent_different_participants_do_not_add_up(
     assert np.median(np.abs(sum_of(roster, replies))) > 1e6
 
 
+def test_a_site_that_trained_an_earlier_round_otherwise_does_not_add_up(
+    sites: Mapping[str, Site], registrations: dict[str, Registration]
+) -> None:
+    """Else the same round again would give another sum by this site's update alone."""
+    federation = MaskedFederation(sites)
+
+    def trained(
+        state: ServerState, before: Mapping[str, State], only: str = ""
+    ) -> tuple[dict[str, State], float]:
+        roster, tasks = asked(federation, registrations, state)
+        done = {
+            name: federation.clients[name].handle(task, before.get(name, {}))
+            for name, task in tasks.items()
+            if only in ("", name)
+        }
+        replies = {name: handled.reply for name, handled in done.items()}
+        total = 0.0 if only else float(np.median(np.abs(sum_of(roster, replies))))
+        return {name: handled.optimizer for name, handled in done.items()}, total
+
+    first, _ = trained(START, {})
+    second = dataclasses.replace(START, round=1)
+    assert trained(second, first)[1] < 10
+    assert trained(second, first)[1] < 10  # the round is repeated, as after a lost one
+    alone, _ = trained(START, {}, only="south")
+    assert trained(second, {**first, **alone})[1] > 1e6
+
+
 @pytest.mark.parametrize("missing", sorted(MODALITIES))
 def test_of_fewer_than_all_sites_no_sum_can_be_read(
     sites: Mapping[str, Site], registrations: dict[str, Registration], missing: str

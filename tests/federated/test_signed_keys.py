@@ -66,7 +66,7 @@ def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
     forged = passed_on(roster, keys)
     task = masked_tasks(START, forged, registrations)["north"]
     words = federation.ask({"north": task})["north"].tensors["masked.shared"].numpy().view("u8")
-    common = client.task_digests(task, forged, "north")
+    common = client.round_digests(task, forged, "north", {})
     for name, (private, _) in pairs.items():
         key = client.RoundKey(0, private, forged.keys[name])
         purpose = f"'shared', {common[name]}"
@@ -82,6 +82,8 @@ def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
     own = torch.cat([reply.tensors[n].flatten() for n in sorted(reply.tensors) if "shared." in n])
     assert float(np.abs(found - own.double().numpy()).max()) < 1e-9
 
+
+SIGNATURE = "its signature is not of this federation, run, plans, settings, round and key"
 
 Forge = Callable[[Participants, MaskedFederation], dict[str, SignedKey]]
 
@@ -125,11 +127,23 @@ def unsigned(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
 @pytest.mark.parametrize(
     ("forge", "why"),
     [
-        (another_key, "its signature is not of this federation, run, round and key"),
-        (of_another_round, "its signature is not of this federation, run, round and key"),
-        (of_another_run, "its signature is not of this federation, run, round and key"),
-        (of_another_federation, "its signature is not of this federation, run, round and key"),
-        (unsigned, "its signature is not of this federation, run, round and key"),
+        (
+            another_key,
+            SIGNATURE,
+        ),
+        (
+            of_another_round,
+            SIGNATURE,
+        ),
+        (
+            of_another_run,
+            SIGNATURE,
+        ),
+        (
+            of_another_federation,
+            SIGNATURE,
+        ),
+        (unsigned, SIGNATURE),
         (of_a_false_authority, "its certificate is not of this federation's authority"),
         (of_another_site, "its certificate is that of 'west'"),
         (of_nobody, "its certificate cannot be read"),

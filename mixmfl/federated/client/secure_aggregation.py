@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import PrivacyError
+from mixmfl.core.files import json_digest
 from mixmfl.core.tensor_store import Tensors, digest, only, pieces
 from mixmfl.federated.aggregation import PIECE, select_blocks
 from mixmfl.federated.client.outbound import outgoing
@@ -27,6 +29,9 @@ from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import PARTS, Prototypes, State
 from mixmfl.planning.plans import Plans
 
+_ROUNDS_WITH = "rounds with "
+"""In an optimizer state, before a site's name: digest of all rounds that both sites trained in."""
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -34,13 +39,26 @@ class Signer:
 
     Attributes:
         identity: What the site signs its keys with, and whose it takes.
-        run: Name of the run, which signatures are for.
+        run: What signatures are for; see ``run_and_terms``.
         summed: With whom the site's numbers were summed before.
     """
 
     identity: Identity
     run: str
     summed: SummedSites
+
+
+def run_and_terms(join: Mapping[str, Any]) -> str:
+    """Return the name of a run with a digest of how this site joined it.
+
+    Sites take each other's keys only where it is the same. Else a server that has all but one
+    train at a learning rate of next to nothing would read that one's update in the sum.
+
+    Args:
+        join: The record of the task ``join``.
+    """
+    terms = {name: join[name] for name in ("plans", "settings", "fold")}
+    return f"{join['run']} {json_digest(terms)}"
 
 
 @dataclass(frozen=True)
@@ -117,10 +135,10 @@ def train_masked(
     plain = {"round": roster.round, "blocks": roster.trained}
     reply, after = train_at_site(
         dataclasses.replace(task, kind="train", record=plain), site, plans, settings,
-        optimizer_state,
+        only(optimizer_state, [n for n in optimizer_state if not n.startswith(_ROUNDS_WITH)]),
     )  # fmt: skip
     sizes = prototype_sizes(plans, settings.configuration)
-    common = task_digests(task, roster, site.name)
+    common = round_digests(task, roster, site.name, optimizer_state)
     tensors: State = {}
     for block in mine:
         holders = roster.holders[block]
@@ -139,7 +157,10 @@ def train_masked(
             start += len(values)
         tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
     record = {k: v for k, v in reply.record.items() if k not in ("loss", "dice_loss")}
-    return outgoing("masked", record, tensors), after
+    rounds = {n: t for n, t in optimizer_state.items() if n.startswith(_ROUNDS_WITH)}
+    for other, of_both in common.items():
+        rounds[f"{_ROUNDS_WITH}{other}"] = torch.tensor([*bytes.fromhex(of_both)]).byte()
+    return outgoing("masked", record, tensors), {**after, **rounds}
 
 
 def pair_mask(
@@ -152,12 +173,22 @@ def pair_mask(
     return seed, np.add if site == first else np.subtract
 
 
-def task_digests(task: Message, roster: Participants, site: str) -> dict[str, str]:
-    """Return, by other site, a digest of what the server must have sent to both.
+def round_digests(
+    task: Message, roster: Participants, site: str, optimizer_state: Tensors
+) -> dict[str, str]:
+    """Return, by other site, a digest of what the server must have sent to both, now and before.
 
     That is who takes part, with which keys, and all tensors that both have: those of the blocks
-    that only some sites hold where both do, and all others.
+    that only some sites hold where both do, and all others. What was sent before counts because an
+    update depends on the optimizer state, too: a server that had one site train an earlier round
+    from other weights, and then all of them the same round again, would read that site's update in
+    the difference of the two sums.
     """
+    before = {
+        name.removeprefix(_ROUNDS_WITH): bytes(tensor.tolist()).hex()
+        for name, tensor in optimizer_state.items()
+        if name.startswith(_ROUNDS_WITH)
+    }
     names: dict[str, list[str]] = {}
     for name in sorted(task.tensors):
         block = block_of(name)
@@ -166,7 +197,7 @@ def task_digests(task: Message, roster: Participants, site: str) -> dict[str, st
     return {
         other: hashlib.sha256(
             json.dumps(
-                [roster.to_json()]
+                [before.get(other, ""), roster.to_json()]
                 + [
                     part
                     for block, part in parts.items()

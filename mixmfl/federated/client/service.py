@@ -43,7 +43,7 @@ from mixmfl.federated.client.outbound import (
     outgoing_fingerprint,
 )
 from mixmfl.federated.client.outbound_preview import preview_outbound
-from mixmfl.federated.client.secure_aggregation import Signer
+from mixmfl.federated.client.secure_aggregation import Signer, run_and_terms
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.task_checks import (
     Forms,
@@ -394,7 +394,7 @@ class ClientService:
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         if not settings.masked and site.privacy is None:
             self._config.limits.check_cases(register(site))
-        signer = self._signer(record["run"]) if settings.masked else None
+        signer = self._signer(run_and_terms(record)) if settings.masked else None
         client = Client(site, plans, settings, signer)
         file = self._config.work / "runs" / record["run"] / "joined.json"
         if changed := check_joined(record, file):
@@ -492,11 +492,20 @@ class ClientService:
 
         It is the state after the last earlier round that was trained here. A round that the server
         asks for again, because it lost the reply, therefore starts from the same state.
+
+        Raises:
+            PrivacyError: The run is masked and the state is damaged: masks only cancel between
+                sites that know the same rounds.
         """
         for earlier in reversed([n for n in self._stored_rounds() if n < number]):
             try:
                 return load_tensors(self._optimizer_file(earlier))
             except MixmflError as error:
+                if self._run().client.settings.masked:
+                    raise PrivacyError(
+                        f"{error}, and without it this site's masks do not cancel. Restore the "
+                        "file from a copy, or have the coordinator start a new run"
+                    ) from None
                 note(
                     self._config.problem_log,
                     f"the optimizer state of round {earlier + 1} is left out: {error}",

@@ -101,7 +101,7 @@ class Identity:
         """Check that keys of a round are those of the sites that they are said to be of.
 
         Args:
-            run: Name of the run.
+            run: Name of the run, and how it was joined.
             round_number: Counted from 0.
             keys: What the coordinator passed on, by site; this site's own is not looked at.
 
@@ -159,7 +159,9 @@ class Identity:
             raise _NotShownError(f"its key has the fingerprint {found}, and {expected}")
         content = signed_content(self.authority, run, round_number, site, signed.key)
         if not _is_signed(certificate.public_key(), _decoded(signed.signature), content):
-            raise _NotShownError("its signature is not of this federation, run, round and key")
+            raise _NotShownError(
+                "its signature is not of this federation, run, plans, settings, round and key"
+            )
 
 
 class _NotShownError(Exception):

@@ -233,6 +233,16 @@ def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
         train(federation, run("one", "abcd"))
     federation.down = set()
     federation.restart()
+    state = tmp_path / "a" / "runs" / "one" / "optimizer" / "00000.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-1])
+    with pytest.raises(QuorumError, match=r"no answer from a \(could not do it \(PrivacyError\)"):
+        train(federation, run("one", "abcd"))
+    assert (
+        "without it this site's masks do not cancel"
+        in (tmp_path / "a" / "problems.log").read_text()
+    )
+    state.write_bytes(whole)
     assert train(federation, run("one", "abcd"))
     federation.restart()
     with pytest.raises(QuorumError, match=r"no answer from a \(could not do it \(PrivacyError\)"):
@@ -273,6 +283,15 @@ def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
     assert not federation.configs["a"].summed_file.exists()
     lines = federation.configs["a"].exchange_log.read_text().splitlines()
     assert "sent to coordinator: failed, record error version, 0 tensors" in lines[-1]
+    # nor where it has the others learn next to nothing, so that the sum is the update of one
+    slow = dataclasses.replace(masked, learning_rate=1e-12)
+    for name in ("b", "c"):
+        assert asks(federation, name, join_task(plans, slow)) == "join"
+    tasks = masked_tasks(state, roster(), settings)
+    reason = asks(federation, "a", tasks["a"])
+    assert "its signature is not of this federation, run, plans, settings, round and key" in reason
+    for name in ("b", "c"):
+        assert asks(federation, name, join_task(plans, masked)) == "join"
     tasks = masked_tasks(state, roster(), settings)
     assert [asks(federation, name, tasks[name]) for name in settings] == ["masked"] * 3
 
