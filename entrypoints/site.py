@@ -27,7 +27,8 @@ with sizes and hashes. Images, labels and names of cases never leave. The coordi
 and stop training here: it cannot send code, nor read a file or a log.
 WORK also gets the preprocessed cases, the finished model (WORK/runs/<run>/model.safetensors), and
 problems.log, with failures and the images that were resampled.
-Statistics for a plan and every run are jobs, which --policy or a person (--ask) approves of.
+Statistics for a plan, preprocessing and every run are jobs, which --policy or a person (--ask)
+approves of.
 WORK/audit.jsonl records all that left, so that --verify-log shows whether a line was changed."""
 
 

@@ -1,7 +1,8 @@
 """A hospital's approval of jobs: by a policy that it wrote, or by a person who is asked.
 
-A job is what sends numbers of patients: statistics for a plan, or a run. The process that answers
-tasks has no terminal, so it leaves a file per job in a folder, and waits for the answer there.
+A job is what sends numbers of patients: statistics for a plan, preprocessing, or a run. The
+process that answers tasks has no terminal, so it leaves a file per job in a folder, and waits for
+the answer there.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class Job:
     Attributes:
         digest: Digest of all that the coordinator asks for.
         facts: What a person must know of it, by name.
-        rounds: Rounds of the run; 0: statistics for a plan.
+        rounds: Rounds of the run; 0: statistics for a plan, or preprocessing with one.
         masked: Whether the coordinator learns sums over sites alone.
         plans: Digest of the plans; empty: there are none yet.
         epsilon: Privacy budget with which the site trains; None: without noise.
@@ -77,7 +78,8 @@ class Policy:
     Attributes:
         until: Last day of it, as 2027-06-30; training stops then, too.
         rounds: Most rounds of a run; 0: no run, statistics for a plan alone.
-        planning: Whether statistics for a plan may leave.
+        planning: Whether statistics for a plan may leave, and cases be preprocessed for any plan;
+            else they are preprocessed for plans of runs that are approved of.
         masked: Whether a run must be masked.
         epsilon: Largest privacy budget with which this site must train; None: noise is not needed.
         plans: Digests of the plans that a run may have; empty: any.
@@ -106,24 +108,26 @@ class Policy:
 
     def against(self, job: Job) -> list[str]:
         """Return why a job is not covered; nothing: it is."""
-        reasons = [self.over()] if self.over() else []
-        if not job.rounds:
-            return reasons if self.planning else [*reasons, "it approves of no statistics"]
+        today, reasons = datetime.now(timezone.utc).date(), []
+        if today > date.fromisoformat(self.until):
+            reasons.append(f"it ended on {self.until}")
+        if not job.rounds and self.planning:
+            return reasons
+        if not job.plans:
+            return [*reasons, "it approves of no statistics"]
+        if not job.rounds and not self.rounds:
+            reasons.append("it approves of no run, and so of no preprocessing")
         if job.rounds > self.rounds:
             reasons.append(f"rounds {job.rounds}, and it approves of {self.rounds}")
-        if self.masked and not job.masked:
+        if self.masked and job.rounds and not job.masked:
             reasons.append("the run is not masked")
-        if self.epsilon is not None and (job.epsilon is None or job.epsilon > self.epsilon):
+        least = self.epsilon if job.rounds else None
+        if least is not None and (job.epsilon is None or job.epsilon > least):
             budget = "no privacy budget" if job.epsilon is None else f"budget {job.epsilon:g}"
-            reasons.append(f"this site trains with {budget}, and it needs {self.epsilon:g} at most")
+            reasons.append(f"this site trains with {budget}, and it needs {least:g} at most")
         if self.plans and job.plans not in self.plans:
             reasons.append(f"the plans {job.plans} are not those that it names")
         return reasons
-
-    def over(self) -> str:
-        """Return why the policy holds no more; nothing: it holds."""
-        today = datetime.now(timezone.utc).date()
-        return f"it ended on {self.until}" if today > date.fromisoformat(self.until) else ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Approval:
         Raises:
             PrivacyError: It is not approved.
         """
-        file = folder / f"{job.digest[:16]}.json"
+        file = _file(job, folder)
         reasons = []
         if self.policy is not None:
             if not (reasons := Policy.load(self.policy).against(job)):
@@ -161,8 +165,7 @@ class Approval:
                 f"the policy {self.policy} does not cover this job: {'; '.join(reasons)}. The job "
                 f"is in {file}; change the policy, or start mixmfl_site with --ask"
             )
-        before = _record(file) if file.exists() else None
-        if before is None or not before.person or before.digest != job.digest:
+        if _answer(job, folder) is None:
             _write(job, file, WAITS, "nobody yet")
         until = time.monotonic() + _WAIT_SECONDS
         while (answer := _record(file)).decision == WAITS and time.monotonic() < until:
@@ -173,14 +176,22 @@ class Approval:
             raise PrivacyError(f"{answer.by} refused this job; remove {file} to be asked again")
         raise PrivacyError(f"nobody answered whether this job may be done; it waits in {file}")
 
-    def check_still(self) -> None:
-        """Check that a policy by which a job was approved has not ended.
+    def check_still(self, job: Job, folder: Path) -> None:
+        """Check that a job that was approved still is: the policy may have ended or been changed.
+
+        Args:
+            job: The job.
+            folder: Folder with a file per job, in which a person may have approved of it.
 
         Raises:
-            PrivacyError: It has, and no person is asked.
+            PrivacyError: The policy does not cover it any more, and no person approved of it.
         """
-        if self.policy is not None and not self.ask and (why := Policy.load(self.policy).over()):
-            raise PrivacyError(f"the policy {self.policy} approves of nothing more: {why}")
+        if self.policy is None or not (reasons := Policy.load(self.policy).against(job)):
+            return
+        if not self.ask or _answer(job, folder) != APPROVED:
+            raise PrivacyError(
+                f"the policy {self.policy} does not cover this job any more: {'; '.join(reasons)}"
+            )
 
 
 def waiting(folder: Path) -> Iterator[tuple[Path, Mapping[str, str]]]:
@@ -195,6 +206,18 @@ def answer_job(file: Path, approved: bool) -> None:
     """Record what a person decided, who that was and when."""
     decision = _by(APPROVED if approved else REFUSED, getpass.getuser())
     write_json(file, {**dataclasses.asdict(_record(file)), **decision, "person": True})
+
+
+def _file(job: Job, folder: Path) -> Path:
+    # by the whole digest: of half of it, somebody can make two jobs, and have one approved of
+    return folder / f"{job.digest}.json"
+
+
+def _answer(job: Job, folder: Path) -> str | None:
+    """Return what a person decided about a job; None: nobody did."""
+    file = _file(job, folder)
+    record = _record(file) if file.exists() else None
+    return record.decision if record and record.person and record.digest == job.digest else None
 
 
 def _decided(job: Job, file: Path, decision: str, by: str) -> str:

@@ -22,10 +22,27 @@ def planning_job(record: Mapping[str, Any], minimum: Minimum) -> Job:
     """
     facts = {
         "job": "statistics for a plan",
-        "leaves": _leaving(["fingerprint", "preprocess"]),
+        "leaves": _leaving(["fingerprint"]),
         "withheld": _withheld(minimum),
     }
     return Job(json_digest({"job": "fingerprint", "minimum": list(record["minimum"])}), facts)
+
+
+def preprocessing_job(record: Mapping[str, Any], plans: Plans) -> Job:
+    """Return the job of preprocessing the cases.
+
+    Args:
+        record: The task ``preprocess``.
+        plans: The plans in it.
+    """
+    asked = {name: record[name] for name in ("plans", "configurations")}
+    plans_digest = json_digest(asked["plans"])
+    facts = {
+        "job": f"preprocessing for a model for {_of_plans(plans)}",
+        "leaves": _leaving(["preprocess"]),
+        "plans": plans_digest,
+    }
+    return Job(json_digest({"job": "preprocess", **asked}), _lines(facts), plans=plans_digest)
 
 
 def training_job(
@@ -54,8 +71,7 @@ def training_job(
     trained = MASKED_KINDS if settings.masked else ("train",)
     least = minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
     facts = {
-        "job": f"training of a model for {shorten(list(plans.labels.foreground), 20)} "
-        f"from {shorten(plans.modalities, 20)}",
+        "job": f"training of a model for {_of_plans(plans)}",
         "run": str(record["run"]),
         "rounds": f"{settings.rounds} of {settings.local_steps} steps, learning rate "
         f"{settings.learning_rate:g}, {settings.configuration}, fold {record['fold']}",
@@ -68,12 +84,21 @@ def training_job(
     }
     return Job(
         json_digest({"job": "join", **asked}),
-        {name: one_line(fact, 1000) for name, fact in facts.items()},
+        _lines(facts),
         settings.rounds,
         settings.masked,
         plans_digest,
         None if privacy is None else privacy.epsilon,
     )
+
+
+def _of_plans(plans: Plans) -> str:
+    labels = shorten(list(plans.labels.foreground), 20)
+    return f"{labels} from {shorten(plans.modalities, 20)}"
+
+
+def _lines(facts: Mapping[str, str]) -> dict[str, str]:
+    return {name: one_line(fact, 1000) for name, fact in facts.items()}
 
 
 def _leaving(kinds: Sequence[str]) -> str:

@@ -31,10 +31,10 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.unknown_modalities import check_most_are_known
-from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.approval import Approval, Job
 from mixmfl.federated.client.audit_log import AuditLog
 from mixmfl.federated.client.client import Client
-from mixmfl.federated.client.jobs import planning_job, training_job
+from mixmfl.federated.client.jobs import planning_job, preprocessing_job, training_job
 from mixmfl.federated.client.limits import Limits, check_joined
 from mixmfl.federated.client.outbound import (
     OutboundField,
@@ -266,6 +266,7 @@ class _Joined:
     run: str
     client: Client
     forms: Forms
+    job: Job
 
 
 class ClientService:
@@ -275,6 +276,7 @@ class ClientService:
         """Args: config: the site's settings."""
         self._config = config
         self._joined: _Joined | None = None
+        self._approved: Job
         self._handlers: dict[str, Callable[[Message], Message]] = {
             "fingerprint": self._fingerprint,
             "preprocess": self._preprocess,
@@ -354,6 +356,8 @@ class ClientService:
         if task.kind == "fingerprint":
             asked = Minimum(*task.record["minimum"])
             job = planning_job(task.record, config.minimum.agreed(asked))
+        elif task.kind == "preprocess":
+            job = preprocessing_job(task.record, _read_plans(task))
         elif task.kind == "join":
             plans, settings = _read_run(task)
             config.limits.check_run(settings)
@@ -365,6 +369,7 @@ class ClientService:
         config.audit_log.add("approved", by=by, job=job.digest, facts=job.facts)
         facts = "; ".join(f"{name}: {fact}" for name, fact in job.facts.items())
         note(config.exchange_log, f"approved by {by}: {facts}")
+        self._approved = job
 
     def _fingerprint(self, task: Message) -> Message:
         asked = Minimum(*task.record["minimum"])
@@ -405,7 +410,7 @@ class ClientService:
                 f"{len(site.validation)} validation cases: {self._config.limits.describe_floors()}"
             )
             note(self._config.exchange_log, line)
-        self._joined = _Joined(record["run"], client, forms)
+        self._joined = _Joined(record["run"], client, forms, self._approved)
         clear_unfinished(self._run_folder, below=True)
         return outgoing_registration(register(site))
 
@@ -460,7 +465,7 @@ class ClientService:
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
-        self._config.approval.check_still()
+        self._config.approval.check_still(joined.job, self._config.jobs)
         self._config.limits.use(task.kind, self._config.used_file)
         return client
 

@@ -18,6 +18,7 @@ from mixmfl.federated.client.approval import Approval, Job, Policy, answer_job, 
 PLANS = "ab" * 32
 RUN = Job("cd" * 32, {"job": "training", "run": "abc"}, 20, True, PLANS, 4.0)
 STATISTICS = Job("ef" * 32, {"job": "statistics for a plan"})
+PREPROCESSING = Job("ab" * 32, {"job": "preprocessing"}, plans=PLANS)
 
 
 def policy(folder: Path, **changes: Any) -> Path:
@@ -30,6 +31,11 @@ def policy(folder: Path, **changes: Any) -> Path:
 def test_a_policy_covers_what_is_within_it(tmp_path: Path) -> None:
     assert Policy.load(policy(tmp_path)).against(RUN) == []
     assert Policy.load(policy(tmp_path)).against(STATISTICS) == []
+    other = dataclasses.replace(PREPROCESSING, plans="0" * 64)  # of which a digest is not known yet
+    assert Policy.load(policy(tmp_path)).against(other) == []
+    runs_alone = Policy.load(policy(tmp_path, planning=False))
+    assert runs_alone.against(PREPROCESSING) == []
+    assert runs_alone.against(other) == [f"the plans {'0' * 64} are not those that it names"]
     file = policy(tmp_path)
     assert Approval(file).decide(RUN, tmp_path / "jobs") == f"the policy {file}"
     (record,) = (tmp_path / "jobs").iterdir()
@@ -54,6 +60,12 @@ def test_a_policy_covers_what_is_within_it(tmp_path: Path) -> None:
             {},
             "this site trains with no privacy budget, and",
         ),
+        (
+            PREPROCESSING,
+            {"planning": False, "rounds": 0},
+            "it approves of no run, and so of no",
+        ),
+        (PREPROCESSING, {"until": "2001-01-31"}, "it ended on 2001-01-31"),
         (RUN, {"plans": ["0" * 64]}, f"the plans {PLANS} are not those that it names"),
     ],
 )
@@ -84,12 +96,19 @@ def test_a_damaged_policy_approves_of_nothing(
         Approval(tmp_path / "none.json").decide(RUN, tmp_path / "jobs")
 
 
-def test_a_policy_that_ends_ends_the_run(tmp_path: Path) -> None:
-    Approval(policy(tmp_path)).check_still()
-    file = policy(tmp_path, until="2001-01-31")
-    with pytest.raises(PrivacyError, match="approves of nothing more: it ended on 2001-01-31"):
-        Approval(file).check_still()
-    Approval(file, ask=True).check_still()  # a person approved of it
+@pytest.mark.parametrize("ask", [False, True])
+def test_a_policy_that_ends_or_is_changed_ends_the_run(tmp_path: Path, ask: bool) -> None:
+    jobs = tmp_path / "jobs"
+    approval = Approval(policy(tmp_path), ask=ask)
+    approval.decide(RUN, jobs)
+    approval.check_still(RUN, jobs)
+    for changes in ({"until": "2001-01-31"}, {"rounds": 0}, {"plans": ["0" * 64]}):
+        policy(tmp_path, **changes)
+        with pytest.raises(PrivacyError, match="does not cover this job any more: "):
+            approval.check_still(RUN, jobs)
+    if ask:
+        answered(jobs, lambda: approval.decide(RUN, jobs), yes=True)
+        approval.check_still(RUN, jobs)  # a person approved of it
 
 
 def answered(folder: Path, decide: Callable[[], str], *, yes: bool) -> str:
@@ -117,14 +136,15 @@ def test_a_person_is_asked_about_what_no_policy_covers_and_once(
     jobs = tmp_path / "jobs"
     # approved by a policy that holds no more: this is no answer of a person
     Approval(policy(tmp_path)).decide(RUN, jobs)
-    asked = Approval(policy(tmp_path, rounds=3), ask=True)
+    asked = Approval(policy(tmp_path, rounds=3, planning=False, plans=["0" * 64]), ask=True)
     assert answered(jobs, lambda: asked.decide(RUN, jobs), yes=True) == "officer"
     assert asked.decide(RUN, jobs) == "officer"  # as when the run is resumed
-    longer = dataclasses.replace(RUN, digest="cd" * 8 + "00" * 24)  # another job, of that name
+    longer = dataclasses.replace(RUN, digest="cd" * 31 + "00")  # which begins as the other
     with pytest.raises(PrivacyError, match="officer refused this job; remove"):
         answered(jobs, lambda: asked.decide(longer, jobs), yes=False)
     with pytest.raises(PrivacyError, match="officer refused this job; remove"):
         asked.decide(longer, jobs)
+    assert asked.decide(RUN, jobs) == "officer"
     monkeypatch.setattr(approval, "_WAIT_SECONDS", 0.0)
     with pytest.raises(PrivacyError, match="nobody answered whether this job may be done"):
-        asked.decide(RUN, jobs)
+        asked.decide(PREPROCESSING, jobs)

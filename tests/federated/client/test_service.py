@@ -339,14 +339,17 @@ def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
     assert "does not cover this job: rounds 3, and it approves of 2" in reason
     statistics = Message("fingerprint", {"minimum": [5, 100]}, {})
     assert "it approves of no statistics" in asks(federation, "north", statistics)
-    assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 2
+    write_json(file, {"until": "2999-01-01", "rounds": 0, "planning": False})
+    record = {"plans": plans.to_json(), "configurations": ["2d"]}
+    assert "of no preprocessing" in asks(federation, "north", Message("preprocess", record, {}))
+    assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 3
     write_json(file, {"until": "2999-01-01", "rounds": 3})
     assert asks(federation, "north", join_task(plans)) == "join"
     (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
     task = train_task(first_state(plans, SETTINGS), register(opened))
     assert asks(federation, "north", task) == "train"
     write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
-    assert "approves of nothing more: it ended on" in asks(federation, "north", task)
+    assert "does not cover this job any more: it ended on" in asks(federation, "north", task)
 
 
 def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, plans: Plans) -> None:
