@@ -135,7 +135,8 @@ def simulate_personalization(
     plain = dataclasses.replace(run.settings, masked=False)  # no sum is made of them
     for site in left:
         task = encode(personalization_task(state, site.name, run.known))
-        handled = Client(site, run.plans, plain, step=step).handle(decode(task), {})
+        here = dataclasses.replace(site, privacy=None)  # nothing of it leaves this machine
+        handled = Client(here, run.plans, plain, step=step).handle(decode(task), {})
         result = read_personal(site.name, handled.reply)
         assert result is not None  # the site has validation cases
         save_personal(run, site.name, result, handled.personal)

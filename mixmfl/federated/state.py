@@ -157,6 +157,7 @@ class Site:
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
         validation_cases: Fewest cases behind a Dice that the site sends.
+        training_cases: Fewest cases behind plain weights that the site sends.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Site:
     minimum: Minimum = field(default_factory=Minimum)
     privacy: Privacy | None = None
     validation_cases: int = 1
+    training_cases: int = 1
 
 
 @dataclass(frozen=True)

@@ -141,16 +141,25 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         if not 0 <= step < self.steps:
             raise IndexError(step)
-        generator = np.random.default_rng(seed_of(*self.entropy, step))
+        generator, drawn = self._draw(step)
         # nnU-Net: the last third of a batch is centred on foreground
         plain = round(self.batch_size * (1 - self.settings.foreground_share))
-        drawn = generator.integers(0, len(self.cases), self.batch_size)
         with seeded(generator):
             items = [
                 self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(drawn)
             ]
         return _batch(items, drawn, generator)
+
+    def cases_drawn(self) -> list[PreprocessedCase]:
+        """Return the cases of which any batch of the round has a patch."""
+        drawn = {int(case) for step in range(self.steps) for case in self._draw(step)[1]}
+        return [self.cases[case] for case in sorted(drawn)]
+
+    def _draw(self, step: int) -> tuple[np.random.Generator, npt.NDArray[np.int64]]:
+        """Return the numbers of a batch's cases, and the generator of its further draws."""
+        generator = np.random.default_rng(seed_of(*self.entropy, step))
+        return generator, generator.integers(0, len(self.cases), self.batch_size)
 
     def sample(
         self, case: PreprocessedCase, foreground: bool, generator: np.random.Generator

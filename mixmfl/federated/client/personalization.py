@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,13 +21,28 @@ from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
 
+@dataclass(frozen=True)
+class Personalised:
+    """A site's personalised model.
+
+    Attributes:
+        result: The Dice before and after; they stay at the site.
+        sent: The same as it may be sent: of labels that enough validation cases have.
+        blocks: The blocks of the model.
+    """
+
+    result: Personal
+    sent: Personal
+    blocks: State
+
+
 def personalize_at_site(
     task: Message,
     site: Site,
     plans: Plans,
     settings: RunSettings,
     step: Callable[[], None] = lambda: None,
-) -> tuple[Personal, State]:
+) -> Personalised:
     """Fine-tune the global model at a site, for that site; its weights are not sent.
 
     The site trains ``personal_rounds`` rounds of the run's local steps on all of its blocks; the
@@ -41,9 +57,6 @@ def personalize_at_site(
         settings: Settings of the run.
         step: Called after every round.
 
-    Returns:
-        The Dice before and after, and the blocks of the personalised model.
-
     Raises:
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
@@ -56,7 +69,8 @@ def personalize_at_site(
     )
     weights = register(site).weights
     # the personalised model stays at the site
-    site = dataclasses.replace(site, privacy=None, validation_cases=1)
+    fewest = site.validation_cases
+    site = dataclasses.replace(site, privacy=None, validation_cases=1, training_cases=1)
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         trains = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
@@ -77,4 +91,10 @@ def personalize_at_site(
             dataclasses.replace(validation, tensors={**task.tensors, **personalised}),
         )
     )
-    return Personal(mean_dice([after]), mean_dice([before])), personalised
+    enough = {n for n in before if min(before[n].cases, after[n].cases) >= fewest}
+    both = [{n: dice for n, dice in sums.items() if n in enough} for sums in (after, before)]
+    return Personalised(
+        Personal(mean_dice([after]), mean_dice([before])),
+        Personal(*(mean_dice([sums]) for sums in both)),
+        personalised,
+    )

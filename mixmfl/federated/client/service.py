@@ -234,6 +234,7 @@ class SiteConfig:
             minimum=self.minimum,
             privacy=self.privacy,
             validation_cases=self.limits.validation_cases,
+            training_cases=self.limits.training_cases,
         )
 
     @contextmanager

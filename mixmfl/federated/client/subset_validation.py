@@ -26,7 +26,7 @@ from mixmfl.evaluation.subset_dice import (
     count_dice,
 )
 from mixmfl.federated.client.outbound import outgoing
-from mixmfl.federated.client.training import site_network
+from mixmfl.federated.client.training import judged_cases, site_network
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import CASES_PER_SUBSET, MEASURE, RunSettings, Site
 from mixmfl.inference.cpu_network import fastest_form
@@ -63,7 +63,7 @@ def measure_at_site(
     sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
     right = dict.fromkeys(plans.labels.foreground, Reliability())
     largest = dict.fromkeys(plans.labels.foreground, LargestSums())
-    for case in site.validation:
+    for case in judged_cases(site, usable):
         available = sorted(usable.intersection(case.modalities))
         subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
         used.update(subsets)

@@ -6,11 +6,12 @@ Tasks and replies are ``messages.Message``; this module does not depend on their
 import dataclasses
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Collection
 
 import torch
 
-from mixmfl.core.errors import MixmflError
+from mixmfl.core.errors import MixmflError, PrivacyError
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.core.tensor_store import Tensors
 from mixmfl.federated.aggregation import changes_between, select_blocks
@@ -26,7 +27,7 @@ from mixmfl.federated.state import (
 )
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
-from mixmfl.networks.parameters import load_state, network_state
+from mixmfl.networks.parameters import block_of, load_state, network_state
 from mixmfl.networks.prototypes import (
     State,
     memory_from_state,
@@ -34,6 +35,7 @@ from mixmfl.networks.prototypes import (
     memory_to_state,
 )
 from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
@@ -86,7 +88,7 @@ def train_at_site(
         Dice part), and the optimizer state, which stays at the site.
 
     Raises:
-        PrivacyError: The site's privacy budget is spent.
+        PrivacyError: The site's privacy budget is spent, or the round draws too few cases.
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
     if site.device.type == "cpu":
@@ -103,6 +105,9 @@ def train_at_site(
         settings.local_steps,
     )
     training = _local_training(task, site, plans, settings)
+    drawn = batches.cases_drawn() if site.training_cases > 1 and not settings.masked else []
+    if drawn:
+        _check_drawn(len(drawn), round_number, site)
     try:
         trained = train_locally(
             network,
@@ -116,10 +121,10 @@ def train_at_site(
             f"site {site.name}: the memory of {site.device} ran out; plan again with a preset of "
             "smaller memory_gb, free the device, or train on the CPU by --device cpu"
         ) from None
-    tensors = {
-        **_changes(task, network, training.blocks, settings),
-        **memory_to_state(trained.memory),
-    }
+    changes = _changes(task, network, training.blocks, settings)
+    if drawn:
+        _withhold_rare(changes, drawn, site.training_cases)
+    tensors = {**changes, **memory_to_state(trained.memory)}
     reply = outgoing(
         "train",
         {"round": round_number, "loss": trained.loss, "dice_loss": trained.dice_loss},
@@ -128,6 +133,28 @@ def train_at_site(
         behind=trained.cases,
     )
     return reply, trained.optimizer
+
+
+def _check_drawn(cases: int, round_number: int, site: Site) -> None:
+    """Check that enough cases are behind the weights that a round would send.
+
+    Raises:
+        PrivacyError: There are fewer: the coordinator chose few steps.
+    """
+    if cases < site.training_cases:
+        raise PrivacyError(
+            f"the steps of round {round_number + 1} draw {cases} training cases, and weights that "
+            f"are sent must rest on {site.training_cases} or more (--min-training-cases). The "
+            "coordinator must ask for more --local-steps"
+        )
+
+
+def _withhold_rare(changes: State, drawn: Collection[PreprocessedCase], fewest: int) -> None:
+    """Make a change zero in the encoder of a modality that fewer of the cases drawn have."""
+    held = Counter(f"tailored.{name}" for case in drawn for name in case.modalities)
+    for name, change in changes.items():
+        if 0 < held[block_of(name)] < fewest:
+            changes[name] = torch.zeros_like(change)
 
 
 def _train_privately(
@@ -183,16 +210,26 @@ def _changes(
     return changes_between(task.tensors, after, settings.update_type)
 
 
+def judged_cases(site: Site, modalities: Collection[str]) -> tuple[PreprocessedCase, ...]:
+    """Return the validation cases whose Dice is summed: those with any of some modalities.
+
+    These are all or, where the site has a floor, none: from the sums over all cases and over all
+    but one, a server would know the Dice of that one.
+    """
+    judged = tuple(case for case in site.validation if {*case.modalities} & {*modalities})
+    return judged if len(judged) == len(site.validation) or site.validation_cases < 2 else ()
+
+
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
     """Return the summed Dice of the site's validation cases.
 
-    Each case is predicted from those of its modalities that the task names; a case with none of
-    these is left out.
+    Each case is predicted from those of its modalities that the task names; see ``judged_cases``
+    for cases with none of these.
     """
     sums = validate(
         site_network(task, site, plans, settings),
         memory_to(memory_from_state(task.tensors), site.device),
-        site.validation,
+        judged_cases(site, task.record["modalities"]),
         task.record["modalities"],
         plans,
         settings.configuration,

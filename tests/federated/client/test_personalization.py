@@ -16,7 +16,7 @@ from small_federation import SiteStore, write_work
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.client import client
-from mixmfl.federated.client.personalization import personalize_at_site
+from mixmfl.federated.client.personalization import Personalised, personalize_at_site
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import load_state_of, save_personal
@@ -96,7 +96,8 @@ def test_a_copy_lies_between_the_model_and_what_fine_tuning_makes_of_it(
         tuned |= {n: tuned[n] + t for n, t in reply.tensors.items() if not n.startswith("memory.")}
 
     def made(share: float) -> tuple[Personal, State]:
-        return personalize_at_site(task, north, sharing(plans, share), SETTINGS)
+        personalised = personalize_at_site(task, north, sharing(plans, share), SETTINGS)
+        return personalised.result, personalised.blocks
 
     (same, start), (_, middle), (better, end) = made(0.0), made(0.5), made(1.0)
     own = [name for name in before if block_of(name) in NORTHS_BLOCKS]
@@ -124,9 +125,9 @@ def test_the_same_seed_gives_the_same_copy_and_another_seed_does_not(
         personalize_at_site(task, sites[0], plans, dataclasses.replace(SETTINGS, seed=seed))
         for seed in (0, 0, 1)
     )
-    assert one[0] == again[0]
-    assert equal(one[1], again[1])
-    assert not equal(one[1], other[1])
+    assert one.result == again.result == again.sent
+    assert equal(one.blocks, again.blocks)
+    assert not equal(one.blocks, other.blocks)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_site_whose_copy_is_made_is_not_asked_again(
     model = run.folder / "model.safetensors"
     before = model.read_bytes()
 
-    def killed_at_the_second(task: Message, site: Site, *arguments: Any) -> tuple[Personal, State]:
+    def killed_at_the_second(task: Message, site: Site, *arguments: Any) -> Personalised:
         asked.append(site.name)
         if len(asked) == 2:
             raise _KilledError

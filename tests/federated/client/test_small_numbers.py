@@ -15,6 +15,7 @@ from small_federation import PLANS, SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import PrivacyError
 from mixmfl.data.labels import Labels
+from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outgoing_fingerprint
@@ -25,6 +26,7 @@ from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.state import Minimum, Site, first_state, register
+from mixmfl.networks.parameters import block_of
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.training.privacy_budget import Privacy
 
@@ -143,6 +145,48 @@ def test_no_dice_of_few_validation_cases_leaves(store: SiteStore, few: int) -> N
     task = validation_task(state, "alpha", registrations)
     seen = [Client(site, PLANS, SETTINGS).handle(task, {}).reply.record for site in open_]
     assert seen[0] != seen[1]
+
+
+MIXED = [("t1",)] * 5 + [("t1", "t2")] * 3 + [("t2",)]
+
+
+def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
+    """Else it is the difference to the sum over all: the coordinator chooses the modalities."""
+    site = dataclasses.replace(store.site("mixed", MIXED, validation=5), validation_cases=FLOOR)
+    state, client = first_state(PLANS, SETTINGS), Client(site, PLANS, SETTINGS)
+    registrations = {"mixed": register(site)}
+
+    def sent(task: Message, *modalities: str) -> Mapping[str, Any]:
+        record = {**task.record, "modalities": list(modalities)}
+        return client.handle(dataclasses.replace(task, record=record), {}).reply.record
+
+    asked = validation_task(state, "mixed", registrations)
+    assert sent(asked, "t1", "t2")["dice"]["lesion"][1] == 5
+    assert sent(asked, "t1")["dice"]["lesion"] == [0.0, 0]
+    measured = measure_task(state, "mixed", registrations)
+    assert sent(measured, "t1")["largest"]["lesion"] == LargestSums().to_json()
+    copied = personalization_task(state, "mixed", registrations)
+    assert sent(copied, "t1") == {"dice": None, "dice_before": None}
+    # nor of a model that was trained without the noise that is asked for
+    private = dataclasses.replace(site, privacy=Privacy(8.0, 1e-5, 1.0, 1.0, Path("none")))
+    client = Client(private, PLANS, SETTINGS)
+    assert sent(copied, "t1", "t2") == {"dice": None, "dice_before": None}
+
+
+def test_no_weights_of_a_round_that_draws_few_cases_leave(store: SiteStore) -> None:
+    """The coordinator chooses the steps, and each step draws four cases."""
+    site = store.site("mixed", MIXED)
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
+    one_step = dataclasses.replace(SETTINGS, local_steps=1)
+    few = dataclasses.replace(site, training_cases=5)
+    with pytest.raises(PrivacyError, match=r"the steps of round 1 draw [34] training cases, and"):
+        train_at_site(task, few, PLANS, one_step, {})
+    reply, _ = train_at_site(task, few, PLANS, SETTINGS, {})  # of two steps
+    changed = {block_of(n) for n, t in reply.tensors.items() if t.any() and "memory" not in n}
+    assert "decoder" in changed
+    assert "tailored.t2" not in changed  # which fewer have
+    reply, _ = train_at_site(task, site, PLANS, SETTINGS, {})
+    assert any(tensor.any() for n, tensor in reply.tensors.items() if n.startswith("tailored.t2"))
 
 
 def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
