@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,10 @@ class InitialWeights:
 
     def attack(self, draw: random.Random) -> str:
         choice = draw.random()
-        if choice < 0.4:
+        if choice < 0.2:
             self.file.write_bytes(mutated_bytes(self.good, draw))
+        elif choice < 0.4:
+            self._change_record(draw)
         elif choice < 0.5:
             self.file.write_bytes(self._code(draw))
         else:
@@ -142,6 +145,19 @@ class InitialWeights:
         if self.seen.exists():
             raise WrongError("code of a checkpoint ran")
         return taken
+
+    def _change_record(self, draw: random.Random) -> None:
+        """Change the pickle or numbers within a whole archive, as whoever makes one can."""
+        how = draw.choice((zipfile.ZIP_STORED,) * 5 + (zipfile.ZIP_DEFLATED,))
+        part = draw.choice(("data.pkl",) * 8 + ("data/0", "byteorder"))
+        with (
+            zipfile.ZipFile(io.BytesIO(self.good)) as good,
+            zipfile.ZipFile(self.file, "w", how) as made,
+        ):
+            for name in good.namelist():
+                content = good.read(name)
+                chosen = name.endswith(part)
+                made.writestr(name, mutated_bytes(content, draw) if chosen else content)
 
     def _code(self, draw: random.Random) -> bytes:
         """Return a pickle that calls something."""

@@ -337,6 +337,47 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
             read_checkpoint(file, Modalities())
 
 
+def _rezipped(good: Path, file: Path, how: int, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(good) as read, zipfile.ZipFile(file, "w", how) as write:
+        for name in read.namelist():
+            write.writestr(name, change(name, read.read(name)))
+
+
+def test_what_a_checkpoint_unfolds_to_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixmfl.networks.torch_archive.MOST_STEPS", 20_000)
+    _, good = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans_of(form="stacked"))
+    file, content = tmp_path / "forged.pth", torch.load(good, weights_only=False)
+    folded: list[Any] = ["x" * 50]
+    for _ in range(60):
+        folded = [folded, folded]
+    torch.save({**content, "logging": folded}, file)  # nothing reads that
+    assert read_checkpoint(file, Modalities()).trained
+    plans = {**content["init_args"]["plans"], "folded": folded}
+    torch.save({**content, "init_args": {**content["init_args"], "plans": plans}}, file)
+    with pytest.raises(ModelError, match="more than 4194304 bytes of plans are not read"):
+        read_checkpoint(file, Modalities())
+    stored, packed = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+    # a tuple of a tuple twice and so on: to hash it as a name would take for ever
+    endless = b"\x80\x02}" + b"K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
+    step = b"\x80\x02]q\x00."
+    for how, change, why in (
+        (packed, lambda _, old: old, "a record of the archive is compressed"),
+        (stored, lambda n, old: old[:4] if "/data/" in n else old, "its record has 4 bytes"),
+        (stored, lambda n, old: endless if "data.pkl" in n else old, "or by no name"),
+        (stored, lambda n, old: b"}" * 20_002 if "data.pkl" in n else old, "20000 steps"),
+        (stored, lambda n, old: b" " * 2**25 if "data.pkl" in n else old, "more than 16777216 b"),
+        (stored, lambda n, old: b"big" if "byteorder" in n else old, "another order of bytes"),
+        (stored, lambda n, old: step[:-1] if "data.pkl" in n else old, "pickle"),
+        (stored, lambda n, old: b"I1\n." if "data.pkl" in n else old, "INT, which torch.save d"),
+        (stored, lambda n, old: step if "data.pkl" in n else old, "is no checkpoint"),
+    ):
+        _rezipped(good, file, how, change)
+        with pytest.raises(ModelError, match=why):
+            read_checkpoint(file, Modalities())
+
+
 def test_heads_that_are_no_numbers_or_not_as_many_as_labels_are_left(tmp_path: Path) -> None:
     plans = plans_of(form="stacked")
     _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)

@@ -60,9 +60,6 @@ ALLOWED = {
         "process_memory.py",
         "getattr(ctypes.CDLL(None), name, None)",
     ): "two literal names here",
-    ("nnunet_checkpoint.py", "torch.load(path, map_location='cpu', weights_only=True)"): (
-        "weights alone: it looks up tensors and the numbers that stand there, and calls none"
-    ),
     ("planes.py", "getattr(plane, name)"): "literal names, in this module",
     ("fingerprint.py", "getattr(self, field.name)"): "the fields of our own dataclass",
     ("metrics.py", "getattr(each, metric)"): "the names of METRICS",
