@@ -16,8 +16,9 @@ from pathlib import Path
 from mixmfl.data.accounting import inside
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.folder_roles import (
-    KIND_FOLDERS,
+    ANY_IMAGE,
     folders_of_diseases,
+    may_be_name,
     named_by_folder,
     read_file,
     with_places,
@@ -44,10 +45,6 @@ from mixmfl.data.tool_outputs import (
 
 _DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 
-_ANY_IMAGE = {
-    "scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri", "im",
-    "se", "serie", "s",
-}  # fmt: skip
 
 _WHOSE_IMAGE = (
     "{} lies beside several cases and is named by its kind alone; put it into the folder of its "
@@ -207,13 +204,23 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
     """Return the case that a label belongs to."""
     place, label_rest = key
     rests = places.get(place, ())
-    for rest in (label_rest, file.reading.head):
+    for rest in (label_rest, file.reading.head, stem_of(file.path)):
         if rest in rests:
             return place, rest
     begun = [rest for rest in rests if rest and spaced(label_rest).startswith(spaced(rest))]
     if begun:  # p1_consensus_seg is of p1
         return place, max(begun, key=len)
-    return (place, next(iter(rests))) if len(rests) == 1 and place and not label_rest else key
+    if len(rests) == 1 and place and not label_rest:
+        return place, next(iter(rests))
+    # Bilder/p1_T1 and Masken/p1, where we know of one of these folders alone what it is for
+    mine = (*place, label_rest) if label_rest else place
+    ends = [
+        (other, rest)
+        for other, found in places.items()
+        for rest in found
+        if mine and not rests and ((*other, rest) if rest else other)[-len(mine) :] == mine
+    ]
+    return ends[0] if len(ends) == 1 else key
 
 
 def _written_alike(names: Collection[str]) -> dict[str, str]:
@@ -254,7 +261,7 @@ def _is_numbered_alike(name: str, other: str) -> bool:
     return (
         name != other
         and re.sub(r"\d+", "#", name) == re.sub(r"\d+", "#", other)
-        and not words <= _ANY_IMAGE  # ser_3 in ser_2
+        and not words <= ANY_IMAGE  # ser_3 in ser_2
     )
 
 
@@ -274,14 +281,8 @@ def _of_no_patient(
         and len(file.parents) + 1 < len(file.path.relative_to(folder).parts)
     ]
     stems = {stem_of(file.path) for file in named}
-    asked = len(stems) > 1 and all(map(_may_be_name, stems))
+    asked = len(stems) > 1 and all(map(may_be_name, stems))
     return [file.path for file in named] if asked else []
-
-
-def _may_be_name(stem: str) -> bool:
-    """Say whether a file's name may be a patient's, and is not that of any image or a number."""
-    words = [word for word in lower_words(stem) if not word.isdecimal()]
-    return bool(words) and not all(word in KIND_FOLDERS | _ANY_IMAGE for word in words)
 
 
 def _name_cases(keys: Collection[Key], folder: Path) -> dict[Key, str]:

@@ -30,6 +30,12 @@ _REJECTED = {
                  "macosx")
 }  # fmt: skip
 
+# names that any image may have, as words
+ANY_IMAGE = {
+    "scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri", "im",
+    "se", "serie", "s",
+}  # fmt: skip
+
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 
 ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
@@ -265,7 +271,16 @@ def named_by_folder(
     below = Counter(place for file in files for place in file.path.parents)
     # T1/p1.nii.gz and T1/p2.nii.gz: so FLAIR/p1.nii.gz, alone in its folder, is of p1
     shared = {stem_of(file.path) for file in files if below[file.path.parent] > 1}
-    return [_named_by_its_folder(file, folder, below, shared, modalities) for file in files]
+    # site/T1/anna, site/T1/bert and site/FLAIR/anna: patients, whom both folders have
+    names = Counter((file.path.parent.parent, stem_of(file.path)) for file in files)
+    people = {
+        file.path
+        for file in files
+        if below[file.path.parent] > 1
+        and names[file.path.parent.parent, stem_of(file.path)] > 1
+        and may_be_name(re.sub(r"\d+", "", stem_of(file.path)))
+    }
+    return [_named_by_its_folder(file, folder, below, shared, people, modalities) for file in files]
 
 
 def _named_by_its_folder(
@@ -273,6 +288,7 @@ def _named_by_its_folder(
     folder: Path,
     below: Mapping[Path, int],
     shared: Set[str],
+    people: Set[Path],
     modalities: Modalities,
 ) -> ImageFile:
     if file.reading.is_known or file.reading.aside or file.reading.doubt:
@@ -285,7 +301,7 @@ def _named_by_its_folder(
         above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(composed, place.relative_to(folder).parts[:-1]))
         tail = _words_of_kind(stem_of(file.path))
-        if above.modality and not above.case and (alone or not home or tail):
+        if above.modality and not above.case and (alone or not home or tail or file.path in people):
             # T1/p01_post and T1/p01_brain are read as p01_T1_post and p01_T1_brain
             stem = stem_of(file.path)
             patient = stem[: len(stem) - len(tail)].rstrip(" _-.")
@@ -302,6 +318,12 @@ def _named_by_its_folder(
         if below[place] > 1:
             return file
     return file
+
+
+def may_be_name(stem: str) -> bool:
+    """Say whether a file's name may be a patient's, and is not that of any image or a number."""
+    words = [word for word in lower_words(stem) if not word.isdecimal()]
+    return bool(words) and not all(word in KIND_FOLDERS | ANY_IMAGE for word in words)
 
 
 def _words_of_kind(stem: str) -> str:

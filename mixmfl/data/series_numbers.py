@@ -16,7 +16,8 @@ WHOSE_NUMBERS = (
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
-    r"(?:(?P<name>.*[^ _.-])[ _.-]+)?(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
+    r"(?:(?P<name>(?!(?:s|se|ser|serie|series|scan|im)[ _.-]+\d+$).*[^ _.-])[ _.-]+)?"
+    r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
 )
 
 

@@ -37,7 +37,12 @@ _COUNTED = (
 )
 _SHORT_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)"
 _SPAN = rf"{_SHORT_SPAN}|\d{{2,3}}d"
-_DAY = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d(?:[-_.]?\d{2,6}){0,3}|\d\d\.\d\d\.(?:19|20)\d\d"
+_MM, _DD = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
+# 2023-0012 is no day, but the number of a patient
+_DAY = (
+    rf"(?:19|20)\d\d(?:{_MM}{_DD}|[-_.]{_MM}[-_.]{_DD})(?:[-_.]?\d{{2,6}}){{0,3}}"
+    rf"|{_DD}\.{_MM}\.(?:19|20)\d\d"
+)
 _LOOSE_DAY = (
     rf"(?:19|20)\d\d[-_.]{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}"
     rf"|{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}[-_.](?:19|20)\d\d"
@@ -50,13 +55,14 @@ _ALONE = (
     rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
     rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
     rf"(?:{_SCAN})[ _-]+(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
+    rf"{_LOOSE_DAY}-.+-\d{{5}}|"  # 12-05-2001-MRI BRAIN-12345, of TCIA
     rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
 
 NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
 """A pattern of words behind a patient's name that name an examination, whatever the name is."""
 
-MAY_NAME_EXAMINATION = rf"(?:{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY})"
+MAY_NAME_EXAMINATION = rf"(?:{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|bl|fu)"
 """A pattern of what names an examination behind a name that has a number."""
 
 # what in two names says that they are of two examinations, each pattern for itself

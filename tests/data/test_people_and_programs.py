@@ -49,6 +49,9 @@ def patient(case: Case) -> str:
         "2019-01-02/T1 2020-03-04/T1",
         "p1/MRT 2019-03/T1\np1/MRT 2020-03/T1",
         "p1/2019-03/T1 p1/2020-03/T1",
+        "p1_BL/T1 p1_FU/T1",
+        "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
+        "G1/03-01-2002-MRI BRAIN-99999/3.000000-AX T1-44444/img",
     ],
 )
 def test_examinations_are_cases_of_one_patient(names: str, tmp_path: Path) -> None:
@@ -73,6 +76,9 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
     [
         "Patient (1)/T1\nPatient (2)/T1",  # as Windows numbers what is renamed together
         "2019-03/T1 2019-04/T1",
+        "2023-0012/T1 2023-0013/T1",
+        "site/T1/anna site/T1/bert site/FLAIR/anna site/FLAIR/bert",
+        "C1/IM_1_T1 C1/IM_2_FLAIR C2/IM_1_T1 C2/IM_2_FLAIR",
         "centre1/p1/T1 centre2/p1/T1",
         "2020-01-01/p1/T1 2020-01-01/p2/T1",
         " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
@@ -131,6 +137,25 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
     (case,) = find_cases(tmp_path).cases
     assert [path.name for path in case.files.values()] == ["T1.mgz"]
     assert case.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Bilder/p1_T1 Bilder/p2_T1 Masken/p1 Masken/p2",
+        "Bilder/p1/T1 Bilder/p2/T1 Masken/p1/seg Masken/p2/seg",
+        "images/lesion_1_T1 images/lesion_2_T1 labels/lesion_1 labels/lesion_2",
+    ],
+)
+def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names, labels_needed=True)
+    assert found.refused == ()
+    assert len([case for case in found.cases if case.label]) == 2
+
+
+@pytest.mark.parametrize("names", ["A/p1_T1 B/p1_seg", "A/p1_T1 B/p1_T1 labels/p1"])
+def test_a_label_that_may_be_of_another_patient_is_not_taken(names: str, tmp_path: Path) -> None:
+    assert found_in(tmp_path, names, labels_needed=True).cases == ()
 
 
 def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> None:
