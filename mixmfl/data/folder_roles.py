@@ -72,10 +72,11 @@ _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a 
 
 def without_stores(parts: Parts) -> Parts:
     """Return folders without those that store a collection or a part of it; the last one stays."""
-    return (*(part for part in parts[:-1] if not _is_store(part)), *parts[-1:])
+    return (*(part for part in parts[:-1] if not is_store(part)), *parts[-1:])
 
 
-def _is_store(part: str) -> bool:
+def is_store(part: str) -> bool:
+    """Say whether a folder's name says that it only stores a collection: raw, archive, batch_2."""
     words = [word.strip("0123456789") for word in re.findall(r"[a-z0-9]+", without_accents(part))]
     named = [word for word in words if word]
     return bool(named) and all(word in _STORES for word in named)
@@ -143,8 +144,9 @@ def read_file(
 
 def _made_at(parents: Parts, file_name: FileName, folder: Path) -> int | None:
     """Return the depth of BIDS's derivatives, or of a program's folder beside its raw subjects."""
-    if "derivatives" in parents:
-        return parents.index("derivatives")
+    lower = [part.lower() for part in parents]
+    if "derivatives" in lower:
+        return lower.index("derivatives")
     if file_name.is_bids:
         for depth, part in enumerate(parents):
             above = folder.joinpath(*parents[:depth])

@@ -3,9 +3,10 @@
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mixmfl.data.folder_roles import without_stores
+from mixmfl.data.body_parts import regions
+from mixmfl.data.folder_roles import is_store, without_stores
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
@@ -26,6 +27,13 @@ _EXAMINATION = re.compile(
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
+_COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_]\d{1,2}")
+_FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
+# parts of one examination or patient: a side, a field strength, an accession number, a study's UID
+_WITHIN = re.compile(
+    rf"{_SIDE}|\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){{3,}}|"
+    r"kopf|schadel|hirn|[hbl]ws|wirbelsaule|knie|becken|tete|crane|cerveau|rachis|genou|testa|colonna"
+)
 _FEW = re.compile(r"[ _.-]\d{1,2}")
 # what file managers call the copy of a folder; "(2)" alone may be a patient's number
 _COPY = r"kopie|copy|copie|copia|kopia"
@@ -56,26 +64,33 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
 
     So ``Mueller/2019`` and ``Mueller/2020`` are of one patient, and ``training01_02`` in the folder
     ``training01`` is of that one. ``Mueller_20190304`` is of Mueller if there is somebody else:
-    ``study_20190304`` alone names no patient. ``raw/p1`` and ``archive/p1`` are of one patient, and
-    so are ``p1`` and ``p1 - Copy``, and a few days in a folder where nothing names anybody.
+    ``study_20190304`` alone names no patient. ``raw/p1`` and ``archive/p1`` are of one patient, as
+    are ``p1`` and ``p1 - Copy`` or ``p1_repeat``, ``p1/head`` and ``p1/spine``, and a few days in a
+    folder where nothing names anybody.
 
     Args:
         places: The folders of each case, and what its files' names say of it.
     """
-    people = {match[1] for _, rest in places.values() if (match := _NAME_FIRST.fullmatch(rest))}
+    kinds = _kinds_of_folders(folders for folders, rest in places.values() if not rest)
+    parts_of = {name: _parts_at(folders, rest, kinds) for name, (folders, rest) in places.items()}
+    firsts = [_NAME_FIRST.fullmatch(parts[-1]) for parts in parts_of.values() if parts]
+    people = {match[1] for match in firsts if match}
     patient_at = {
-        name: _patient_at(folders, rest, people if len(people) > 1 else ())
-        for name, (folders, rest) in places.items()
+        name: "_".join((*parts[:-1], _person(parts[-1], people))) if parts else ""
+        for name, parts in parts_of.items()
     }
+    for name, parts in parts_of.items():  # fsl/p1 beside p1
+        if len(parts) > 1 and parts[-1:] in parts_of.values() and re.search(r"\d", parts[-1]):
+            patient_at[name] = parts[-1]
     unnamed = [name for name, patient in patient_at.items() if not patient]
     if 1 < len(unnamed) <= _MOST_EXAMINATIONS:
         patient_at |= dict.fromkeys(unnamed, min(unnamed))
     by_writing = {without_accents(patient): patient for patient in patient_at.values()}
+    counted = _counted(patient_at.values())
     cases: dict[str, list[str]] = defaultdict(list)
     for name, patient in patient_at.items():
-        match = _COPIED.fullmatch(without_accents(patient))
-        original = next(filter(None, match.groups()), "") if match else ""
-        cases[by_writing.get(original, patient) or name].append(name)
+        original = by_writing.get(_original_of(without_accents(patient)), patient)
+        cases[counted.get(original, original) or name].append(name)
     return {
         name: patient
         for patient, names in cases.items()
@@ -84,26 +99,68 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     }
 
 
-def _patient_at(folders: Sequence[str], rest: str, people: Collection[str]) -> str:
+def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
+    """Return names without a number that come back below several patients' numbers: p1/a, p2/a."""
+    above: dict[str, set[Sequence[str]]] = defaultdict(set)
+    for folders in all_folders:
+        patient, kind = folders[-2:] if len(folders) > 1 else ("", "")
+        is_patient = re.search(r"\d", patient) and not (
+            is_store(patient) or is_examination(patient)
+        )
+        if is_patient and not re.search(r"\d", kind):
+            above[kind].add(folders[:-1])
+    return {name for name, places in above.items() if len(places) > 1}
+
+
+def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tuple[str, ...]:
+    """Return the names of folders and files that may tell the patient of a case, the last most."""
     if not rest or is_examination(rest):
         named = tuple(
             part
             for depth, part in enumerate(folders)
-            if not is_examination(part) and not (depth and is_month(part))
+            if not is_examination(part) and not (depth and (part in kinds or _is_within(part)))
         )
-        *above, last = without_stores(named) or ("",)
-        return "_".join((*above, patient_of(last)))
+        return without_stores(named)
     for folder in folders:
         if (
             rest.startswith(folder)
             and re.search(r"\d", folder)
             and _FEW.fullmatch(rest[len(folder) :])
         ):
-            return folder
-    if (match := _NAME_FIRST.fullmatch(rest)) and match[1] in people:
+            return (folder,)
+    return (rest,)
+
+
+def _is_within(part: str) -> bool:
+    """Say whether the name of a folder within another one surely names no patient."""
+    return is_month(part) or bool(_WITHIN.fullmatch(without_accents(part)) or regions(part))
+
+
+def _person(name: str, people: Collection[str]) -> str:
+    if (match := _NAME_FIRST.fullmatch(name)) and len(people) > 1:
         return match[1]
-    match = _DAY_FIRST.fullmatch(rest)
-    return patient_of(match[1] if match else rest)
+    match = _DAY_FIRST.fullmatch(name)
+    return patient_of(match[1] if match else name)
+
+
+def _original_of(patient: str) -> str:
+    """Return the patient whose copy, or whose further examination, a name may be of."""
+    for pattern in (_COPIED, _FURTHER):
+        if match := pattern.fullmatch(patient):
+            return next(filter(None, match.groups()))
+    return ""
+
+
+def _counted(patients: Iterable[str]) -> dict[str, str]:
+    """Return the patients whose examinations are counted: 0001_01, 0001_02, 0002_01."""
+    numbers: dict[str, set[str]] = defaultdict(set)
+    for patient in patients:
+        if match := _COUNTED.fullmatch(patient):
+            numbers[match[1]].add(patient)
+    counts = [len(names) for names in numbers.values()]
+    if len(counts) < 2 or not 1 < max(counts) <= _MOST_EXAMINATIONS:
+        return {}
+    return {name: base for base, names in numbers.items() for name in names}
 
 
 def patient_key(person: str) -> str:

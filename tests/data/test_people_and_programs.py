@@ -50,6 +50,14 @@ def patient(case: Case) -> str:
         "p1/MRT 2019-03/T1\np1/MRT 2020-03/T1",
         "p1/2019-03/T1 p1/2020-03/T1",
         "p1_BL/T1 p1_FU/T1",
+        "p1/Kopf/T1 p1/HWS/T2",
+        "p1/brain/T1 p1/spine/T2",
+        "p1/3T/T1 p1/7T/T1",
+        "p1/ACC9001/T1 p1/ACC9055/T1",
+        "p1/1.2.840.1.11/T1 p1/1.2.840.1.12/T1",
+        "p1/T1 p1_repeat/T1",
+        "p1/T1 p1_2/T1",
+        "p1/T1 results/p1/T1_brain",
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
         "G1/03-01-2002-MRI BRAIN-99999/3.000000-AX T1-44444/img",
     ],
@@ -64,6 +72,17 @@ def test_examinations_are_cases_of_one_patient(names: str, tmp_path: Path) -> No
 def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
     found = found_in(tmp_path, "Mueller/2019/T1 Mueller/2020/T1 Meier/2019/T1")
     assert len({patient(case) for case in found.cases}) == 2
+    for number, names in enumerate(
+        (
+            "Ole 3.1.2024/T1\nOle 4.6.2024/T1\nPer 4.6.2024/T1",
+            "2024-01-03 Ole/T1\n2024-06-04 Ole/T1\n2024-06-04 Per/T1",
+            "0001_01/T1 0001_02/T1 0002_01/T1",
+            "p1/alpha/T1 p1/beta/T1 p2/alpha/T1 p2/beta/T1",
+            "Export 1/Meier/T1\nExport 2/Meier/T1\nExport 2/Schulz/T1",
+        )
+    ):
+        found = found_in(tmp_path / str(number), names)
+        assert len({patient(case) for case in found.cases}) == 2, names
     found = found_in(tmp_path / "more", "T1/p1_brain T1/p2_brain FLAIR/p1 FLAIR/p2")
     assert {case.name: set(case.images) for case in found.cases} == {
         "p1": {"t1", "flair"},
@@ -81,6 +100,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "C1/IM_1_T1 C1/IM_2_FLAIR C2/IM_1_T1 C2/IM_2_FLAIR",
         "centre1/p1/T1 centre2/p1/T1",
         "2020-01-01/p1/T1 2020-01-01/p2/T1",
+        "Müller/T1 Müller_Anna/T1",
+        "001_01/T1 001_02/T1",  # of one site, perhaps
         " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
     ],
 )
@@ -216,6 +237,10 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ("Tumor/p1_T1 Tumor/p1_FLAIR", {"t1": "Tumor/p1_T1", "flair": "Tumor/p1_FLAIR"}),
         ("p1/T1 p1/tumor/T1 p1/tumor/FLAIR", {"t1": "p1/T1"}),  # drawn on both
         ("p1/MNI152_T1 p1/MNI152_FLAIR", {"t1": "p1/MNI152_T1", "flair": "p1/MNI152_FLAIR"}),
+        (
+            "sub-1/sub-1_T1w Derivatives/x/sub-1/sub-1_desc-preproc_T1w",
+            {"t1": "sub-1/sub-1_T1w"},
+        ),
         ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
     ],
