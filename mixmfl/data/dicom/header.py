@@ -42,7 +42,8 @@ _NAMES = [
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "PixelSpacing", "SliceThickness",
+    "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
+    "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
     "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
@@ -58,13 +59,15 @@ _NOBODY = {
 }  # fmt: skip
 _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT = (0x0021, 0x104F), (0x2001, 0x1018), (0x0043, 0x102F)
 _SIEMENS_B, _GE_B, _PHILIPS_B = (0x0019, 0x100C), (0x0043, 0x1039), (0x2001, 0x1003)
+_PHILIPS_SCALE = (0x2005, 0x100E)  # of Philips' own floating-point values
 _SIEMENS_MOSAIC = (0x0019, 0x100A)  # the slices that lie side by side in one image
 _GE_B_FLAG = 1_000_000_000  # GE adds it to a b-value, or more of it
 _HIGHEST_B = 20_000  # s/mm²; what is above is no b-value
-_CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010), (0x0019, 0x0010)]
+_CREATORS = [(0x0021, 0x0010), (0x2001, 0x0010), (0x0043, 0x0010), (0x0019, 0x0010),
+             (0x2005, 0x0010)]  # fmt: skip
 _PRIVATE = [
     _GE_SLICES, _PHILIPS_SLICES, _GE_COMPONENT, _SIEMENS_B, _GE_B, _PHILIPS_B, _SIEMENS_MOSAIC,
-    *_CREATORS,
+    _PHILIPS_SCALE, *_CREATORS,
 ]  # fmt: skip
 
 
@@ -138,7 +141,11 @@ class Plane:
         agent: The contrast agent, and whether it was given before.
         acquisition: AcquisitionNumber; empty where it is missing.
         moment: Its number in time, and b-value.
-        scale: RescaleSlope and RescaleIntercept; NaN where they are missing.
+        scale: Slope and intercept; NaN where they are missing; see ``scale_of``.
+        unit: What Philips divides a rescaled number by, so that images are comparable; NaN where
+            that is not stated.
+        step: SpacingBetweenSlices, mm; NaN where it is missing.
+        location: SliceLocation, mm; NaN where it is missing.
     """
 
     file: Path
@@ -154,6 +161,9 @@ class Plane:
     acquisition: str
     moment: tuple[str, ...]
     scale: tuple[float, float]
+    unit: float = math.nan
+    step: float = math.nan
+    location: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -310,6 +320,8 @@ def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
         return f"{file.name}: is in colour ({kind}); needed is one number per pixel"
     if bits not in (8, 16, 32, 64) or not 1 <= used <= bits:
         return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
+    if "ModalityLUTSequence" in content and "RescaleSlope" not in content:
+        return f"{file.name}: stores its values by a table (ModalityLUTSequence), which is not read"
     needed = rows * columns * frames * bits // 8
     if stored.announced is None:  # compressed
         syntax = content.file_meta.get("TransferSyntaxUID") or ""
@@ -396,8 +408,26 @@ def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, i
         _text(values, "AcquisitionNumber"),
         (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
          f"{header.b_value:g}"),
-        (number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")),
+        scale := scale_of(values),
+        # its values are (stored * slope + intercept) / (slope * scale)
+        (1.0 if math.isnan(scale[0]) else scale[0]) * _own(values, _PHILIPS_SCALE, "PHILIPS"),
+        number_in(values, "SpacingBetweenSlices"),
+        number_in(values, "SliceLocation"),
     )  # fmt: skip
+
+
+def scale_of(values: Any) -> tuple[float, float]:
+    """Return slope and intercept of an image, of real-world values where it has no RescaleSlope.
+
+    Where an element is missing, its number is NaN.
+    """
+    scale = number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")
+    if not math.isnan(scale[0]):
+        return scale
+    mappings = _value(values, "RealWorldValueMappingSequence")  # flat in an enhanced image
+    own = mappings[0] if mappings else values
+    slope = number_in(own, "RealWorldValueSlope")
+    return scale if math.isnan(slope) else (slope, number_in(own, "RealWorldValueIntercept"))
 
 
 def _header(values: Any) -> Header:

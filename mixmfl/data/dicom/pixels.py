@@ -21,7 +21,7 @@ from pydicom.uid import (
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.files import Stored, quiet, read_whole
-from mixmfl.data.dicom.header import by_frame, frames_of, number_in, pixel_fault
+from mixmfl.data.dicom.header import by_frame, frames_of, number_in, pixel_fault, scale_of
 from mixmfl.data.image import read_frames
 
 Array = npt.NDArray[Any]
@@ -35,8 +35,8 @@ _NEEDED = (
 def read_planes(file: Path) -> npt.NDArray[np.float32]:
     """Read the planes of a file, ``(frames, Y, X)``.
 
-    Each plane is rescaled by its own slope and intercept. Padding becomes 0, the background. Where
-    high numbers are dark (MONOCHROME1), they are inverted.
+    Each plane is rescaled by its own slope and intercept. Padding becomes the background: 0, or the
+    intercept where that is below 0. Where high numbers are dark (MONOCHROME1), they are inverted.
 
     Raises:
         DataError: There are fewer planes than announced, or they cannot be read.
@@ -54,14 +54,14 @@ def read_planes(file: Path) -> npt.NDArray[np.float32]:
         planes = np.empty(raw.shape, dtype=np.float32)
         for number, plane in enumerate(raw):
             own = values[number if len(values) == frames else 0]
-            slope, intercept = number_in(own, "RescaleSlope"), number_in(own, "RescaleIntercept")
-            slope = 1.0 if np.isnan(slope) else slope
+            slope, intercept = scale_of(own)
+            slope, intercept = np.nan_to_num(slope, nan=1.0), np.nan_to_num(intercept)
             if slope == 0:
                 raise DataError(f"{file.name}: has RescaleSlope 0, so its pixels are lost")
             with np.errstate(over="ignore"):  # becomes inf, which callers refuse
-                planes[number] = plane * slope + (0.0 if np.isnan(intercept) else intercept)
-        if padding is not None:
-            planes[padding] = 0
+                planes[number] = plane * slope + intercept
+            if padding is not None:
+                planes[number][padding[number]] = min(0.0, intercept)
         return planes
 
 
@@ -174,13 +174,22 @@ def _bare(content: Any, syntax: UID, path: Path) -> Path:
 
 
 def _padding(content: Any, raw: Array) -> npt.NDArray[np.bool_] | None:
-    """Return for each pixel whether it is padding; None where the header declares none."""
+    """Return for each pixel whether it is padding; None where there is none.
+
+    Padding lies at an edge of a plane, or its number is beyond all others. What the header names
+    otherwise is a number of the head.
+    """
     first = number_in(content, "PixelPaddingValue")
     last = number_in(content, "PixelPaddingRangeLimit")
     if np.isnan(first):
         return None
     low, high = sorted((_as_stored(first, raw), _as_stored(first if np.isnan(last) else last, raw)))
-    return np.asarray((raw >= low) & (raw <= high))
+    padding = np.asarray((raw >= low) & (raw <= high))
+    others = raw[~padding]
+    at_edge = padding[:, [0, -1]].any() or padding[:, :, [0, -1]].any()
+    if not at_edge and others.size and others.min() < low and high < others.max():
+        return None
+    return padding
 
 
 def _as_stored(value: float, raw: Array) -> float:

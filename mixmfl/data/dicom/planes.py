@@ -19,6 +19,9 @@ OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
 FEWEST_SLICES = 5  # of a volume
 FARTHEST = 1e4  # mm from the scanner's middle; no table is so long, and places lose their digits
 OTHER_TIME = 1.25  # times of a sequence so far apart, as a ratio, are of another sequence
+WIDE_STEP = 1.5  # of the step and the thickness that headers state, from which slices are missing
+WIDE_GAP = 1.9  # of the thickness, where they state no step
+MOST_MISPLACED = 0.2  # of the planes of a series may contradict the order of the others
 OVERLAP = 1.5  # slices of one acquisition are at most so much thicker than their step
 
 
@@ -66,6 +69,42 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
     )
     check_directions(grid, "its volume")
     return order, grid
+
+
+def gaps(planes: Sequence[Plane], grid: Grid | None) -> list[str]:
+    """Return a warning if a volume's slices are so far apart that every second may be missing."""
+    if grid is None or len(planes) < FEWEST_SLICES:
+        return []
+    step, stated, thickness = (
+        grid.spacing[0],
+        *(
+            float(np.median([getattr(plane, name) for plane in planes]))
+            for name in ("step", "thickness")
+        ),
+    )
+    if step > WIDE_STEP * max(stated, thickness):  # some scanners state the gap alone
+        why = f"{stated:g} mm by SpacingBetweenSlices"
+    elif math.isnan(stated) and step > WIDE_GAP * thickness:
+        why = f"and are {thickness:g} mm thick"
+    else:
+        return []
+    return [f"has slices that lie {step:g} mm apart, {why}; every second one may be missing"]
+
+
+def misplaced(planes: Sequence[Plane], values: Sequence[float]) -> list[Plane]:
+    """Return the few planes whose rank by a number is not that of their place.
+
+    None are returned where numbers are missing or the same, or more than ``MOST_MISPLACED`` differ.
+    """
+    heights = _heights(planes)
+    if len(heights) < len(planes) or not len(set(values)) == len(planes) == len(set(heights)):
+        return []
+    ranks = np.argsort(np.argsort(heights))
+    by_value = np.argsort(np.argsort(values))
+    rising = ranks != by_value
+    falling = ranks != len(planes) - 1 - by_value
+    differ = np.flatnonzero(min((rising, falling), key=np.count_nonzero)).tolist()
+    return [planes[at] for at in differ] if len(differ) <= MOST_MISPLACED * len(planes) else []
 
 
 def images_per_place(planes: Sequence[Plane]) -> int:
@@ -187,14 +226,21 @@ def _levels(planes: Sequence[Plane]) -> list[int]:
     levels = [-1 - index for index in range(len(planes))]
     if not placed:
         return levels
-    axes = _middle([planes[index] for index in placed], "axes")
-    normal = np.cross(axes[:3], axes[3:])
-    heights = np.array([float(normal @ np.array(planes[index].place)) for index in placed])
+    heights = np.array(_heights([planes[index] for index in placed]))
     order, level = np.argsort(heights, kind="stable"), 0
     for before, at in zip([order[0], *order], order, strict=False):
         level += bool(heights[at] - heights[before] >= LEAST_STEP)
         levels[placed[at]] = level
     return levels
+
+
+def _heights(planes: Sequence[Plane]) -> list[float]:
+    """Return the place of each plane along the normal; empty where one has no place."""
+    if not all(plane.place and plane.axes for plane in planes):
+        return []
+    axes = _middle(planes, "axes")
+    normal = np.cross(axes[:3], axes[3:])
+    return [float(normal @ np.array(plane.place)) for plane in planes]
 
 
 def _middle(planes: Sequence[Plane], name: str) -> npt.NDArray[np.float64]:

@@ -412,5 +412,9 @@ def _from_times(header: Header) -> Recognised:
         modality = "pd"
     if not modality:
         return Recognised("", f"not recognised ({why})", is_certain=False)
+    if modality == "flair" and any("dir" in re.findall("[a-z]+", text.lower()) for _, text in
+                                   _texts(header)):  # fmt: skip
+        why = f"{UNSURE}: {why} say flair, but 'dir' may be a double inversion"
+        return Recognised("", why, is_certain=False)
     decided = _with_agent(modality, why, header, _reading_of_t1(header))
     return Recognised(decided.modality, decided.why, is_certain=False)

@@ -31,7 +31,9 @@ from mixmfl.data.dicom.planes import (
     FEWEST_SLICES,
     arrange,
     directions,
+    gaps,
     images_per_place,
+    misplaced,
     places,
     separate,
 )
@@ -52,6 +54,7 @@ class Series:
         files: Its files, sorted by path; each instance once.
         order: For each plane of the volume, in order, the index of its file, and its frame there;
             empty where it is no volume.
+        units: What each plane of the volume is divided by; empty where planes are comparable.
         grid: The grid of the volume; None where it is no volume.
         fault: The reason by headers why it cannot be read; empty where none is known.
         is_compressed: Whether only decoding shows that its pixels can be read.
@@ -86,6 +89,7 @@ class Series:
     person: str = field(default="", repr=False)
     is_doubtful: bool = False
     frame_of_reference: str = ""
+    units: tuple[float, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return self.name
@@ -126,7 +130,7 @@ class Series:
                 if read != file:
                     read, planes = file, read_planes(self.files[file])
                 assert planes is not None
-                voxels[index] = planes[frame or 0]
+                voxels[index] = planes[frame or 0] / (self.units[index] if self.units else 1)
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from None
         except Exception as error:  # of pydicom or GDCM, whatever a damaged file makes them raise
@@ -280,10 +284,11 @@ def _images(
                 _moments(part),
                 part[0].shape[0] * part[0].shape[1],
                 len(part),
-                warnings,
+                (*warnings, *gaps(part, grid), *_exchanged(part, mine)),
                 first.who,
                 first.person,
                 frame_of_reference=first.frame_of_reference,
+                units=_units([part[index] for index in order]),
             )
         )
     return images
@@ -328,6 +333,36 @@ def _fault(instances: Sequence[Instance], planes: Sequence[Plane]) -> str:
     if 0 < len(unscaled) < len(planes):
         return f"{unscaled[0].file.name} lacks the RescaleSlope that others have"
     return ""
+
+
+def _units(planes: Sequence[Plane]) -> tuple[float, ...]:
+    """Return what planes must be divided by to be comparable; empty where they are already.
+
+    Philips may scale each image by itself, and RescaleSlope then leads to numbers for display.
+    """
+    units = tuple(plane.unit for plane in planes)
+    if not units or not all(unit > 0 for unit in units) or max(units) < 1.001 * min(units):
+        return ()
+    return units
+
+
+def _exchanged(planes: Sequence[Plane], instances: Sequence[Instance]) -> list[str]:
+    """Return a warning if a few images have places that SliceLocation or their numbers contradict.
+
+    Of numbers that do not follow the places at all, as interleaved ones, nothing is said.
+    """
+    numbers = {each.file: float(each.number) for each in instances}
+    for name, values in (
+        ("SliceLocation", [plane.location for plane in planes]),
+        ("InstanceNumber", [numbers[plane.file] for plane in planes]),
+    ):
+        if few := misplaced(planes, values):
+            first = few[0].file.name
+            return [
+                f"has {plural(len(few), 'image')} whose place contradicts the order by {name}, "
+                f"first {first}; slices may have been exchanged"
+            ]
+    return []
 
 
 def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
@@ -422,6 +457,8 @@ def _gap(instances: Sequence[Instance]) -> str:
     if len(numbers) != len(instances):
         return ""
     first, last = min(numbers), max(numbers)
+    if 1 < first <= len(numbers) + 1 == last - first + 2:
+        return f"has image numbers that begin with {first}; images before it may be missing"
     if not 0 < last - first + 1 - len(numbers) <= len(numbers) // 10:
         return ""  # none, or too many to count one by one: a file may have any number
     missing = [number for number in range(first, last + 1) if number not in numbers]

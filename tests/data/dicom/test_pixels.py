@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom import Dataset
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 from small_dicom import GRID, spoil, volume, write_enhanced, write_series
@@ -57,6 +58,59 @@ def test_padding_is_background(tmp_path: Path) -> None:
     read, _ = only_series(tmp_path).read()
     assert not read[:, :, :4].any()
     assert np.array_equal(read[:, :, 4:], voxels[:, :, 4:] * 0.5 + 3)
+
+
+def test_padding_is_no_brighter_than_the_rest_and_no_number_of_the_head(tmp_path: Path) -> None:
+    voxels = volume().clip(0)
+    voxels[:, :, :3] = 0
+    write_series(tmp_path / "a", voxels, PixelPaddingValue=0, RescaleIntercept="-1024")
+    read, _ = only_series(tmp_path / "a").read()
+    assert np.array_equal(read, voxels * 0.5 - 1024)  # padding is not above the head
+    inside = int(voxels[4, 10, 9])
+    assert 0 < inside < voxels.max()
+    voxels[:, [0, -1]] = voxels[:, :, [0, -1]] = 0
+    write_series(tmp_path / "b", voxels, PixelPaddingValue=inside)
+    read, _ = only_series(tmp_path / "b").read()
+    assert np.array_equal(read, voxels * 0.5 + 3)  # none is at an edge
+
+
+def philips_unit(content: Any, slope: float) -> None:
+    block = content.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+    block.add_new(0x0E, "FL", 1 / slope)
+    content.RescaleSlope = "1"
+
+
+def real_world_slope(content: Any, slope: float) -> None:
+    mapping = Dataset()
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = slope, 0.0
+    content.RealWorldValueMappingSequence = [mapping]
+    del content.RescaleSlope, content.RescaleIntercept
+
+
+@pytest.mark.parametrize("scale", [philips_unit, real_world_slope])
+def test_planes_that_are_scaled_outside_of_rescale_slope_are_comparable(
+    tmp_path: Path, scale: Callable[[Any, float], None]
+) -> None:
+    slopes = np.array([(0.5, 1.0, 2.0, 4.0)[z % 4] for z in range(8)])
+    write_series(tmp_path, volume(), InstanceNumber=lambda z: z + 1, RescaleIntercept="0")
+    for file in tmp_path.iterdir():
+        content = pydicom.dcmread(file)
+        scale(content, slopes[content.InstanceNumber - 1])
+        content.save_as(file)
+    read, _ = only_series(tmp_path).read()
+    assert read == pytest.approx(volume() * slopes[:, None, None])
+
+
+def test_values_that_a_table_gives_are_refused(tmp_path: Path) -> None:
+    def table(content: Any) -> None:
+        content.ModalityLUTSequence = [Dataset()]
+        del content.RescaleSlope, content.RescaleIntercept
+
+    write_series(tmp_path, volume())
+    for number in range(8):
+        spoil(tmp_path, table, number)
+    with pytest.raises(DataError, match=r"by a table \(ModalityLUTSequence\), which is not read"):
+        only_series(tmp_path).read()
 
 
 def test_padding_whose_sign_is_written_otherwise_is_background(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ from mixmfl.data.modalities import Modalities
             Header(scanning=("SE", "IR"), echo_ms=110, repetition_ms=9000, inversion_ms=2500),
             "flair",
         ),
+        (
+            Header(description="DIR_3D sag", scanning=("SE", "IR"), echo_ms=300, inversion_ms=3000),
+            "",
+        ),
         (Header(scanning=("GR", "IR"), echo_ms=3, repetition_ms=2300, inversion_ms=900), "t1"),
         (Header(scanning=("GR",), echo_ms=20, repetition_ms=600), "t2star"),
         (Header(scanning=("EP",), echo_ms=90, repetition_ms=5000, b_value=1000), "dwi"),

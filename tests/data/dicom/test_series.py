@@ -162,6 +162,53 @@ def test_acquisitions_whose_slices_overlap_are_two_volumes_and_concatenations_on
     assert [series.slices for series in find_series(tmp_path / "b").series] == [8]
 
 
+@pytest.mark.parametrize(
+    ("tags", "kept", "words"),
+    [
+        ({"SpacingBetweenSlices": 2}, slice(0, 16, 2), "lie 4 mm apart, 2 mm by SpacingBetween"),
+        (
+            {},
+            slice(0, 16, 2),
+            "lie 4 mm apart, and are 2 mm thick; every second one may be missing",
+        ),
+        ({"SpacingBetweenSlices": 2}, slice(8, 16), "has image numbers that begin with 9"),
+        ({"SliceThickness": 4}, slice(0, 16, 2), ""),
+        ({"SpacingBetweenSlices": 1, "SliceThickness": 3}, slice(0, 16, 2), ""),  # the gap alone
+    ],
+)
+def test_half_of_the_slices_is_known_by_their_distance_or_numbers(
+    tmp_path: Path, tags: dict[str, Any], kept: slice, words: str
+) -> None:
+    write_series(tmp_path, np.concatenate([volume(), volume(1)]), InstanceNumber=lambda z: z + 1,
+                 SliceLocation=lambda z: 2.0 * z, **tags)  # fmt: skip
+    for file in tmp_path.iterdir():
+        number = pydicom.dcmread(file, stop_before_pixels=True).InstanceNumber
+        if number - 1 not in range(16)[kept]:
+            file.unlink()
+    (series,) = find_series(tmp_path).series
+    assert series.slices == 8
+    assert bool(series.warnings) == bool(words)
+    assert words in "".join(series.warnings)
+
+
+@pytest.mark.parametrize("name", ["SliceLocation", "InstanceNumber"])
+def test_slices_with_exchanged_places_are_known_by_their_numbers(tmp_path: Path, name: str) -> None:
+    def place(z: int, exchanged: tuple[int, int]) -> list[float]:
+        at = exchanged[1 - exchanged.index(z)] if z in exchanged else z
+        return [float(mm) for mm in np.array(GRID.origin) + np.array([0, 0, 2.0]) * at]
+
+    voxels = np.concatenate([volume(), volume(1)])
+    tags: dict[str, Any] = {"InstanceNumber": 1, name: lambda z: 16 - z}
+    for folder, pair in (("a", (3, 11)), ("b", (3, 3))):
+        tags["ImagePositionPatient"] = lambda z, p=pair: place(z, p)
+        write_series(tmp_path / folder, voxels, **tags)
+    (series,) = find_series(tmp_path / "a").series
+    (warning,) = series.warnings
+    assert warning.startswith(f"has 2 images whose place contradicts the order by {name}, first IM")
+    (series,) = find_series(tmp_path / "b").series
+    assert not series.warnings
+
+
 def test_a_series_whose_every_image_was_renamed_is_one(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), SeriesInstanceUID=lambda z: f"1.2.8.{z}", SeriesNumber=4)
     (series,) = find_series(tmp_path).series
