@@ -284,7 +284,8 @@ def _verify(file: Path) -> int:
     from mixmfl.federated.client.audit_log import verify_log
 
     found = verify_log(file)
-    print(f"{file}: {found.lines} lines from {found.begin} to {found.end}, none changed or removed")
+    print(f"{file}: {found.lines} lines from {found.begin} to {found.end}, none of them changed,")
+    print("none removed before the last; whether any is missing after it, only its digest tells")
     print(f"{found.sent} messages left, {found.sent_bytes} bytes")
     print(f"sha256 of the last line, to compare with what was noted elsewhere: {found.head}")
     return 0

@@ -388,6 +388,8 @@ def _settle(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> _Trai
     for name in ("rounds", "local_steps", "learning_rate"):
         if not 0 < getattr(settings, name) < math.inf:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    if not 0 < options.deadline < math.inf:
+        raise MixmflError("--deadline: must be above 0")
     if not 0 <= settings.seed < 2**63:
         raise MixmflError("--seed: must be from 0 to 2^63 - 1")
     read_record(RunSettings, asdict(settings), "the settings of the run", MixmflError)
@@ -664,8 +666,6 @@ def _training_job(
         raise MixmflError("--quorum: a masked round needs all sites; leave this option out")
     if not 0 < quorum <= len(sites):
         raise MixmflError(f"--quorum: must be from 1 to {len(sites)}, the number of sites")
-    if options.deadline <= 0:
-        raise MixmflError("--deadline: must be above 0")
     out = training.out.resolve()
     file = job_file(out)
     if holds_run(out) and not training.resume:

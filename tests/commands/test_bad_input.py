@@ -181,6 +181,7 @@ def test_a_link_to_nowhere_is_one_bad_case_and_the_others_go_on(
     ("asked", "message"),
     [
         (("--learning-rate", "inf"), "--learning-rate: must be above 0"),
+        (("--deadline", "nan"), "--deadline: must be above 0"),
         (("--seed", "-1"), "--seed: must be from 0"),
         (("--seed", "99999999999999999999"), "--seed: must be from 0"),
         (("--workers", "-1"), "--workers: must be 0 or more"),

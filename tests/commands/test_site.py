@@ -258,6 +258,7 @@ def test_a_record_is_verified_by_one_command_without_a_kit(
     assert command("mixmfl_site", "--verify-log", log.file) == 0
     printed = capsys.readouterr().out
     assert "2 lines from " in printed
+    assert "whether any is missing after it, only its digest tells" in printed
     assert "2 messages left, 15 bytes" in printed
     assert verify_log(log.file).head in printed
     log.file.write_text(log.file.read_text().replace(": 10", ": 11"))
