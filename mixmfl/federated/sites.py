@@ -1,6 +1,6 @@
 """A site's preprocessed cases, and the fold that is held back to validate."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,13 @@ from mixmfl.federated.state import FOLD_COUNT, Site
 from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.planning.federation_plans import site_folder, sites_folder
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 from mixmfl.training.batches import site_number
+
+
+def patients_of(cases: Iterable[PreprocessedCase]) -> int:
+    """Return of how many patients some cases are; one may have several examinations."""
+    return len({patient_of(case.name, case.patient) for case in cases})
 
 
 def split_fold(

@@ -4,7 +4,7 @@ What was used lasts in a file, so that neither a restart nor another run begins 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,11 @@ from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import json_digest, read_json, write_json
 from mixmfl.core.records import read_record
-from mixmfl.federated.state import NETWORK_MINIMUM, Cases, Registration, RunSettings
+from mixmfl.core.text import plural
+from mixmfl.federated.sites import patients_of
+from mixmfl.federated.state import NETWORK_MINIMUM, Cases, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 _MOST_USED = 10**9
 _MOST_BYTES_USED = 10**18
@@ -51,10 +54,10 @@ class Limits:
         learning_rate: Learning rate in the first round.
         queries: Tasks that are answered by Dice of validation cases, over all runs: each is an
             answer about weights that the coordinator chooses.
-        validation_cases: Fewest cases behind a Dice that is sent.
+        validation_cases: Fewest cases, of as many patients, behind a Dice that is sent.
         bytes: Bytes that are sent, over all runs.
-        training_cases: Fewest training cases, of every modality, behind weights that are sent
-            neither masked nor with noise.
+        training_cases: Fewest patients with training cases, of every modality, behind weights
+            that are sent neither masked nor with noise.
     """
 
     masked_only: bool = False
@@ -96,19 +99,24 @@ class Limits:
                     f"({option})"
                 )
 
-    def check_cases(self, registration: Registration) -> None:
+    def check_cases(self, training: Collection[PreprocessedCase]) -> None:
         """Check that enough training cases are behind every block that the site would send.
 
         Raises:
             PrivacyError: There are fewer.
         """
-        counts = {"all modalities": registration.cases, **registration.modality_cases}
+        held = {name for case in training for name in case.modalities}
+        counts = {"all modalities": patients_of(training)} | {
+            name: patients_of(case for case in training if name in case.modalities)
+            for name in sorted(held)
+        }
         for name, cases in counts.items():
             if cases < self.training_cases:
                 raise PrivacyError(
-                    f"{cases} training cases have {name}, and weights that are sent must rest on "
-                    f"{self.training_cases} or more (--min-training-cases). Leave this modality "
-                    "out of the folder, or train with masks or noise (--dp-epsilon)"
+                    f"training cases of {plural(cases, 'patient')} have {name}, and weights that "
+                    f"are sent must rest on {self.training_cases} or more (--min-training-cases). "
+                    "Leave this modality out of the folder, or train with masks or noise "
+                    "(--dp-epsilon)"
                 )
 
     def use(self, kind: str, file: Path) -> None:

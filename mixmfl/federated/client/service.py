@@ -58,7 +58,7 @@ from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identi
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.secure_aggregation.signatures import SiteName
-from mixmfl.federated.sites import open_sites
+from mixmfl.federated.sites import open_sites, patients_of
 from mixmfl.federated.state import (
     ALIVE,
     MEASURE,
@@ -399,17 +399,15 @@ class ClientService:
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         if not settings.masked and site.privacy is None:
-            self._config.limits.check_cases(register(site))
+            self._config.limits.check_cases(site.training)
         signer = self._signer(run_and_terms(record)) if settings.masked else None
         client = Client(site, plans, settings, signer)
         file = self._config.work / "runs" / record["run"] / "joined.json"
         if changed := check_joined(record, file):
             line = f"the coordinator changed run {record['run']}: {changed}"
             note(self._config.exchange_log, line)
-        if len(site.validation) < site.validation_cases:
-            line = (
-                f"{len(site.validation)} validation cases: {self._config.limits.describe_floors()}"
-            )
+        if patients_of(site.validation) < site.validation_cases:
+            line = f"few validation cases: {self._config.limits.describe_floors()}"
             note(self._config.exchange_log, line)
         self._joined = _Joined(record["run"], client, forms, self._approved)
         clear_unfinished(self._run_folder, below=True)

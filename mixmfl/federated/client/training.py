@@ -6,7 +6,6 @@ Tasks and replies are ``messages.Message``; this module does not depend on their
 import dataclasses
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Collection
 
 import torch
@@ -14,9 +13,11 @@ import torch
 from mixmfl.core.errors import MixmflError, PrivacyError
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.core.tensor_store import Tensors
+from mixmfl.core.text import plural
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message
+from mixmfl.federated.sites import patients_of
 from mixmfl.federated.state import (
     Minimum,
     Registration,
@@ -107,7 +108,7 @@ def train_at_site(
     training = _local_training(task, site, plans, settings)
     drawn = batches.cases_drawn() if site.training_cases > 1 and not settings.masked else []
     if drawn:
-        _check_drawn(len(drawn), round_number, site)
+        _check_drawn(patients_of(drawn), round_number, site)
     try:
         trained = train_locally(
             network,
@@ -135,25 +136,31 @@ def train_at_site(
     return reply, trained.optimizer
 
 
-def _check_drawn(cases: int, round_number: int, site: Site) -> None:
-    """Check that enough cases are behind the weights that a round would send.
+def _check_drawn(patients: int, round_number: int, site: Site) -> None:
+    """Check that enough patients are behind the weights that a round would send.
 
     Raises:
         PrivacyError: There are fewer: the coordinator chose few steps.
     """
-    if cases < site.training_cases:
+    if patients < site.training_cases:
         raise PrivacyError(
-            f"the steps of round {round_number + 1} draw {cases} training cases, and weights that "
-            f"are sent must rest on {site.training_cases} or more (--min-training-cases). The "
-            "coordinator must ask for more --local-steps"
+            f"the steps of round {round_number + 1} draw training cases of "
+            f"{plural(patients, 'patient')}, and weights that are sent must rest on "
+            f"{site.training_cases} or more (--min-training-cases). The coordinator must ask for "
+            "more --local-steps"
         )
 
 
 def _withhold_rare(changes: State, drawn: Collection[PreprocessedCase], fewest: int) -> None:
-    """Make a change zero in the encoder of a modality that fewer of the cases drawn have."""
-    held = Counter(f"tailored.{name}" for case in drawn for name in case.modalities)
+    """Make a change zero in the encoder of a modality that few of the patients drawn have."""
+    held = {name for case in drawn for name in case.modalities}
+    rare = {
+        f"tailored.{name}"
+        for name in held
+        if patients_of(case for case in drawn if name in case.modalities) < fewest
+    }
     for name, change in changes.items():
-        if 0 < held[block_of(name)] < fewest:
+        if block_of(name) in rare:
             changes[name] = torch.zeros_like(change)
 
 
@@ -213,11 +220,13 @@ def _changes(
 def judged_cases(site: Site, modalities: Collection[str]) -> tuple[PreprocessedCase, ...]:
     """Return the validation cases whose Dice is summed: those with any of some modalities.
 
-    These are all or, where the site has a floor, none: from the sums over all cases and over all
-    but one, a server would know the Dice of that one.
+    Where the site has a floor, these are all or none, and none of fewer patients: from the sums
+    over all cases and over all but one, a server would know the Dice of that one.
     """
     judged = tuple(case for case in site.validation if {*case.modalities} & {*modalities})
-    return judged if len(judged) == len(site.validation) or site.validation_cases < 2 else ()
+    left_out = len(site.validation) - len(judged)
+    floor = site.validation_cases
+    return () if floor > 1 and (left_out or patients_of(judged) < floor) else judged
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:

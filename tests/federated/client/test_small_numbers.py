@@ -4,7 +4,7 @@ Two hospitals differ in these patients alone: what cannot be told apart says not
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from masked_federation import write_keys
 from small_federation import PLANS, SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import PrivacyError
+from mixmfl.core.text import plural
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.federated.client.client import Client
@@ -28,6 +29,7 @@ from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.state import Minimum, Site, first_state, register
 from mixmfl.networks.parameters import block_of
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 
 FEW = (1, 2, 3)
@@ -147,6 +149,10 @@ def test_no_dice_of_few_validation_cases_leaves(store: SiteStore, few: int) -> N
     assert seen[0] != seen[1]
 
 
+def of_one_patient(cases: Sequence[PreprocessedCase]) -> tuple[PreprocessedCase, ...]:
+    return tuple(dataclasses.replace(case, patient="ab") for case in cases)
+
+
 MIXED = [("t1",)] * 5 + [("t1", "t2")] * 3 + [("t2",)]
 
 
@@ -167,6 +173,10 @@ def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
     assert sent(measured, "t1")["largest"]["lesion"] == LargestSums().to_json()
     copied = personalization_task(state, "mixed", registrations)
     assert sent(copied, "t1") == {"dice": None, "dice_before": None}
+    # nor of cases that are examinations of few patients
+    few = dataclasses.replace(site, validation=of_one_patient(site.validation))
+    client = Client(few, PLANS, SETTINGS)
+    assert sent(asked, "t1", "t2")["dice"]["lesion"] == [0.0, 0]
     # nor of a model that was trained without the noise that is asked for
     private = dataclasses.replace(site, privacy=Privacy(8.0, 1e-5, 1.0, 1.0, Path("none")))
     client = Client(private, PLANS, SETTINGS)
@@ -179,8 +189,11 @@ def test_no_weights_of_a_round_that_draws_few_cases_leave(store: SiteStore) -> N
     task = train_task(first_state(PLANS, SETTINGS), register(site))
     one_step = dataclasses.replace(SETTINGS, local_steps=1)
     few = dataclasses.replace(site, training_cases=5)
-    with pytest.raises(PrivacyError, match=r"the steps of round 1 draw [34] training cases, and"):
+    with pytest.raises(PrivacyError, match=r"of round 1 draw training cases of [34] patients, and"):
         train_at_site(task, few, PLANS, one_step, {})
+    one = dataclasses.replace(few, training=of_one_patient(site.training))
+    with pytest.raises(PrivacyError, match="of round 1 draw training cases of 1 patient, and"):
+        train_at_site(task, one, PLANS, SETTINGS, {})
     reply, _ = train_at_site(task, few, PLANS, SETTINGS, {})  # of two steps
     changed = {block_of(n) for n, t in reply.tensors.items() if t.any() and "memory" not in n}
     assert "decoder" in changed
@@ -214,8 +227,9 @@ def test_no_weights_of_few_training_cases_leave_unless_hidden(tmp_path: Path, fe
 
     assert [joins("few"), joins("rare")] == ["failed", "failed"]
     problems = (tmp_path / "problems.log").read_text()
-    assert f"{few} training cases have all modalities, and weights that are sent must" in problems
-    assert f"{few} training cases have t2, and weights that are sent must rest on 4" in problems
+    patients = f"training cases of {plural(few, 'patient')}"
+    assert f"{patients} have all modalities, and weights that are sent must" in problems
+    assert f"{patients} have t2, and weights that are sent must rest on 4" in problems
     assert joins("few", masked=True) == "join"
     privacy = Privacy(8.0, 1e-5, 1.0, 1.0, tmp_path / "ledger.json")
     assert joins("few", privacy=privacy) == "join"
@@ -231,5 +245,5 @@ def test_no_prototype_of_a_class_in_few_cases_leaves(store: SiteStore, few: int)
     rows = {n: tensor for n, tensor in reply.tensors.items() if n.startswith("memory.")}
     assert rows
     assert not any(tensor.any() for tensor in rows.values())
-    with pytest.raises(PrivacyError, match=f"{few} training cases have all modalities"):
-        Limits(training_cases=FLOOR).check_cases(register(site))
+    with pytest.raises(PrivacyError, match=f"of {plural(few, 'patient')} have all modal"):
+        Limits(training_cases=FLOOR).check_cases(site.training)
