@@ -57,10 +57,11 @@ _READERS = {
     ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
 }  # fmt: skip
 
-# what names the voxels' file in a header of NRRD and of MetaImage
-_VOXELS_FILE = re.compile(rb"(?im)^\s*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\r\n]+)")
-_AXES = re.compile(rb"(?im)^\s*NDims\s*[=:]\s*([2-5])\s*$")
-_SIZE = re.compile(rb"(?im)^\s*DimSize\s*[=:]\s*((?:\d{1,6}[ \t]+)*\d{1,6})\s*$")
+# what names the voxels' file in a header of NRRD and of MetaImage; blanks before a name are those
+# of its own line, as many empty lines would be searched once from each
+_VOXELS_FILE = re.compile(rb"(?im)^[^\S\n]*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\r\n]+)")
+_AXES = re.compile(rb"(?im)^[^\S\n]*NDims\s*[=:]\s*([2-5])\s*$")
+_SIZE = re.compile(rb"(?im)^[^\S\n]*DimSize\s*[=:]\s*((?:\d{1,6}[ \t]+)*\d{1,6})\s*$")
 _LONGEST_HEADER = 1 << 20  # bytes of a text header
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.

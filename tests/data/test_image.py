@@ -2,6 +2,7 @@ import gzip
 import itertools
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,3 +398,13 @@ def test_a_header_whose_axes_are_not_those_of_its_size_is_not_read(
     path.write_bytes(text.encode() + bytes(8))
     with pytest.raises(DataError, match="no NDims from 2 to 5, with its DimSize"):
         image.read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
+def test_empty_lines_in_a_header_take_no_time(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t1{ending}"
+    path.write_bytes(b"NRRD0004\n" + b" \n" * 100_000 + b"\n\n")
+    began = time.process_time()
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        image.read_image(path)
+    assert time.process_time() - began < 5

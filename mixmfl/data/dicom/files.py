@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from pydicom import config
 from pydicom.datadict import tag_for_keyword
-from pydicom.filereader import read_partial
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag, Tag
 
 from mixmfl.core.errors import DataError
@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 30
 """The bytes that a deflated file may unpack to."""
 
 _PREAMBLE = 128
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _DIRECTORY = "1.2.840.10008.1.3.10"  # the class of a DICOMDIR, which lists files
 _ENDINGS = (".dcm", ".dicom", ".ima")
 _PIXELS = {Tag("PixelData"), Tag("FloatPixelData"), Tag("DoubleFloatPixelData")}
@@ -144,10 +144,11 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, bool]]:
     if start is None:
         raise DataError("does not begin as DICOM does")
     with path.open("rb") as raw:
-        head = raw.read(2048)
-        is_deflated = _DEFLATED in head
+        head = raw.read(_PREAMBLE + 4)
+        raw.seek(start)
+        is_deflated = _is_deflated(raw)
         if is_deflated:
-            _check_deflated(raw, head, start)
+            _check_deflated(raw)
         raw.seek(0)
         if start == 0 or head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
             yield raw, is_deflated
@@ -182,15 +183,31 @@ def _is_element(head: bytes) -> bool:
     return False
 
 
-def _check_deflated(raw: BinaryIO, head: bytes, start: int) -> None:
-    """Check that a deflated file does not unpack to more than ``MOST_BYTES``.
+def _is_deflated(raw: BinaryIO) -> bool:
+    """Say whether a file is deflated, behind its first group, at whose end it is then.
+
+    The group is read as pydicom does it, which unpacks what is behind it without a bound.
+    """
+    start = raw.tell()
+    group = read_dataset(raw, False, True, stop_when=_is_behind)
+    try:
+        list(group)[:1]
+    except NotImplementedError:  # its elements do not say their types
+        raw.seek(start)
+        group = read_dataset(raw, True, True, stop_when=_is_behind)
+    return bool(group.get("TransferSyntaxUID") == _DEFLATED)
+
+
+def _is_behind(tag: BaseTag, kind: str | None, length: int) -> bool:
+    return tag.group != 2
+
+
+def _check_deflated(raw: BinaryIO) -> None:
+    """Check that what is left of a deflated file does not unpack to more than ``MOST_BYTES``.
 
     Raises:
-        DataError: The file unpacks to more.
+        DataError: It unpacks to more.
     """
-    if head[start : start + 4] != b"\2\0\0\0":
-        raise DataError("is deflated, and does not say how long its first group is")
-    raw.seek(start + 12 + struct.unpack("<I", head[start + 8 : start + 12])[0])
     unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while not unpacker.eof and (packed := unpacker.unconsumed_tail or raw.read(1 << 16)):
         size += len(unpacker.decompress(packed, 1 << 20))

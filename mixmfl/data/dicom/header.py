@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _COMPRESSIONS = {
                                              "4.90", "4.91")
 }  # fmt: skip
 _LONGEST_TEXT = 200
+_MOST_PARTS = 50  # of a value; each image of a file has its own list of them
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
@@ -508,7 +510,7 @@ def _agent(values: Any) -> str:
         _text(values, "ContrastBolusAgent")
         or " ".join(
             _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
-            for item in _value(values, "ContrastBolusAgentSequence") or ()
+            for item in islice(_value(values, "ContrastBolusAgentSequence") or (), _MOST_PARTS)
         )
         or _text(values, "ContrastBolusIngredient")
     )
@@ -548,11 +550,12 @@ def _value(values: Any, name: Any) -> Any:
 
 def _text(values: Any, name: Any) -> str:
     value = _value(values, name)
-    several = () if value is None else (value,) if isinstance(value, str | bytes) else value
+    most = 4 * _LONGEST_TEXT
+    several = () if value is None else (value[:most],) if isinstance(value, str | bytes) else value
     parts = several if isinstance(several, Sequence) and not isinstance(several, str) else [several]
     text = "".join(
         sign if sign.isprintable() else " "
-        for sign in " ".join(str(part) for part in parts)[: 4 * _LONGEST_TEXT]
+        for sign in " ".join(str(part)[:most] for part in islice(parts, _MOST_PARTS))[:most]
     )
     return " ".join(text.split())[:_LONGEST_TEXT]
 
@@ -562,7 +565,7 @@ def _several(values: Any, name: str) -> tuple[str, ...]:
     if value is None or isinstance(value, str):
         return tuple(_text(values, name).upper().split("\\")) if value else ()
     try:
-        return tuple(str(part).upper() for part in value)
+        return tuple(str(part)[:_LONGEST_TEXT].upper() for part in islice(value, _MOST_PARTS))
     except TypeError:
         return ()
 
@@ -593,7 +596,7 @@ def _whole(values: Any, name: Any) -> int:
 def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
     value = _value(values, name)
     try:
-        numbers = tuple(float(part) for part in value)
+        numbers = tuple(float(part) for part in islice(value, count + 1))
     except (TypeError, ValueError, OverflowError):
         return ()
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()

@@ -10,11 +10,13 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.data import get_testdata_file
-from pydicom.uid import JPEGBaseline8Bit, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 from small_dicom import GRID, spoil, volume, write_enhanced, write_series
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.cases import find_dicom
+from mixmfl.data.dicom.files import quiet
+from mixmfl.data.dicom.header import read_instance
 from mixmfl.data.dicom.pixels import read_planes
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.modalities import Modalities
@@ -346,3 +348,45 @@ def test_a_sign_and_padding_may_fill_the_bits_above(tmp_path: Path) -> None:
     write_series(tmp_path, voxels, **signed)
     read, _ = only_series(tmp_path).read()
     assert np.array_equal(np.delete(read, 5, 1), np.delete(voxels, 5, 1) * 0.5 + 3)
+
+
+@pytest.mark.parametrize("before", ["1.2", "1." + "2" * 3000])
+def test_a_deflated_file_that_unpacks_to_too_much_is_refused_wherever_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    write_series(tmp_path, volume())
+    monkeypatch.setattr("mixmfl.data.dicom.files.MOST_BYTES", 1 << 16)
+    for file, size in zip(sorted(tmp_path.iterdir())[:2], (1 << 10, 1 << 20), strict=True):
+        content = pydicom.dcmread(file)
+        with quiet():  # as such a UID is too long
+            content.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            content.file_meta.MediaStorageSOPInstanceUID = UID(before)
+            content.PixelData = bytes(size)
+            content.save_as(file)
+        packed = file.read_bytes()
+        # it says that the group is longer, which nobody needs
+        length = int.from_bytes(packed[140:144], "little") + 4 * (len(before) > 3)
+        file.write_bytes(packed[:140] + length.to_bytes(4, "little") + packed[144:])
+    refused = [each for each in find_series(tmp_path).damaged if "unpacks" in each.reason]
+    assert [each.path.name for each in refused] == ["IM0001"]
+    assert refused[0].reason == "unpacks to more than 65536 bytes"
+
+
+def test_a_value_of_many_parts_is_not_kept_for_each_image_of_a_file(tmp_path: Path) -> None:
+    def no_change(number: int, group: Any) -> None:
+        pass
+
+    write_enhanced(tmp_path, volume(), no_change)
+    many = ["A"] * 10_000
+
+    def add(content: Any) -> None:
+        content.ImageType = content.ScanningSequence = content.ProtocolName = many
+        content.ImagePositionPatient = ["1"] * 1000
+
+    spoil(tmp_path, add, 0)
+    instance = read_instance(tmp_path / "IM0000")
+    assert instance is not None
+    assert len(instance.planes) == len(volume())
+    for plane in instance.planes:
+        assert len(plane.variety[2]) < 200
+        assert len(plane.physics) < 60
