@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--updates",
         choices=("half", "single"),
-        help="precision of the weight changes that sites send; default: half. Masked changes are "
-        "fixed-point numbers",
+        help="precision of weights that travel in rounds, and of the changes that sites send back; "
+        "default: half. Masked changes are fixed-point numbers",
     )
     parser.add_argument(
         "--track",
@@ -489,7 +489,8 @@ def _settings(
     masked = options.masked or usual.masked
     if masked and options.updates:
         raise MixmflError(
-            "--updates: with --masked sites send fixed-point numbers; leave this option out"
+            "--updates: with --masked sites send fixed-point numbers, and receive half precision; "
+            "leave this option out"
         )
     named = {
         "seed": options.seed,

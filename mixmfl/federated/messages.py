@@ -76,7 +76,7 @@ SENT: Mapping[str, Mapping[str, str]] = {
 }
 """What a message of each kind may carry beside tensors, in plain words."""
 
-FORMAT = 2
+FORMAT = 3
 
 MOST_BYTES = 4 * 2**30
 """Largest message, where its reader knows no closer limit."""

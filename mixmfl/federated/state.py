@@ -124,8 +124,9 @@ class RunSettings:
             ask for more. See ``Minimum``.
         minimum_voxels: Fewest voxels behind a statistic that the coordinator asks for.
         masked: Whether the server learns sums over sites only; see ``protocol``.
-        half_updates: Whether sites round the changes that they send to half precision; in a
-            masked run they do not, for there numbers travel in fixed point.
+        half_updates: Whether the server rounds the weights that it sends to half precision in
+            every round, and sites the changes that they send back; in a masked run sites do
+            not, for their numbers travel in fixed point.
     """
 
     configuration: Configuration

@@ -267,14 +267,17 @@ def on_message(
     after: dict[str, list[State]] = {site.name: [] for site in sites}
     weights = {site.name: register(site).weights for site in sites}
 
+    def weights_of(task: Message) -> State:
+        return {name: tensor.float() for name, tensor in task.tensors.items()}
+
     def listen(site: str, task: Message, reply: Message) -> None:
         if task.kind == "train":
-            before[site].append({**task.tensors})
+            before[site].append(weights_of(task))
             changes = select_blocks(reply.tensors, weights[site])
-            after[site].append(add_changes(task.tensors, changes))
+            after[site].append(add_changes(before[site][-1], changes))
         elif task.kind == "masked":
-            after[site] += [{**task.tensors}] if before[site] else []
-            before[site].append({**task.tensors})
+            after[site] += [weights_of(task)] if before[site] else []
+            before[site].append(weights_of(task))
 
     run = simulate(plans, sites, settings, "all", folder, on_message=listen)
     state = load_state_of(run, settings.rounds)

@@ -357,10 +357,20 @@ def test_tensors_that_the_run_has_not_are_refused(site: Site, tasks: list[Messag
     memory = {n: torch.zeros(s, dtype=k) for n, (s, k) in forms.items() if "memory.t1.2" in n}
     good = {**train.tensors, **memory}
     check_run_task(dataclasses.replace(train, tensors=good), PLANS, SETTINGS, site, forms)
+    half = dataclasses.replace(train, tensors={**good, first: good[first].half()})
+    check_run_task(half, PLANS, SETTINGS, site, forms)
+    personal = personalization_task(first_state(PLANS, SETTINGS), "x", {"x": register(site)})
+    short = {n: t.half() for n, t in personal.tensors.items()}
+    with pytest.raises(MixmflError, match=r"came as .*float16"):  # it is made from exact weights
+        check_run_task(dataclasses.replace(personal, tensors=short), PLANS, SETTINGS, site, forms)
     for tensors, why in (
         ({**good, "../x": torch.zeros(1)}, "have no tensor '../x'"),
         ({**good, first: torch.zeros(10**6)}, rf"{first} came as \(1000000,\)"),
         ({**good, first: good[first].double()}, f"{first} came as .*float64"),
+        (
+            {n: t.half() if n == "memory.t1.2.values" else t for n, t in good.items()},
+            "memory.t1.2.values came as .*float16",
+        ),
         ({n: t for n, t in good.items() if n != first}, f"{first} is missing"),
         (
             {n: t for n, t in good.items() if n != "memory.t1.2.values"},

@@ -13,9 +13,15 @@ from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.data.labels import Labels
+from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message, decode, encode
-from mixmfl.federated.server.merge import merge_round, train_task, validation_task
+from mixmfl.federated.server.merge import (
+    merge_round,
+    rounded_weights,
+    train_task,
+    validation_task,
+)
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.state import (
     Registration,
@@ -200,6 +206,27 @@ def test_a_reply_tells_how_weights_changed_in_half_the_bytes_unless_asked_for_mo
         assert (error <= bound).all()
 
 
+def test_the_server_keeps_single_precision_of_weights_that_travel_in_half(
+    federation: SmallFederation,
+) -> None:
+    start, registration = federation.start, federation.registrations["south"]
+    assert rounded_weights(start, dataclasses.replace(SETTINGS, half_updates=False)) is start
+    sent = rounded_weights(start, SETTINGS)
+    assert all(torch.equal(sent.weights[n], w.half()) for n, w in start.weights.items())
+    task = train_task(sent, registration)
+    reply, _ = train_at_site(task, federation.sites["south"], PLANS, SETTINGS, {})
+    merged, _ = merge_round(start, {"south": reply}, {"south": registration}, PLANS, SETTINGS)
+    for name in select_blocks(start.weights, registration.weights):
+        want = start.weights[name] + reply.tensors[name]  # not the rounded weights and the change
+        torch.testing.assert_close(merged.weights[name], want, rtol=2**-23, atol=0)
+
+    (name, *_) = start.weights
+    large = {**start.weights, name: torch.full_like(start.weights[name], 7e4)}  # inf in half
+    whole = rounded_weights(dataclasses.replace(start, weights=large), SETTINGS).weights
+    assert torch.equal(whole[name], large[name])
+    assert {each.dtype for n, each in whole.items() if n != name} == {torch.float16}
+
+
 def test_in_a_masked_run_changes_are_masked_in_full_precision() -> None:
     assert SETTINGS.update_type == torch.float16
     assert dataclasses.replace(SETTINGS, half_updates=False).update_type == torch.float32
@@ -371,11 +398,11 @@ def test_the_learning_rate_falls_as_nnunets() -> None:
     assert learning_rate_of(5, settings) == pytest.approx(0.1 * 0.5**0.9)
 
 
-def test_the_command_has_sites_send_single_precision_where_asked(
+def test_weights_travel_in_single_precision_both_ways_where_asked(
     tmp_path: Path, command: Callable[..., int]
 ) -> None:
     work = write_work(tmp_path / "work", {"north": [("t1",), ("t1", "t2")]})
-    sent = {}
+    sent, received = {}, {}
     for name, more in (("half", []), ("single", ["--updates", "single"])):
         out = tmp_path / name
         base = ("mixmfl_train_federated", "-i", work, "-o", out, "-c", "2d")
@@ -383,9 +410,11 @@ def test_the_command_has_sites_send_single_precision_where_asked(
         run = open_run(out)
         assert run.settings.half_updates == (name == "half")
         sent[name] = run.history[0]["north"].sent_bytes
+        received[name] = run.history[0]["north"].received_bytes
     weights = first_state(PLANS, SETTINGS).weights
     numbers = sum(tensor.numel() for name, tensor in weights.items() if "flair" not in name)
     assert sent["single"] - sent["half"] == pytest.approx(2 * numbers, rel=0.05)
+    assert received["single"] - received["half"] == pytest.approx(2 * numbers, rel=0.05)
 
 
 def test_replies_that_do_not_belong_are_refused(federation: SmallFederation) -> None:
@@ -437,5 +466,5 @@ def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
     for damaged in (content[:-3], b"", b"\x80\x04pickle", content[:20]):
         with pytest.raises(AggregationError, match="is damaged"):
             decode(damaged)
-    with pytest.raises(AggregationError, match="format 9 came, 2 is needed"):
-        decode(content.replace(b'"format\\": 2', b'"format\\": 9'))
+    with pytest.raises(AggregationError, match="format 9 came, 3 is needed"):
+        decode(content.replace(b'"format\\": 3', b'"format\\": 9'))

@@ -28,6 +28,8 @@ Forms = Mapping[str, Form]
 
 _WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
 
+_ROUNDED = ("train", "masked", "validate")  # their weights may come in half precision
+
 
 def check_task(task: Message) -> None:
     """Check the fields of a task, as far as that can be done without knowing a run.
@@ -109,7 +111,9 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
         names = shorten([quoted(name) for name in strange[:3]])
         raise AggregationError(f"{source}: the run's plans have no tensor {names}")
     for name in task.tensors:
-        if (form := form_of(task.tensors, name)) != forms[name]:
+        form, (shape, _) = form_of(task.tensors, name), forms[name]
+        rounds = task.kind in _ROUNDED and not name.startswith("memory.")
+        if form != forms[name] and not (rounds and form == (shape, torch.float16)):
             raise AggregationError(
                 f"{source}: {name} came as {form[0]} {form[1]}; the run's plans have "
                 f"{forms[name][0]} {forms[name][1]}"

@@ -33,7 +33,12 @@ from mixmfl.federated.server.checkpoint import (
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.measured import load_measured, save_measured
-from mixmfl.federated.server.merge import merge_round, train_task, validation_task
+from mixmfl.federated.server.merge import (
+    merge_round,
+    rounded_weights,
+    train_task,
+    validation_task,
+)
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
@@ -291,7 +296,8 @@ def _one_round(
     judged: Mapping[str, Answer] = {}
     if due:
         here = {site for answers in trained for site in answers}  # the others are not waited for
-        judged = ask({site: validation_task(state, site, run.known) for site in sorted(here)}).came
+        sent = rounded_weights(state, run.settings)
+        judged = ask({site: validation_task(sent, site, run.known) for site in sorted(here)}).came
     dice = _read_validation(run, state.round, judged)
     sites = {
         site: SiteRound(
@@ -329,7 +335,8 @@ Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
 
 def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int, rule: Rule | None) -> Trained:
     """Let the sites train, and merge the replies that pass the checks."""
-    asked = ask({site: train_task(state, r) for site, r in run.registrations.items()})
+    sent = rounded_weights(state, run.settings)
+    asked = ask({site: train_task(sent, r) for site, r in run.registrations.items()})
     merged, diagnostics = merge_round(
         state,
         {site: answer.message for site, answer in asked.came.items()},
@@ -366,7 +373,7 @@ def _masked_round(run: Run, state: ServerState, ask: Ask) -> Trained:
     try:
         keys = answers(keys_tasks(state.round, registrations))
         roster = gather_participants(state, keys, registrations, sizes)
-        replies = answers(masked_tasks(state, roster, registrations))
+        replies = answers(masked_tasks(rounded_weights(state, run.settings), roster, registrations))
         for site, reply in replies.items():
             check_masked(site, reply, roster, state, sizes)
     except AggregationError as error:  # of one site, and without it no sum is made

@@ -6,6 +6,7 @@ Messages are plain (see ``messages``); nothing here knows what carries them.
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mixmfl.core.errors import AggregationError, QuorumError
 from mixmfl.core.nan import or_nan
@@ -50,6 +51,20 @@ def personalization_task(
         {"round": state.round, "modalities": judged.record["modalities"]},
         {**judged.tensors, **trained.tensors},
     )
+
+
+def rounded_weights(state: ServerState, settings: RunSettings) -> ServerState:
+    """Return the state with weights as they travel in a round, in half precision by default.
+
+    The server keeps its own in single precision and adds the sites' changes to those, so roundings
+    do not add up over rounds. Weights that half precision cannot hold, beyond 65,504, stay as they
+    are, with all of their tensor.
+    """
+    if not settings.half_updates:
+        return state
+    half = {name: tensor.half() for name, tensor in state.weights.items()}
+    whole = {name: each for name, each in state.weights.items() if not half[name].isfinite().all()}
+    return replace(state, weights={**half, **whole})
 
 
 def train_task(state: ServerState, registration: Registration) -> Message:
