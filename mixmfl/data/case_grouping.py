@@ -17,7 +17,7 @@ from mixmfl.data.accounting import inside
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.folder_roles import (
     ANY_IMAGE,
-    folders_of_diseases,
+    folders_of_labels,
     may_be_name,
     named_by_folder,
     read_file,
@@ -78,8 +78,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     that lies in it and below. Other files belong together by what is left of their names; the
     same rest at two places is two cases.
     """
-    diseases = folders_of_diseases(paths, folder, modalities)
-    files = [read_file(path, folder, modalities, diseases) for path in paths]
+    of_labels = folders_of_labels(paths, folder, modalities)
+    files = [read_file(path, folder, modalities, of_labels) for path in paths]
     files = with_time_points(files)
     files = with_ct1(files)
     files = named_by_folder(files, folder, modalities)
@@ -214,11 +214,13 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
         return place, next(iter(rests))
     # Bilder/p1_T1 and Masken/p1, where we know of one of these folders alone what it is for
     mine = (*place, label_rest) if label_rest else place
+    if rests or not mine:
+        return key
     ends = [
         (other, rest)
         for other, found in places.items()
         for rest in found
-        if mine and not rests and ((*other, rest) if rest else other)[-len(mine) :] == mine
+        if ((*other, rest) if rest else other)[-len(mine) :] == mine
     ]
     return ends[0] if len(ends) == 1 else key
 

@@ -62,11 +62,14 @@ _STORES = {
 
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 
-# words for labels by which folders of patients are named, too
-_DISEASES = {
-    "tumor", "tumour", "tumors", "tumours", "tumeur", "tumeurs", "tumore", "tumori", "tumoren",
-    "lesion", "lesions", "wmh",
+# folders of labels alone, as words; a folder per case may be below
+_LABEL_TREES = {
+    f" {name} "
+    for name in ("labels", "labelstr", "labelsts", "masks", "segmentations", "annotations",
+                 "delineations", "groundtruth", "ground truth", "masken", "segmentierungen",
+                 "masques", "mascaras", "maschere", "maskers")
 }  # fmt: skip
+
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 
 
@@ -82,29 +85,55 @@ def is_store(part: str) -> bool:
     return bool(named) and all(word in _STORES for word in named)
 
 
-def folders_of_diseases(paths: Sequence[Path], folder: Path, modalities: Modalities) -> set[Path]:
-    """Return folders named after a disease, and not after labels of it: Tumor/p1_T1, Tumor/p1_T2.
+def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalities) -> set[Path]:
+    """Return the folders whose files are labels, whatever these are called: ``labels/p1_T1``.
 
-    In them a case has images of several kinds, and elsewhere none.
+    Below ``masks`` so is ``masks/p1/T1`` if another ``p1`` holds images. A folder is called as
+    labels and holds none where a case has images of several kinds, or an image and a label, in it
+    and no image beside it: ``Tumor/p1_T1`` and ``Tumor/p1_T2``, and ``lesion01`` as a patient.
     """
-    diseases = {path.parent for path in paths if path.parent.name.lower() in _DISEASES} - {folder}
-    if not diseases:
-        return set()
+    places = {path.parent for path in paths} - {folder}
+    named = {place for place in places if _is_label_folder(place.name, modalities)}
+    called: dict[str, list[Path]] = defaultdict(list)
+    for place in places:
+        called[place.name].append(place)
+    trees = {
+        place
+        for place in places - named
+        for above in place.parents
+        if spaced(above.name) in _LABEL_TREES
+        and above.is_relative_to(folder)
+        and above != folder
+        and any(above not in other.parents for other in called[place.name])
+    }
+    return (named - _holding_images(named, paths, modalities)) | trees
+
+
+def _holding_images(named: Set[Path], paths: Sequence[Path], modalities: Modalities) -> set[Path]:
     kinds: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    elsewhere = set()
     for path in paths:
-        reading = read_name(stem_of(path), modalities)
-        if path.parent not in diseases:
-            elsewhere.add(reading.case)
-        elif reading.modality:
-            kinds[path.parent, reading.case].add(reading.modality)
+        if path.parent in named:
+            reading = read_name(stem_of(path), modalities)
+            kinds[path.parent, reading.case].add(reading.modality or "label" * reading.is_label)
+    several = {key for key, found in kinds.items() if len(found - {""}) > 1}
+    if not several:
+        return set()
+    beside: set[tuple[Path, str]] = set()
+    elsewhere: set[tuple[Path, str]] = set()
+    for path in paths:
+        case = read_name(stem_of(path), modalities).case
+        beside.add((path.parent, case))
+        if path.parent not in named:
+            elsewhere.update((place, case) for place in path.parents)
     return {
-        place for (place, case), found in kinds.items() if len(found) > 1 and case not in elsewhere
+        place
+        for place, case in several
+        if (place.parent, case) not in (beside if place.name[-1].isdecimal() else elsewhere)
     }
 
 
 def read_file(
-    path: Path, folder: Path, modalities: Modalities, diseases: Set[Path] = frozenset()
+    path: Path, folder: Path, modalities: Modalities, of_labels: Set[Path] = frozenset()
 ) -> ImageFile:
     """Return an image file as its own name and the folders around it have it.
 
@@ -112,14 +141,13 @@ def read_file(
         path: The file.
         folder: The folder that was searched.
         modalities: Known modalities.
-        diseases: Folders that are named as labels are, and hold none.
+        of_labels: The folders whose files are labels.
     """
     parents = tuple(map(composed, path.relative_to(folder).parts[:-1]))
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
         file_name = replace(file_name, case="", head="")
-    is_for_labels = path.parent not in diseases and _is_label_folder(path.parent.name, modalities)
-    if parents and is_for_labels and not file_name.aside:
+    if path.parent in of_labels and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
@@ -203,9 +231,12 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
     Short words are left to patients, as they may be initials, unless a folder beside it holds an
     image of the same name, with the patient in it.
     """
-    beside = [other for other in contents if other[:-1] == above and other[-1] != part]
+
+    def beside() -> list[Parts]:
+        return [other for other in contents if other[:-1] == above and other[-1] != part]
+
     if part.lower() == "pre":
-        return any(other[-1].lower() in ORIGINALS for other in beside)
+        return any(other[-1].lower() in ORIGINALS for other in beside())
     words = [
         word
         for word in lower_words(part)
@@ -214,7 +245,7 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
     if not words or not all(word in PROCESSING for word in words):
         return False
     mine = contents[(*above, part)] - {""}
-    return len(part) > 7 or any(contents[other] & mine for other in beside)
+    return len(part) > 7 or any(contents[other] & mine for other in beside())
 
 
 def _home(
@@ -235,6 +266,8 @@ def _home(
     def is_sorting(depth: int) -> bool:
         part = file.parents[depth]
         kind = read_name(part, modalities)
+        if kind.is_label and part[-1].isdecimal() and file.parents[: depth + 1] in patients:
+            return False  # lesion01/T1
         if part.lower() in (KIND_FOLDERS | ORIGINALS) or (kind.is_known and not kind.case):
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:

@@ -166,12 +166,17 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "Bilder/p1_T1 Bilder/p2_T1 Masken/p1 Masken/p2",
         "Bilder/p1/T1 Bilder/p2/T1 Masken/p1/seg Masken/p2/seg",
         "images/lesion_1_T1 images/lesion_2_T1 labels/lesion_1 labels/lesion_2",
+        "images/p1/FLAIR images/p2/FLAIR masks/p1/T1 masks/p2/FLAIR",
+        "lesion01/T1 lesion01/FLAIR lesion01/seg lesion02/T1 lesion02/seg",  # patients
+        "Seg/p1_T1 Seg/p1_seg Seg/p2_T1 Seg/p2_seg",
+        "Masks/p1/T1 Masks/p1/seg Masks/p2/T1 Masks/p2/seg",
     ],
 )
 def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: Path) -> None:
     found = found_in(tmp_path, names, labels_needed=True)
     assert found.refused == ()
     assert len([case for case in found.cases if case.label]) == 2
+    assert all(case.label not in case.files.values() for case in found.cases)
 
 
 @pytest.mark.parametrize("names", ["A/p1_T1 B/p1_seg", "A/p1_T1 B/p1_T1 labels/p1"])
