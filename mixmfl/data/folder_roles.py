@@ -74,8 +74,8 @@ _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a 
 
 
 def without_stores(parts: Parts) -> Parts:
-    """Return folders without those that store a collection or a part of it; the last one stays."""
-    return (*(part for part in parts[:-1] if not is_store(part)), *parts[-1:])
+    """Return folders without those that store a collection or a part of it; one stays."""
+    return tuple(part for part in parts if not is_store(part)) or parts[-1:]
 
 
 def is_store(part: str) -> bool:

@@ -28,6 +28,7 @@ _EXAMINATION = re.compile(
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_]\d{1,2}")
+_COUNT = re.compile(r"\d{1,2}")
 _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
 # parts of one examination or patient: a side, a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
@@ -89,7 +90,8 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     counted = _counted(patient_at.values())
     cases: dict[str, list[str]] = defaultdict(list)
     for name, patient in patient_at.items():
-        original = by_writing.get(_original_of(without_accents(patient)), patient)
+        original = _original_of(without_accents(patient), is_alone=len(parts_of[name]) == 1)
+        original = by_writing.get(original, patient)
         cases[counted.get(original, original) or name].append(name)
     return {
         name: patient
@@ -114,7 +116,9 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
 
 def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tuple[str, ...]:
     """Return the names of folders and files that may tell the patient of a case, the last most."""
-    if not rest or is_examination(rest):
+    # p1/T1_1 and p1/T1_2 are of p1, perhaps
+    is_count = bool(_COUNT.fullmatch(rest) and folders and re.search(r"\d", folders[-1]))
+    if not rest or is_examination(rest) or is_count:
         named = tuple(
             part
             for depth, part in enumerate(folders)
@@ -143,9 +147,14 @@ def _person(name: str, people: Collection[str]) -> str:
     return patient_of(match[1] if match else name)
 
 
-def _original_of(patient: str) -> str:
-    """Return the patient whose copy, or whose further examination, a name may be of."""
-    for pattern in (_COPIED, _FURTHER):
+def _original_of(patient: str, is_alone: bool) -> str:
+    """Return the patient whose copy, or whose further examination, a name may be of.
+
+    Args:
+        patient: The name.
+        is_alone: Whether it is that of one folder or file: ``Ward3/Meier`` is not of ``Ward3``.
+    """
+    for pattern in (_COPIED, _FURTHER) if is_alone else (_COPIED,):
         if match := pattern.fullmatch(patient):
             return next(filter(None, match.groups()))
     return ""

@@ -58,6 +58,8 @@ def patient(case: Case) -> str:
         "p1/T1 p1_repeat/T1",
         "p1/T1 p1_2/T1",
         "p1/T1 results/p1/T1_brain",
+        "p1/new/T1 p1/old/T1",
+        "p1/T1_1 p1/T1_2 p1/FLAIR_1",
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
         "G1/03-01-2002-MRI BRAIN-99999/3.000000-AX T1-44444/img",
     ],
@@ -101,6 +103,7 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "centre1/p1/T1 centre2/p1/T1",
         "2020-01-01/p1/T1 2020-01-01/p2/T1",
         "Müller/T1 Müller_Anna/T1",
+        "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
         " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
     ],
