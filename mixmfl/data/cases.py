@@ -33,6 +33,7 @@ from mixmfl.data.image import FILE_ENDINGS, Source
 from mixmfl.data.image_files import stem_of
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import patients_by_place
 
 LAYOUTS = """\
   DICOM           files of any name in any nesting (mixmfl_predict, mixmfl_plan_preprocess)
@@ -175,9 +176,10 @@ def find_cases(
         with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
             labels = read_folder_labels(folder)
     layout = "nnU-Net's channel numbers"
-    patients: Mapping[str, str] = {}
     drafts = _draft_from_channels(folder, modalities)
-    if drafts is None:
+    if drafts is not None:
+        patients: Mapping[str, str] = patients_by_place({name: ((), name) for name in drafts})
+    else:
         grouped = group(folder, files, modalities)
         drafts = _draft_from_names(folder, grouped)
         layout, patients = grouped.layout, grouped.patients

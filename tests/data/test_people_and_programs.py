@@ -113,6 +113,14 @@ def test_patients_are_told_apart(names: str, tmp_path: Path) -> None:
     assert len({patient(case) for case in found.cases}) == len(found.cases) > 1
 
 
+def test_patients_of_nnunets_layout_are_known_as_others_are(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1"}}')
+    names = "0001_01 0001_02 0002_01 p1 p1_repeat"
+    found = found_in(tmp_path, " ".join(f"imagesTr/{name}_0000" for name in names.split()))
+    assert "nnU-Net" in found.layout
+    assert [patient(case) for case in found.cases] == ["0001", "0001", "0002_01", "p1", "p1"]
+
+
 def test_a_folder_that_stores_a_collection_names_no_case(tmp_path: Path) -> None:
     found = found_in(tmp_path, "train/p1/T1 train/p1/FLAIR test/p2/T1 raw/p3/T1 archive/p3/T1")
     assert [case.name for case in found.cases] == ["archive_p3", "p1", "p2", "p3"]
