@@ -80,8 +80,9 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
         name: "_".join((*parts[:-1], _person(parts[-1], people))) if parts else ""
         for name, parts in parts_of.items()
     }
+    all_parts = set(parts_of.values())
     for name, parts in parts_of.items():  # fsl/p1 beside p1
-        if len(parts) > 1 and parts[-1:] in parts_of.values() and re.search(r"\d", parts[-1]):
+        if len(parts) > 1 and parts[-1:] in all_parts and re.search(r"\d", parts[-1]):
             patient_at[name] = parts[-1]
     unnamed = [name for name, patient in patient_at.items() if not patient]
     if 1 < len(unnamed) <= _MOST_EXAMINATIONS:

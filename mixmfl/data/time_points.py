@@ -48,6 +48,11 @@ _LOOSE_DAY = (
     rf"|{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}[-_.](?:19|20)\d\d"
 )
 _MONTH = r"20[0-3]\d[-_.](?:0?[1-9]|1[0-2])|(?:0?[1-9]|1[0-2])[-_.]20[0-3]\d"
+# a loose day without underscores, for Brats18_2013_2_1 has none
+_WRITTEN_DAY = (
+    rf"{_DAY_OF_MONTH}\.{_DAY_OF_MONTH}\.(?:19|20)\d\d|"
+    rf"(?:19|20)\d\d-{_DAY_OF_MONTH}-{_DAY_OF_MONTH}"
+)
 # words before a day, a month or a year, which with it tell an examination
 _SCAN = r"mri?|mrt|irm|rmn?|scan|exam|examen|esame|study|studie|untersuchung"
 # what tells an examination as the whole name of a folder
@@ -62,7 +67,7 @@ _ALONE = (
 NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
 """A pattern of words behind a patient's name that name an examination, whatever the name is."""
 
-MAY_NAME_EXAMINATION = rf"(?:{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|{_LOOSE_DAY}|bl|fu)"
+MAY_NAME_EXAMINATION = rf"(?:{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|{_WRITTEN_DAY}|bl|fu)"
 """A pattern of what names an examination behind a name that has a number."""
 
 # what in two names says that they are of two examinations, each pattern for itself

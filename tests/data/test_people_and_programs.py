@@ -103,6 +103,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "centre1/p1/T1 centre2/p1/T1",
         "2020-01-01/p1/T1 2020-01-01/p2/T1",
         "Müller/T1 Müller_Anna/T1",
+        "Brats18_2013_2_1/T1 Brats18_2013_3_1/T1",
+        "NYU_0050952/T1 NYU_0050953/T1 UCLA_1_0051201/T1",
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
         " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
