@@ -11,8 +11,10 @@ from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,
+    is_day,
     is_examination,
     is_month,
+    names_examination,
 )
 
 _SIDE = "left|right|links|rechts|gauche|droite"
@@ -27,7 +29,7 @@ _EXAMINATION = re.compile(
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
-_COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_]\d{1,2}")
+_COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{4,})[-_]\d{1,2}")
 _COUNT = re.compile(r"\d{1,2}")
 _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
 # parts of one examination or patient: a side, a field strength, an accession number, a study's UID
@@ -84,7 +86,11 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     for name, parts in parts_of.items():  # fsl/p1 beside p1
         if len(parts) > 1 and parts[-1:] in all_parts and re.search(r"\d", parts[-1]):
             patient_at[name] = parts[-1]
-    unnamed = [name for name, patient in patient_at.items() if not patient]
+    unnamed = [
+        name
+        for name, (folders, rest) in places.items()
+        if not patient_at[name] and _is_time(rest or "".join(folders[-1:]))
+    ]
     if 1 < len(unnamed) <= _MOST_EXAMINATIONS:
         patient_at |= dict.fromkeys(unnamed, min(unnamed))
     by_writing = {without_accents(patient): patient for patient in patient_at.values()}
@@ -139,6 +145,11 @@ def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tupl
 def _is_within(part: str) -> bool:
     """Say whether the name of a folder within another one surely names no patient."""
     return is_month(part) or bool(_WITHIN.fullmatch(without_accents(part)) or regions(part))
+
+
+def _is_time(name: str) -> bool:
+    """Say whether a name surely is a day or a time point: scan_001 may be of another patient."""
+    return is_day(name) or names_examination(name)
 
 
 def _person(name: str, people: Collection[str]) -> str:

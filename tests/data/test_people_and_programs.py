@@ -50,6 +50,7 @@ def patient(case: Case) -> str:
         "p1/MRT 2019-03/T1\np1/MRT 2020-03/T1",
         "p1/2019-03/T1 p1/2020-03/T1",
         "p1_BL/T1 p1_FU/T1",
+        "baseline/T1 followup/T1",
         "p1/Kopf/T1 p1/HWS/T2",
         "p1/brain/T1 p1/spine/T2",
         "p1/3T/T1 p1/7T/T1",
@@ -104,6 +105,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "2020-01-01/p1/T1 2020-01-01/p2/T1",
         "Müller/T1 Müller_Anna/T1",
         "Brats18_2013_2_1/T1 Brats18_2013_3_1/T1",
+        "scan_001/T1 scan_002/T1 study_1/T1 study_2/T1",
+        "101_01/T1 101_02/T1 102_01/T1",  # sites of a trial
         "NYU_0050952/T1 NYU_0050953/T1 UCLA_1_0051201/T1",
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
