@@ -62,6 +62,13 @@ _READERS = {
 _VOXELS_FILE = re.compile(rb"(?im)^[^\S\n]*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\r\n]+)")
 _AXES = re.compile(rb"(?im)^[^\S\n]*NDims\s*[=:]\s*([2-5])\s*$")
 _SIZE = re.compile(rb"(?im)^[^\S\n]*DimSize\s*[=:]\s*((?:\d{1,6}[ \t]+)*\d{1,6})\s*$")
+# what says, in either header, how large voxels are, and where they lie
+_STATED = {
+    "nrrd": (re.compile(rb"(?im)^[^\S\n]*(spacings|space directions)\s*:"),
+             re.compile(rb"(?im)^[^\S\n]*space directions\s*:")),
+    "meta": (re.compile(rb"(?im)^[^\S\n]*Element(Spacing|Size)\s*[=:]"),
+             re.compile(rb"(?im)^[^\S\n]*(TransformMatrix|Orientation|Rotation)\s*[=:]")),
+}  # fmt: skip
 _LONGEST_HEADER = 1 << 20  # bytes of a text header
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
@@ -74,6 +81,9 @@ ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
 SHORTEST_MM, LONGEST_MM = 1.0, 3000.0  # of an image, along its longest axis
 MOST_VOXELS = 1 << 30
+# Images of people are not smaller than the first along all axes, where one has as many voxels, nor
+# larger than the last along all of them.
+SMALL_MM, MANY, LARGE_MM = 40.0, 64, 600.0
 
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
 
@@ -93,6 +103,7 @@ class Grid:
             and Z axes of the array run.
         place: The place as the image's NIfTI header writes it, which masks of it copy; None without
             such a header.
+        unstated: What a header of another format leaves open about the place; empty: nothing.
     """
 
     shape: tuple[int, int, int]
@@ -100,6 +111,7 @@ class Grid:
     origin: tuple[float, float, float]
     direction: tuple[float, float, float, float, float, float, float, float, float]
     place: nifti.Place | None = field(default=None, compare=False, repr=False)
+    unstated: str = field(default="", compare=False, repr=False)
 
 
 class Source(Protocol):
@@ -367,23 +379,40 @@ def is_on_qform(label: Grid, grid: Grid) -> bool:
 
 
 def doubts(grid: Grid) -> tuple[list[str], list[str]]:
-    """Return notes and warnings about the place of an image by its NIfTI header."""
+    """Return notes and warnings about the place and size of an image by its header."""
     place = grid.place
+    lengths = [n * step for n, step in zip(grid.shape, grid.spacing, strict=True)]
+    notes: list[str] = []
+    warnings: list[str] = []
+    if (max(lengths) < SMALL_MM and max(grid.shape) >= MANY) or min(lengths) > LARGE_MM:
+        warnings.append(
+            f"it is {times(_round(tuple(lengths)))} mm large, which no image of a person is; "
+            "does its header count in millimetres? Of an animal it may be right"
+        )
+    if grid.unstated:
+        warnings.append(grid.unstated)
     if place is None:
-        return [], []
+        return notes, warnings
     if not place.is_stated:
-        return [], [
+        return notes, [
+            *warnings,
             "its header does not say where it lies (sform and qform have code 0); nibabel's "
-            "default was taken, where left and right may be exchanged"
+            "default was taken, where left and right may be exchanged",
         ]
-    notes, warnings = [], []
     if place.unit:
         warnings.append(
             f"its header counts in {place.unit}; its numbers were taken as millimetres, as nibabel "
             "and FSL do. Look at its spacing"
         )
     if place.qform is not None:
-        notes.append("its sform differs from its qform; the sform was taken")
+        signs = [np.sign(np.linalg.det(np.array(each))) for each in (place.affine, place.qform)]
+        if signs[0] != signs[1]:
+            warnings.append(
+                "its sform and its qform are mirror images of each other; the sform was taken. "
+                "Look which of them has left and right as they are"
+            )
+        else:
+            notes.append("its sform differs from its qform; the sform was taken")
     pixdim = dict(place.fields)["pixdim"][3:0:-1]
     if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
         warnings.append(
@@ -496,7 +525,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         grid = replace(grid, place=header.place)
         _check_size(grid, str(path))
         return header, grid
-    _check_voxels_file(path)
+    unstated = _check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -522,13 +551,16 @@ def _open(path: Path) -> tuple[Any, Grid]:
         raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
     check_directions(grid, str(path))
     _check_size(grid, str(path))
-    return reader, grid
+    return reader, replace(grid, unstated=unstated)
 
 
-def _check_voxels_file(path: Path) -> None:
+def _check_header(path: Path) -> str:
     """Check that a header of NRRD or MetaImage can be read: it names no file but one beside it.
 
     ITK would read any file of the machine that a header names, and wait for ever for a pipe.
+
+    Returns:
+        What the header leaves open about the place of the voxels; empty: nothing.
 
     Raises:
         DataError: It names another place, several files, or something that is no file.
@@ -555,6 +587,18 @@ def _check_voxels_file(path: Path) -> None:
                 f"{path}: says that its voxels are in {quoted(name)}; needed is one file in the "
                 "same folder. Save the image as one file, such as NIfTI"
             )
+    size, place = _STATED["nrrd" if path.suffix.lower() in (".nrrd", ".nhdr") else "meta"]
+    open_ = [
+        words
+        for words, pattern in (("how large its voxels are", size), ("where it lies", place))
+        if not pattern.search(start)
+    ]
+    if not open_:
+        return ""
+    return (
+        f"its header does not say {' or '.join(open_)}; ITK's default was taken, of which spacing "
+        "and directions may be wrong"
+    )
 
 
 def _check_size(grid: Grid, source: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ _MIRRORED = "Convert it again from its source: which side is left was lost"
 
 FEWEST_VALUES = 8  # of an image; label files have fewer
 NEAR_LIMIT = 24000  # an image beyond it on both sides of 0 fills the range of 16 bits
+CLEARLY_SMOOTHER = 0.5  # from which a smaller roughness counts
+LEAST_SHOWN = 0.02  # of the voxels, below which an image shows less than a head in a large box
 SAME_IMAGE = 0.9999  # correlation; of T1 before and after a contrast agent it was up to 0.992
 MOST_COMPARED = 2**18  # voxels of an image, to see whether it is another one
 SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # largest values of images that are not rescaled
@@ -179,9 +181,12 @@ def _read_images(
                 raise
             warnings.append(_left_out(case, modality, error))
             continue
-        arrays[modality], grids[modality] = _background_at_zero(_of_usual_size(array)), grid
+        array = _background_at_zero(_of_usual_size(array))
+        arrays[modality], grids[modality] = array, grid
         alignment_notes, doubts = image.doubts(grid)
         doubts += doubts_about_slices(array, grid)
+        if (shown := np.count_nonzero(array) / array.size) < LEAST_SHOWN:
+            doubts.append(f"shows something in {shown:.2%} of its voxels alone; was it cut out?")
         notes.extend(f"{modality}: {note}" for note in alignment_notes)
         warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
     if not arrays:
@@ -326,6 +331,12 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
             f"case {case.name!r}: {modality} ({path}) is empty, every voxel is "
             f"{array.flat[0]:g}. Remove the file if the case lacks this modality"
         )
+    if _is_swapped(array):
+        raise DataError(
+            f"case {case.name!r}: {modality} ({path}) is noise as its header says it, and smooth "
+            "once the two bytes of each number are exchanged: it was stored in the other byte "
+            "order. Export it again"
+        )
     if _is_wrapped(array):
         raise DataError(
             f"case {case.name!r}: {modality} ({path}) has its brightest voxels below 0: numbers "
@@ -338,6 +349,25 @@ def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> 
             f"{', '.join(f'{value:g}' for value in values)}; a label was given as an image. Name "
             "the file as a label, or remove it"
         )
+
+
+def _is_swapped(array: npt.NDArray[np.float32]) -> bool:
+    """Say whether whole numbers of 16 bits are clearly smoother with their bytes exchanged."""
+    low, high = float(array.min()), float(array.max())
+    kind = np.int16 if low < 0 else np.uint16
+    limits = np.iinfo(kind)
+    if high - low < NEAR_LIMIT or low < limits.min or high > limits.max:
+        return False
+    whole = array.astype(kind)
+    if not np.array_equal(whole, array):
+        return False
+    swapped = whole.byteswap()
+
+    def roughness(values: npt.NDArray[Any]) -> float:
+        steps = sum(float(np.abs(np.diff(values.astype(float), axis=a)).mean()) for a in (1, 2))
+        return steps / max(float(values.std()), 1e-9)
+
+    return roughness(swapped) < CLEARLY_SMOOTHER * roughness(whole)
 
 
 def _is_wrapped(array: npt.NDArray[np.float32]) -> bool:
@@ -450,11 +480,27 @@ def _background_at_zero(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
     """Shift an image whose background is one value other than 0, as z-scoring leaves it.
 
     Cropping and normalisation take voxels other than 0 for the head. An image has such a
-    background if all its eight corners hold the same value.
+    background if all its eight corners hold the same value, or half of its outermost voxels do.
+    Voxels of 0 at its edge are then background, too: resampling fills with them.
     """
     corners = array[np.ix_(*[(0, -1)] * 3)]
     value = corners.flat[0]
-    return array - value if value != 0 and (corners == value).all() else array
+    if (corners == value).all():
+        return array - value if value != 0 else array
+    values, counts = np.unique(_outermost(array), return_counts=True)
+    value = values[counts.argmax()]
+    if value == 0 or 2 * counts.max() < counts.sum():
+        return array
+    from scipy import ndimage  # slow to import, and seldom needed
+
+    parts, _ = ndimage.label(array == 0)
+    filled = np.isin(parts, np.setdiff1d(_outermost(parts), [0]))
+    return np.where(filled, np.float32(0), array - value)
+
+
+def _outermost(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the voxels of an array's six faces; those at edges more than once."""
+    return np.concatenate([np.take(array, at, axis).ravel() for axis in range(3) for at in (0, -1)])
 
 
 def _named(case: Case, read: Callable[[S], T], path: S) -> T:

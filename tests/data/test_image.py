@@ -4,6 +4,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,48 @@ def test_writing_the_same_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         image.write_image(tmp_path / name, VOLUME, GRID)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(("side", "words"), [(0.1, "6.4 x 0.3 x 0.3 mm"), (10, "640 x 610 x 610")])
+def test_an_image_of_no_size_of_people_is_doubted(side: float, words: str) -> None:
+    shape = (64, 3, 3) if side < 1 else (64, 61, 61)
+    grid = Grid(shape, (side,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    notes, (warning,) = image.doubts(grid)
+    assert notes == []
+    assert warning.startswith(f"it is {words}")
+    assert "does its header count in millimetres?" in warning
+    assert image.doubts(replace(grid, spacing=(1.0, 1.0, 1.0))) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "words"),
+    [
+        ("a.mha", ("TransformMatrix",), "does not say where it lies; ITK's default was taken"),
+        (
+            "a.mha",
+            ("TransformMatrix", "ElementSpacing"),
+            "how large its voxels are or where it lie",
+        ),
+        ("a.nrrd", ("space",), "how large its voxels are or where it lies; ITK's default was"),
+        ("a.mha", ("Offset",), ""),
+    ],
+)
+def test_a_header_of_another_format_without_a_place_is_doubted(
+    tmp_path: Path, name: str, lines: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / name
+    flat = Grid((3, 4, 5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    image.write_image(path, np.arange(60, dtype=np.int16).reshape(3, 4, 5), flat)
+    assert image.doubts(image.read_grid(path)) == ([], [])
+    kept = [
+        line
+        for line in path.read_bytes().split(b"\n")
+        if not line.startswith(tuple(each.encode() for each in lines))
+    ]
+    path.write_bytes(b"\n".join(kept))
+    _, warnings = image.doubts(image.read_grid(path))
+    assert len(warnings) == bool(words)
+    assert words in "".join(warnings)
 
 
 def test_grids_are_one_within_tolerance() -> None:

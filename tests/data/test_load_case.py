@@ -113,6 +113,31 @@ def test_values_that_are_wrapped_around_in_16_bits_are_refused(tmp_path: Path) -
     load_case(write_case(tmp_path, {"t1": whole_range}, {"t1": grid}))
 
 
+def test_numbers_in_the_other_byte_order_are_refused(tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(20), np.add.outer(np.arange(20), np.arange(20))) * 9
+    grid = Grid(ramp.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
+    for kind in (np.int16, np.uint16):
+        load_case(write_case(tmp_path, {"t1": ramp.astype(kind)}, {"t1": grid}))
+        swapped = write_case(tmp_path, {"t1": ramp.astype(kind).byteswap()}, {"t1": grid})
+        with pytest.raises(DataError, match="is noise as its header says it, and smooth once the"):
+            load_case(swapped)
+    noise = np.random.default_rng(0).integers(-32000, 32000, ramp.shape).astype(np.int16)
+    load_case(write_case(tmp_path, {"t1": noise}, {"t1": grid}))
+
+
+def test_an_image_of_which_little_is_shown_is_warned_of(tmp_path: Path) -> None:
+    few = np.zeros(GRID.shape, np.float32)
+    few[1, 1] = 1, 2, 3, 4, 5
+    few[0, 0, :3] = 6, 7, 8
+    assert load_case(write_case(tmp_path, {"t1": few})).warnings == ()
+    large = np.zeros((12, 12, 12), np.float32)
+    large[4:7, 4:8, 4:9] = VOLUME
+    large[4:7, 6:] = large[4:7, 4] = 0
+    grid = Grid(large.shape, GRID.spacing, GRID.origin, IDENTITY)
+    (warning,) = load_case(write_case(tmp_path, {"t1": large}, {"t1": grid})).warnings
+    assert warning == "t1: shows something in 0.87% of its voxels alone; was it cut out?"
+
+
 def test_a_label_without_background_is_warned_of(tmp_path: Path) -> None:
     everywhere = np.ones(GRID.shape, np.uint8)
     case = write_case(tmp_path, {"t1": VOLUME, "label": everywhere})
@@ -150,6 +175,17 @@ def test_a_constant_background_that_is_not_zero_is_brought_to_zero(tmp_path: Pat
     loaded = load_case(Case("p", {"t1": path})).images["t1"]
     assert loaded[0, 0, 0] == 0
     assert np.array_equal(loaded, voxels + 3.5)
+
+
+def test_a_background_at_most_faces_and_what_fills_up_are_brought_to_zero(tmp_path: Path) -> None:
+    brain = np.full((10, 10, 10), -1024, dtype=np.float32)
+    brain[4:7, 3:7, 3:8] = VOLUME - 30
+    expected = np.where(brain == -1024, 0, brain + 1024)
+    brain[:2] = brain[:3, 0] = 0  # as resampling fills up
+    assert brain[5, 5, 3] == 0  # a voxel of the head
+    grid = Grid(brain.shape, GRID.spacing, GRID.origin, IDENTITY)
+    found = load_case(write_case(tmp_path, {"t1": brain}, {"t1": grid})).images["t1"]
+    assert np.array_equal(found, expected)
 
 
 def test_an_image_that_cannot_be_used_is_left_out_where_that_is_allowed(tmp_path: Path) -> None:
@@ -240,6 +276,14 @@ def test_a_header_without_a_place_is_told_and_one_with_two_is_noted(tmp_path: Pa
     (warning,) = load["20"].warnings
     assert "has voxels of 1 x 1 x 1 mm, by its pixdim of 1.5 x 1 x 1 mm" in warning
     assert load["20"].grid.spacing == (1.0, 1.0, 1.0)
+    mirrored = nib.Nifti1Image(VOLUME.T, np.eye(4))
+    mirrored.set_sform(np.diag([-1, 1, 1, 1]), 1)
+    mirrored.set_qform(np.eye(4), 1)
+    nib.save(mirrored, tmp_path / "mirrored.nii")
+    loaded = load_case(Case("p", {"t1": tmp_path / "mirrored.nii"}))
+    (warning,) = loaded.warnings
+    assert warning.startswith("t1: its sform and its qform are mirror images of each other; the")
+    assert loaded.notes == ()
 
 
 @pytest.mark.slow
