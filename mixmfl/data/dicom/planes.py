@@ -13,6 +13,8 @@ from mixmfl.data.dicom.header import Plane
 from mixmfl.data.image import MOST_VOXELS, Grid, check_directions, make_grid
 
 SPACING_TOLERANCE = 0.02  # relative: slices may be so far from evenly spaced
+ROUNDED = 0.2  # of a step: no place is farther from where an even one would be, if it was rounded
+ASIDE = 0.25  # of a pixel: planes of one stack are no farther aside
 AXES_TOLERANCE = 1e-3  # of each cosine: headers differ in the sixth digit
 LEAST_STEP = 0.01  # mm; images nearer to each other lie at one place
 OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
@@ -60,10 +62,11 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
             raise DataError("has one slice, of unknown thickness")
         step, way = first.thickness, normal
     else:
-        _check_steps(heights[order], [planes[index] for index in order])
+        _check_steps(heights[order])
         between = np.array(last.place) - np.array(first.place)
         length = float(np.linalg.norm(between))
         step, way = length / (len(planes) - 1), between / length
+        _check_sides([planes[index] for index in order], way, float(spacing.min()))
     grid = make_grid(
         (len(planes), *shape), (step, *spacing), first.place, np.stack([across, down, way], axis=1)
     )
@@ -248,7 +251,19 @@ def _middle(planes: Sequence[Plane], name: str) -> npt.NDArray[np.float64]:
     return np.median([getattr(plane, name) for plane in planes], axis=0).astype(float)
 
 
-def _check_steps(heights: npt.NDArray[np.float64], planes: Sequence[Plane]) -> None:
+def _check_sides(planes: Sequence[Plane], way: npt.NDArray[np.float64], pixel: float) -> None:
+    """Check that no plane lies aside of the line from the first to the last one."""
+    apart = np.array([plane.place for plane in planes]) - np.array(planes[0].place)
+    aside = np.linalg.norm(apart - np.outer(apart @ way, way), axis=1)
+    if aside.max() > ASIDE * pixel:
+        far = int(aside.argmax())
+        raise DataError(
+            f"its slices do not lie above each other ({_named(planes[far])} lies {aside[far]:.2f} "
+            "mm aside); its parts were made in two places"
+        )
+
+
+def _check_steps(heights: npt.NDArray[np.float64]) -> None:
     gaps = np.diff(heights)
     step = float(np.median(gaps))
     if gaps.min() < LEAST_STEP:
@@ -256,7 +271,10 @@ def _check_steps(heights: npt.NDArray[np.float64], planes: Sequence[Plane]) -> N
             "has several images at one place (time points, b-values or echoes); one volume is "
             "needed"
         )
-    if np.abs(gaps - step).max() > SPACING_TOLERANCE * step + 0.01:
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    # as of whole millimetres
+    is_rounded = np.abs(heights - even).max() <= ROUNDED * (even[1] - even[0])
+    if np.abs(gaps - step).max() > SPACING_TOLERANCE * step + 0.01 and not is_rounded:
         at = int(np.abs(gaps - step).argmax())
         raise DataError(
             f"its slices are not evenly spaced ({gaps[at]:.2f} mm behind slice {at + 1}, "

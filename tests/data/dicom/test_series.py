@@ -209,6 +209,23 @@ def test_slices_with_exchanged_places_are_known_by_their_numbers(tmp_path: Path,
     assert not series.warnings
 
 
+def test_places_that_were_rounded_are_even_and_planes_aside_are_no_volume(tmp_path: Path) -> None:
+    flat = replace(GRID, spacing=(5.5, 1.0, 1.25), origin=(0.0, 0.0, 0.0))
+
+    def place(z: int, aside: float = 0) -> list[float]:
+        return [aside, 0, float(round(5.5 * z))]
+
+    write_series(tmp_path / "a", volume(), flat, ImagePositionPatient=place)
+    (series,) = find_series(tmp_path / "a").series
+    assert series.grid is not None
+    assert series.grid.spacing[0] == pytest.approx(5.5, rel=0.03)
+    write_series(tmp_path / "b", volume(), flat,
+                 ImagePositionPatient=lambda z: place(z, 0.4 * (z == 4)))  # fmt: skip
+    (series,) = find_series(tmp_path / "b").series
+    with pytest.raises(DataError, match=r"not lie above each other \(IM000\d lies 0.40 mm aside\)"):
+        series.read()
+
+
 def test_a_series_whose_every_image_was_renamed_is_one(tmp_path: Path) -> None:
     write_series(tmp_path, volume(), SeriesInstanceUID=lambda z: f"1.2.8.{z}", SeriesNumber=4)
     (series,) = find_series(tmp_path).series
