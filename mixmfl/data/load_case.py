@@ -437,6 +437,10 @@ def _onto_reference(
     )
     if before.is_mirrored:  # a head is so symmetric that it could be registered all the same
         raise DataError(f"{refused}. {_MIRRORED}")
+    if before.is_reversed:
+        raise DataError(
+            f"{refused}. Convert it again from its source: the order of slices was lost"
+        )
     if not alignment.register:
         raise DataError(f"{refused}. Look at both; --register registers them rigidly")
     transform = register(fixed, onto, moving, own)

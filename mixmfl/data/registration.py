@@ -58,6 +58,8 @@ class AlignmentCheck:
             averages away.
         overlap: Share of the smaller of the two heads, within what both images show, that lies on
             the other. It tells where background is 0, also of images too small for the rest.
+        reversed: Mutual information with the image reversed along another of its own axes, the
+            larger of the two.
     """
 
     coverage: float
@@ -67,6 +69,7 @@ class AlignmentCheck:
     mirrored: float
     turned: float
     overlap: float = 1.0
+    reversed: float = 0.0
 
     @property
     def fault(self) -> str | None:
@@ -77,6 +80,10 @@ class AlignmentCheck:
         if self.is_mirrored:
             return (
                 f"it fits better mirrored left to right ({measured}, mirrored {self.mirrored:.3f})"
+            )
+        if self.is_reversed:
+            return (
+                f"it fits better reversed along an axis ({measured}, reversed {self.reversed:.3f})"
             )
         if self.nearby > self._clearly_better:
             return (
@@ -98,6 +105,11 @@ class AlignmentCheck:
     def is_mirrored(self) -> bool:
         """Say whether the image fits clearly better mirrored left to right."""
         return self.mirrored > max(self._clearly_better, self.nearby, self.turned)
+
+    @property
+    def is_reversed(self) -> bool:
+        """Say whether the image fits clearly better upside down, or front to back."""
+        return self.reversed > max(self._clearly_better, self.nearby, self.turned, self.mirrored)
 
     @property
     def _clearly_better(self) -> float:
@@ -199,6 +211,12 @@ def fit(
     similarity = _similarity(fixed, here)
     smaller = min(np.count_nonzero(inside), np.count_nonzero(here))
     overlap = float(np.count_nonzero(head & (here != 0)) / smaller) if smaller else 0.0
+    left_right = _left_right_axis(grid)
+    reversed_ = [
+        _similarity(fixed, resample(np.flip(image, along), grid, coarse, transform))
+        for along in range(3)
+        if along != left_right
+    ]
     turned = 0.0
     for pair in _turns(coarse, head):
         both = [_resample(moving, coarse, _after(transform, turn)) for turn in pair]
@@ -212,6 +230,7 @@ def fit(
         max(_similarity(fixed, each) for each in mirrored),
         turned,
         overlap,
+        max(reversed_),
     )
 
 

@@ -415,6 +415,15 @@ def symmetric_head() -> tuple[np.ndarray, np.ndarray]:
     return resample(one, GRID, GRID, turn(10)), resample(other, GRID, GRID, turn(10))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_image_reversed_along_another_axis_is_refused(tmp_path: Path, axis: int) -> None:
+    reversed_ = np.ascontiguousarray(np.flip(OTHER, axis))
+    files = {"t1": write(tmp_path, "t1", ONE, GRID), "t2": write(tmp_path, "t2", reversed_, GRID)}
+    with pytest.raises(DataError, match="it fits better reversed along an axis") as refused:
+        load_case(Case("p01", files, None), alignment=AlignmentOptions(register=True))
+    assert "Convert it again from its source: the order of slices was lost" in str(refused.value)
+
+
 def test_a_mirrored_image_of_a_moved_patient_is_not_registered(tmp_path: Path) -> None:
     one, other = symmetric_head()
     moved = resample(mirror(other, GRID), GRID, GRID, turn(4, 20, 0, 8))
@@ -460,6 +469,8 @@ def test_what_is_as_good_as_it_must_be_has_no_fault() -> None:
     assert just.fault is None
     assert "displaced" in str(dataclasses.replace(just, nearby=0.551).fault)
     assert "mirrored" in str(dataclasses.replace(just, mirrored=0.551).fault)
+    assert "reversed" in str(dataclasses.replace(just, reversed=0.56).fault)
+    assert "reversed" not in str(dataclasses.replace(just, reversed=0.6, nearby=0.6).fault)
     assert "turned" in str(dataclasses.replace(just, turned=0.516).fault)  # from 1.03 times 0.5 on
     assert "turned" in str(dataclasses.replace(just, turned=0.6, mirrored=0.6).fault)
     assert "displaced" in str(dataclasses.replace(just, nearby=0.6, mirrored=0.6).fault)
