@@ -56,6 +56,8 @@ def _is_unlike(
     if np.count_nonzero(head) < FEWEST_PIXELS:
         return False
     three = np.stack([before[head], slice_[head], after[head]])
+    if (np.ptp(three, axis=1) > 0).tolist() == [True, False, True]:
+        return True  # it is empty, and they are not, however unlike they are
     three -= three.mean(axis=1, keepdims=True)
     length = np.linalg.norm(three, axis=1, keepdims=True)
     three /= np.where(length > 0, length, 1)

@@ -46,9 +46,11 @@ def test_a_slice_like_neither_of_its_neighbours_is_doubted(
     assert "along axis X of its file" in doubt
 
 
-def test_noise_and_few_slices_are_not_doubted() -> None:
+def test_noise_and_few_slices_are_not_doubted_but_an_empty_one_is() -> None:
     noise = np.random.default_rng(0).normal(size=SHAPE)
     assert doubts_about_slices(noise, GRID) == []
+    noise[9] = 0
+    assert "number 10 along axis Z" in doubts_about_slices(noise, GRID)[0]
     few = HEAD[18:25].copy()
     few[3] = 0
     assert doubts_about_slices(few, Grid(few.shape, (3.0, 1.0, 1.0), (0.0, 0.0, 0.0), LPS)) == []
