@@ -124,7 +124,7 @@ def train_at_site(
         ) from None
     changes = _changes(task, network, training.blocks, settings)
     if drawn:
-        _withhold_rare(changes, drawn, site.training_cases)
+        changes = _withhold_rare(changes, drawn, round_number, site)
     tensors = {**changes, **memory_to_state(trained.memory)}
     reply = outgoing(
         "train",
@@ -151,17 +151,28 @@ def _check_drawn(patients: int, round_number: int, site: Site) -> None:
         )
 
 
-def _withhold_rare(changes: State, drawn: Collection[PreprocessedCase], fewest: int) -> None:
-    """Make a change zero in the encoder of a modality that few of the patients drawn have."""
-    held = {name for case in drawn for name in case.modalities}
-    rare = {
-        f"tailored.{name}"
-        for name in held
-        if patients_of(case for case in drawn if name in case.modalities) < fewest
+def _withhold_rare(
+    changes: State, drawn: Collection[PreprocessedCase], round_number: int, site: Site
+) -> State:
+    """Return changes that are zero in encoders of modalities that few of the patients drawn have.
+
+    Of none, too: the optimizer may go on in the direction of an earlier round.
+    """
+    rare = [
+        name
+        for name in register(site).modality_cases
+        if patients_of(case for case in drawn if name in case.modalities) < site.training_cases
+    ]
+    if rare:
+        log.warning(
+            "round %d draws few patients with %s: what changed in these encoders is not sent "
+            "(--min-training-cases)", round_number + 1, ", ".join(rare),
+        )  # fmt: skip
+    blocks = {f"tailored.{name}" for name in rare}
+    return {
+        name: torch.zeros_like(change) if block_of(name) in blocks else change
+        for name, change in changes.items()
     }
-    for name, change in changes.items():
-        if block_of(name) in rare:
-            changes[name] = torch.zeros_like(change)
 
 
 def _train_privately(

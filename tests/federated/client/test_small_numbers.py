@@ -183,7 +183,9 @@ def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
     assert sent(copied, "t1", "t2") == {"dice": None, "dice_before": None}
 
 
-def test_no_weights_of_a_round_that_draws_few_cases_leave(store: SiteStore) -> None:
+def test_no_weights_of_a_round_that_draws_few_cases_leave(
+    store: SiteStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """The coordinator chooses the steps, and each step draws four cases."""
     site = store.site("mixed", MIXED)
     task = train_task(first_state(PLANS, SETTINGS), register(site))
@@ -198,6 +200,7 @@ def test_no_weights_of_a_round_that_draws_few_cases_leave(store: SiteStore) -> N
     changed = {block_of(n) for n, t in reply.tensors.items() if t.any() and "memory" not in n}
     assert "decoder" in changed
     assert "tailored.t2" not in changed  # which fewer have
+    assert "round 1 draws few patients with t2: what changed in these" in caplog.text
     reply, _ = train_at_site(task, site, PLANS, SETTINGS, {})
     assert any(tensor.any() for n, tensor in reply.tensors.items() if n.startswith("tailored.t2"))
 
