@@ -159,7 +159,7 @@ def _policy(folder: Path) -> JsonFile:
 def _jobs(folder: Path) -> JsonFile:
     approval._WAIT_SECONDS = 0.0  # nobody is at the terminal
     job = Job("b" * 64, {"job": "x"}, 5, True, "a" * 64, 1.0)
-    file = folder / "jobs" / f"{job.digest[:16]}.json"
+    file = folder / "jobs" / f"{job.digest}.json"
     good = {
         "digest": job.digest, "facts": {"job": "x"}, "decision": "approved", "by": "doc",
         "time": "2026-01-01T00:00:00+00:00", "person": True,
