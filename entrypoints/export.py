@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.federated.server.cross_validation import holds_folds, pooled_of, read_folds
+    from mixmfl.federated.server.cross_validation import holds_folds, pooled_of
     from mixmfl.federated.server.export import export_model
     from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_record import open_run
+    from mixmfl.inference.model_folder import read_folds
 
     if holds_folds(options.input):
         folds = ", ".join(f"fold_{fold}" for fold in read_folds(options.input).folds)

@@ -251,9 +251,8 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
         choose_configuration,
         configurations_of,
         holds_folds,
-        read_folds,
     )
-    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder, read_folds
     from mixmfl.planning.plans import usual_configuration
 
     out = options.out

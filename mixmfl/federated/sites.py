@@ -8,8 +8,8 @@ import torch
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.patients import patient_of
-from mixmfl.federated.state import FOLD_COUNT, Site
-from mixmfl.inference.model_folder import EVERY_CASE
+from mixmfl.federated.state import Site
+from mixmfl.inference.model_folder import EVERY_CASE, FOLD_COUNT
 from mixmfl.planning.federation_plans import site_folder, sites_folder
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import torch
 
-from mixmfl.core.declarations import entries, one_of, text, within
+from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.nan import mean
 from mixmfl.core.text import plural
 from mixmfl.data.labels import LONGEST_NAME as LONGEST_LABEL
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.federated.messages import Message
-from mixmfl.inference.model_folder import EVERY_CASE
+from mixmfl.inference.model_folder import Configuration
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
 from mixmfl.networks.prototypes import (
@@ -23,21 +23,14 @@ from mixmfl.networks.prototypes import (
 )
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES, MOST_VOXELS
-from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.validation import DiceSum
 
-FOLD_COUNT = 5
-
-FOLD_NAMES = (*map(str, range(FOLD_COUNT)), EVERY_CASE)
-
 SPLIT = 4
 """How sites split their cases into folds; a run that was begun with another split cannot go on."""
 
-Configuration = Annotated[str, one_of(CONFIGURATIONS)]
-Fold = Annotated[str, one_of(FOLD_NAMES)]
 Cases = Annotated[int, within(0, MOST_CASES)]
 Voxels = Annotated[int, within(0, MOST_VOXELS)]
 

@@ -12,11 +12,16 @@ All commands and functions that take a model ask here.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from mixmfl.core.declarations import entries, one_of, within
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json, read_long_json
+from mixmfl.core.records import read_record
+from mixmfl.planning.bounds import MOST_ROUNDS
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 
 MODEL = "model.safetensors"
 CROSS_VALIDATION_FILE = "cross_validation.json"
@@ -24,6 +29,57 @@ CONFIGURATIONS_FILE = "configurations.json"
 
 EVERY_CASE = "all"
 """The fold in which every case trains; its model is no part of an ensemble."""
+
+FOLD_COUNT = 5
+
+FOLD_NAMES = (*map(str, range(FOLD_COUNT)), EVERY_CASE)
+
+Configuration = Annotated[str, one_of(CONFIGURATIONS)]
+Fold = Annotated[str, one_of(FOLD_NAMES)]
+_Rounds = Annotated[
+    Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, len(FOLD_NAMES))
+]
+
+
+@dataclass(frozen=True)
+class FoldsRecord:
+    """What ``cross_validation.json`` says.
+
+    Attributes:
+        configuration: Configuration of all folds.
+        folds: Folds that the run is to have.
+        rounds: The round of each fold whose model was measured; empty: not all are done.
+        measured: What was measured over all folds and sites; None: not all are done.
+        lengths: The rounds that each fold was trained for, at the end.
+        format: Number of this form.
+    """
+
+    configuration: Configuration
+    folds: Annotated[tuple[Fold, ...], entries(1, len(FOLD_NAMES), distinct=True)]
+    rounds: _Rounds = field(default_factory=dict)
+    measured: Any = None
+    lengths: _Rounds = field(default_factory=dict)
+    format: Annotated[int, within(1, 1)] = 1
+
+
+@dataclass(frozen=True)
+class ConfigurationsRecord:
+    """What ``configurations.json`` says.
+
+    Attributes:
+        configurations: Configurations that the run compares.
+        best: The best of them; None: not all are done.
+        dice: The mean Dice of each, where that is known.
+    """
+
+    configurations: Annotated[
+        tuple[Configuration, ...], entries(1, len(CONFIGURATIONS), distinct=True)
+    ]
+    best: Configuration | None = None
+    dice: Annotated[
+        Mapping[Configuration, Annotated[float, within(0, 1)] | None],
+        entries(0, len(CONFIGURATIONS)),
+    ] = field(default_factory=dict)
 
 
 def fold_folder(folder: Path, fold: str) -> Path:
@@ -84,16 +140,15 @@ def folder_notes(path: Path) -> list[str]:
         path: A file or folder that ``model_files`` takes.
     """
     if path.is_dir() and (_best_configuration(path) / CROSS_VALIDATION_FILE).is_file():
-        record = _folds_record(_best_configuration(path))
-        return unequal_lengths(record.get("lengths"))
+        return unequal_lengths(read_folds(_best_configuration(path)).lengths)
     run, fold = _run_and_fold(path)
     if not fold:
         return []
-    record = _folds_record(run)
-    if record.get("rounds"):
+    record = read_folds(run)
+    if record.rounds:
         return []
     return [
-        f"{path}: is one of the folds {', '.join(record['folds'])}, not all of which are trained. "
+        f"{path}: is one of the folds {', '.join(record.folds)}, not all of which are trained. "
         "When they are, this model's file is written again with what all of them measured: other "
         "expected Dice, and maybe other labels of which the largest part is kept"
     ]
@@ -111,9 +166,8 @@ def notes_of_mean(paths: Sequence[Path]) -> list[str]:
         if fold:
             chosen.setdefault(run, set()).add(fold)
     for run, folds in chosen.items():
-        lengths = _folds_record(run).get("lengths")
-        if isinstance(lengths, Mapping):
-            notes += unequal_lengths({f: n for f, n in lengths.items() if f in folds})
+        lengths = read_folds(run).lengths
+        notes += unequal_lengths({f: n for f, n in lengths.items() if f in folds})
     return notes
 
 
@@ -123,17 +177,17 @@ def _run_and_fold(path: Path) -> tuple[Path, str]:
     run = folder.parent
     if not (run / CROSS_VALIDATION_FILE).is_file():
         return run, ""
-    folds: list[str] = _folds_record(run)["folds"]
+    folds = read_folds(run).folds
     return run, next((fold for fold in folds if fold_folder(run, fold) == folder), "")
 
 
-def unequal_lengths(rounds: object) -> list[str]:
+def unequal_lengths(rounds: Mapping[str, int]) -> list[str]:
     """Return a warning where folds were trained for unequal numbers of rounds.
 
     Args:
         rounds: The rounds that each fold was trained for; of runs from before nothing is known.
     """
-    if not isinstance(rounds, Mapping) or len(set(rounds.values())) < 2:
+    if len(set(rounds.values())) < 2:
         return []
     each = ", ".join(f"fold {fold} for {number}" for fold, number in rounds.items())
     return [
@@ -143,12 +197,32 @@ def unequal_lengths(rounds: object) -> list[str]:
     ]
 
 
+def read_folds(folder: Path) -> FoldsRecord:
+    """Read the record of a run in folds.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    file = folder / CROSS_VALIDATION_FILE
+    return read_record(FoldsRecord, read_long_json(file, ModelError), str(file), ModelError)
+
+
+def read_configurations(folder: Path) -> ConfigurationsRecord:
+    """Read the record of a run of several configurations.
+
+    Raises:
+        ModelError: It is missing or damaged.
+    """
+    file = folder / CONFIGURATIONS_FILE
+    return read_record(ConfigurationsRecord, read_json(file, ModelError), str(file), ModelError)
+
+
 def _best_configuration(folder: Path) -> Path:
     """Return the folder of the best of several configurations; of a single one its own folder."""
     if not (folder / CONFIGURATIONS_FILE).is_file():
         return folder
-    best = read_json(folder / CONFIGURATIONS_FILE, ModelError).get("best")
-    if not isinstance(best, str) or not (folder / best / CROSS_VALIDATION_FILE).is_file():
+    best = read_configurations(folder).best
+    if best is None or not (folder / best / CROSS_VALIDATION_FILE).is_file():
         raise ModelError(
             f"{folder / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
             "mixmfl_train_federated --resume, or name the folder of one configuration"
@@ -156,22 +230,14 @@ def _best_configuration(folder: Path) -> Path:
     return folder / best
 
 
-def _folds_record(folder: Path) -> dict[str, Any]:
-    record = read_long_json(folder / CROSS_VALIDATION_FILE, ModelError)
-    folds = record.get("folds")
-    if not isinstance(folds, list) or not all(isinstance(fold, str) for fold in folds):
-        raise ModelError(f"{folder / CROSS_VALIDATION_FILE}: is damaged; it names no folds")
-    return record
-
-
 def _models_of_folds(folder: Path) -> list[Path]:
-    record = _folds_record(folder)
+    record = read_folds(folder)
     # that of all cases is no part of the mean, unless it is alone
-    folds = [fold for fold in record["folds"] if fold != EVERY_CASE] or record["folds"]
+    folds = [fold for fold in record.folds if fold != EVERY_CASE] or list(record.folds)
     files = [fold_folder(folder, fold) / MODEL for fold in folds]
-    if not record.get("rounds") or not all(file.is_file() for file in files):
+    if not record.rounds or not all(file.is_file() for file in files):
         raise ModelError(
-            f"{folder}: not all of its folds ({', '.join(record['folds'])}) are trained; end the "
+            f"{folder}: not all of its folds ({', '.join(record.folds)}) are trained; end the "
             "run by mixmfl_train_federated --resume, or name the model files of single folds"
         )
     return files

@@ -95,7 +95,7 @@ class Plans:
         """
         if name not in self.configurations:
             raise PlansError(
-                f"configuration {name!r} is not in these plans, which have "
+                f"configuration {shown(name)} is not in these plans, which have "
                 f"{', '.join(self.configurations)}"
             )
         return self.nnunet["configurations"][name]

@@ -195,8 +195,8 @@ def test_the_doctor_looks_at_every_model_of_a_run(
         files.append(run / f"fold_{fold}" / "model.safetensors")
         files[-1].parent.mkdir(parents=True)
         shutil.copy(model, files[-1])
-    record = {"folds": ["0", "1"], "rounds": {"0": 1, "1": 1}, "lengths": {"0": 1, "1": 2}}
-    write_json(run / "cross_validation.json", record)
+    record = {"configuration": "2d", "folds": ["0", "1"], "rounds": {"0": 1, "1": 1}}
+    write_json(run / "cross_validation.json", {**record, "lengths": {"0": 1, "1": 2}})
     assert command("mixmfl_use_model", run) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"mixmfl_predict uses {run}, the mean of 2 models\nfolds were trai")

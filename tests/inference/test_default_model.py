@@ -41,7 +41,8 @@ def test_the_folder_of_a_run_is_registered_as_what_it_stands_for(tmp_path: Path)
         (run / f"fold_{fold}" / "model.safetensors").write_bytes(fold.encode())
     use_model(run / "fold_1", home)
     assert registered_model(home) == run / "fold_1" / "model.safetensors"
-    write_json(run / "cross_validation.json", {"folds": ["0", "1"], "rounds": {"0": 1, "1": 1}})
+    record = {"configuration": "2d", "folds": ["0", "1"], "rounds": {"0": 1, "1": 1}}
+    write_json(run / "cross_validation.json", record)
     use_model(run, home)
     assert registered_model(home) == run
     (run / "fold_1" / "model.safetensors").write_bytes(b"other")

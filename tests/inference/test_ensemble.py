@@ -147,7 +147,8 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
     assert model_files(files[0]) == [files[0]]
     assert model_files(files[0].parent) == [files[0]]
 
-    record: dict[str, object] = {"folds": ["0", "1", "all"], "rounds": {}}
+    folds = ["0", "1", "all"]
+    record: dict[str, object] = {"configuration": "2d", "folds": folds, "rounds": {}}
     (run / "cross_validation.json").write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"not all of its folds \(0, 1, all\) are trained"):
         model_files(run)
@@ -157,7 +158,7 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
     assert model_file(run / "fold_1") == files[1]
     with pytest.raises(ModelError, match=r"run: holds the models of 2 folds, and one model is nee"):
         load_model(run)
-    alone = {"folds": ["all"], "rounds": {"all": 1}}
+    alone = {"configuration": "2d", "folds": ["all"], "rounds": {"all": 1}}
     (run / "cross_validation.json").write_text(json.dumps(alone))
     assert model_files(run) == files[2:]  # else prediction would take the registered model
     (run / "cross_validation.json").write_text(json.dumps({**record, "rounds": {"0": 1}}))
@@ -167,10 +168,11 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
     files[1].touch()
 
     run = run.rename(tmp_path / "2d")
-    (tmp_path / "configurations.json").write_text(json.dumps({"best": None}))
+    compared = {"configurations": ["2d", "3d_fullres"]}
+    (tmp_path / "configurations.json").write_text(json.dumps({**compared, "best": None}))
     with pytest.raises(ModelError, match="no configuration was chosen yet"):
         model_files(tmp_path)
-    (tmp_path / "configurations.json").write_text(json.dumps({"best": "2d"}))
+    (tmp_path / "configurations.json").write_text(json.dumps({**compared, "best": "2d"}))
     assert model_files(tmp_path) == model_files(run)
 
 
@@ -180,7 +182,7 @@ def test_what_must_be_known_of_folds_is_said(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True)
         file.touch()
     assert folder_notes(files[0]) == []  # of no run in folds
-    record: dict[str, object] = {"folds": ["0", "1"], "rounds": {}}
+    record: dict[str, object] = {"configuration": "2d", "folds": ["0", "1"], "rounds": {}}
     (tmp_path / "cross_validation.json").write_text(json.dumps(record))
     for named in (files[0], files[0].parent):
         (note,) = folder_notes(named)
@@ -196,3 +198,33 @@ def test_what_must_be_known_of_folds_is_said(tmp_path: Path) -> None:
         assert "unequal numbers of rounds: fold 0 for 10, fold 1 for 20." in note
     assert notes_of_mean(files[:1]) == notes_of_mean([*files[:1], *files[:1]]) == []
     assert "--resume --fold FOLD --rounds 20 trains a shorter one on" in note
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folds": ["0", "../../elsewhere"]},
+        {"folds": ["0", "a" * 5000]},
+        {"folds": ["0", "\x1b[31m"]},
+        {"folds": ["0"] * 100},
+        {"folds": []},
+        {"lengths": {"0": [3], "1": [4]}},
+        {"lengths": {"0": 3, "1": "4"}},
+        {"rounds": "done"},
+    ],
+)
+def test_a_record_of_folds_names_folds_alone(tmp_path: Path, changes: dict[str, object]) -> None:
+    record = {"configuration": "2d", "folds": ["0", "1"], "rounds": {"0": 1, "1": 1}, **changes}
+    (tmp_path / "cross_validation.json").write_text(json.dumps(record))
+    for read in (model_files, folder_notes, describe_model):
+        with pytest.raises(ModelError, match=r"cross_validation.json: (folds|lengths|rounds)") as e:
+            read(tmp_path)
+        assert len(str(e.value)) < 500
+
+
+def test_the_best_of_several_configurations_is_one_of_them(tmp_path: Path) -> None:
+    for best in ("/etc", "a" * 5000, 1):
+        content = {"configurations": ["2d"], "best": best}
+        (tmp_path / "configurations.json").write_text(json.dumps(content))
+        with pytest.raises(ModelError, match=r"configurations.json: best: is"):
+            model_files(tmp_path)

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
-from mixmfl.federated.state import Cases, Fold, RunSettings, Voxels
+from mixmfl.federated.state import Cases, RunSettings, Voxels
+from mixmfl.inference.model_folder import Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 

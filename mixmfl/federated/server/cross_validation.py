@@ -9,13 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
 
-from mixmfl.core.declarations import entries, within
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import read_json, read_long_json, write_json, write_text
+from mixmfl.core.files import write_json, write_text
 from mixmfl.core.nan import mean, or_none
-from mixmfl.core.records import read_record
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.server.export import Pooled, export_model
@@ -25,43 +22,18 @@ from mixmfl.federated.server.run_page import write_folds_page
 from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.federated.server.run_tables import subsets_table
 from mixmfl.federated.server.subset_validation import merge_measured
-from mixmfl.federated.state import FOLD_NAMES, Configuration, Fold
 from mixmfl.inference.model_folder import (
     CONFIGURATIONS_FILE,
     CROSS_VALIDATION_FILE,
     EVERY_CASE,
+    FOLD_NAMES,
     MODEL,
+    FoldsRecord,
     fold_folder,
+    read_configurations,
+    read_folds,
     unequal_lengths,
 )
-from mixmfl.planning.bounds import MOST_ROUNDS
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class FoldsRecord:
-    """What ``cross_validation.json`` says.
-
-    Attributes:
-        format: ``FORMAT``.
-        configuration: Configuration of all folds.
-        folds: Folds that the run is to have.
-        rounds: The round of each fold whose model was measured; empty: not all are done.
-        lengths: The rounds that each fold was trained for, at the end.
-        measured: What was measured over all folds and sites; None: not all are done.
-    """
-
-    format: Annotated[int, within(FORMAT, FORMAT)]
-    configuration: Configuration
-    folds: Annotated[tuple[Fold, ...], entries(1, len(FOLD_NAMES), distinct=True)]
-    rounds: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = field(
-        default_factory=dict
-    )
-    measured: Any = None
-    lengths: Annotated[Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, 6)] = (
-        field(default_factory=dict)
-    )
 
 
 @dataclass(frozen=True)
@@ -113,16 +85,6 @@ def holds_folds(folder: Path) -> bool:
     return (folder / CROSS_VALIDATION_FILE).is_file()
 
 
-def read_folds(folder: Path) -> FoldsRecord:
-    """Read the record of a run in folds.
-
-    Raises:
-        ModelError: It is damaged.
-    """
-    file = folder / CROSS_VALIDATION_FILE
-    return read_record(FoldsRecord, read_long_json(file, ModelError), str(file), ModelError)
-
-
 def begin_folds(
     folder: Path, configuration: str, folds: Sequence[str], *, resume: bool
 ) -> FoldsRecord:
@@ -157,7 +119,7 @@ def begin_folds(
             "written. Name another folder"
         )
     wanted = tuple(name for name in FOLD_NAMES if name in (*before, *folds))
-    record = FoldsRecord(FORMAT, configuration, wanted)
+    record = FoldsRecord(configuration, wanted)
     _write(folder, record)
     return record
 
@@ -266,7 +228,7 @@ def configurations_of(folder: Path) -> list[str]:
     """Return the configurations that a run compares; empty: it is none of several."""
     if not (folder / CONFIGURATIONS_FILE).is_file():
         return []
-    return list(read_json(folder / CONFIGURATIONS_FILE, ModelError)["configurations"])
+    return list(read_configurations(folder).configurations)
 
 
 def choose_configuration(found: Sequence[CrossValidation], folder: Path) -> str:

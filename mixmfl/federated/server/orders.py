@@ -43,12 +43,11 @@ from mixmfl.federated.state import (
     NETWORK,
     NOT_CONNECTED,
     Cases,
-    Configuration,
-    Fold,
     Registration,
     RunSettings,
     Voxels,
 )
+from mixmfl.inference.model_folder import Configuration, Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.federation_plans import kept_plans, write_plans
 from mixmfl.planning.fingerprint import Fingerprint

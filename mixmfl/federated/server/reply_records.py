@@ -25,7 +25,8 @@ from mixmfl.federated.secure_aggregation.signatures import (
     Signature,
     SignedKey,
 )
-from mixmfl.federated.state import Cases, Configuration, Registration
+from mixmfl.federated.state import Cases, Registration
+from mixmfl.inference.model_folder import Configuration
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES
 

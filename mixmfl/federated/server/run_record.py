@@ -26,12 +26,12 @@ from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     SPLIT,
-    Fold,
     Personal,
     Registration,
     RunSettings,
 )
 from mixmfl.federated.tensor_files import FORMAT
+from mixmfl.inference.model_folder import Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.plans import Plans
 

@@ -20,14 +20,13 @@ from mixmfl.federated.server.cross_validation import (
     begin_configurations,
     choose_configuration,
     configurations_of,
-    read_folds,
 )
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.model import load_model
-from mixmfl.inference.model_folder import model_files
+from mixmfl.inference.model_folder import model_files, read_folds
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]
