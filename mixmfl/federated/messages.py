@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import UnlinkedFile, unlinked_file
+from mixmfl.core.json_fields import shown
 from mixmfl.core.tensor_store import open_stored, pack, unpack, write
 
 FAILED = "failed"
@@ -190,8 +191,8 @@ def _message(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Messag
         raise ValueError("kind or record are none")
     if version != FORMAT:
         raise AggregationError(
-            f"a message of format {version} came, {FORMAT} is needed; install one version of "
-            "mixmfl at all sites"
+            f"a message of format {shown(version)} came, {FORMAT} is needed; install one version "
+            "of mixmfl at all sites"
         )
     return Message(kind, record, tensors)
 

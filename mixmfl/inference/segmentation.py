@@ -17,7 +17,7 @@ import torch
 
 from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
-from mixmfl.core.text import plural
+from mixmfl.core.text import plural, times
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.evaluation.largest_component import keep_largest
 from mixmfl.evaluation.reliability import Calibration
@@ -422,6 +422,9 @@ def _description(model: SegmentationModel) -> tuple[Any, ...]:
 _MAPS = 3
 """Least number of feature maps in memory at once, in single precision."""
 
+_PLANES = 16
+"""Least number of planes of a volume whose outputs are in memory at once, in single precision."""
+
 
 def _mean_logits(
     models: Sequence[SegmentationModel], case: ModelInput, options: Options
@@ -435,13 +438,24 @@ def _mean_logits(
     return (total / len(models)).to(first.dtype)
 
 
+def _bytes_needed(planned: Mapping[str, Any], heads: int, shape: Sequence[int]) -> int:
+    """Return the memory that maps and outputs of a volume ``(Z, Y, X)`` take at least."""
+    tile = (1, *planned["patch_size"])[-3:]
+    z, y, x = map(max, shape, tile)
+    outputs = 2 * z + 4 * max(tile[0], _PLANES)  # of a voxel of a plane, and of one label
+    return 4 * _MAPS * largest_map(planned) + heads * y * x * outputs
+
+
 def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> torch.Tensor:
     planned = model.plans.configuration(model.configuration)
-    needed, free = 4 * _MAPS * largest_map(planned), available_bytes()
+    labels = model.plans.labels
+    heads = max(len(labels.values), len(labels.foreground))
+    needed, free = _bytes_needed(planned, heads, case.images.shape[1:]), available_bytes()
     if model.device.type == "cpu" and needed > free:
         raise DataError(
-            f"a patch of {planned['patch_size']} voxels takes {needed / 1e9:.1f} GB in this model; "
-            f"{free / 1e9:.1f} GB of memory are free. Use a machine with more memory"
+            f"{times(case.images.shape[1:])} voxels, in patches of {times(planned['patch_size'])}, "
+            f"take {needed / 1e9:.1f} GB in this model of {heads} labels; {free / 1e9:.1f} GB of "
+            "memory are free. Use a machine with more memory"
         )
     logits = predict_volume(
         model.predictor(case.available),

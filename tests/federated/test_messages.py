@@ -25,6 +25,7 @@ from mixmfl.core.tensor_store import (
     form_of,
     only,
     open_stored,
+    pack,
     pieces,
     read_part,
     reader_of,
@@ -110,6 +111,14 @@ def test_headers_that_lie_are_refused_by_our_error(
     tensors: dict[str, Any], header: dict[str, Any], body: bytes
 ) -> None:
     read_or_refuse(framed({**tensors, **inner(header)}, body), disk=True)
+
+
+def test_another_format_is_named_in_one_short_line() -> None:
+    header = {"format": "\x1b[31m\n" * 10_000, "kind": "train", "record": {}}
+    with pytest.raises(AggregationError, match=r"a message of format .* is needed") as refused:
+        decode(pack({}, header))
+    assert len(str(refused.value)) < 300
+    assert str(refused.value).isprintable()
 
 
 def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() -> None:

@@ -753,12 +753,16 @@ def test_fields_that_another_version_of_nnunet_writes_are_left_out() -> None:
     assert nnunet_plans.known_fields(more) == content
 
 
-def test_a_patch_that_memory_does_not_hold_is_refused_before_the_network_runs(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("maps", "free"), [(10**9, 10**9), (1, 70_000)])
+def test_a_case_that_memory_does_not_hold_is_refused_before_the_network_runs(
+    model: Path, monkeypatch: pytest.MonkeyPatch, maps: int, free: int
 ) -> None:
+    """Its maps, or the outputs for its voxels: a model may have a thousand labels."""
     loaded = load_model(model)
     image = np.random.default_rng(0).normal(size=(20, 20, 6)).astype(np.float32)
     image[:8] = 0
-    monkeypatch.setattr(segmentation, "available_bytes", lambda: 4 * 3 * 16 * 16 * 4 - 1)
-    with pytest.raises(DataError, match=r"a patch of \[16, 16\] voxels takes .* GB in this model"):
+    monkeypatch.setattr(segmentation, "largest_map", lambda _: maps)
+    monkeypatch.setattr(segmentation, "available_bytes", lambda: free)
+    message = r"6 x .* voxels, in patches of 16 x 16, take .* GB in this model of 3 labels"
+    with pytest.raises(DataError, match=message):
         loaded.predict({"t1": (image, np.eye(4))})
