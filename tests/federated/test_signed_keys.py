@@ -1,5 +1,6 @@
 """A coordinator between the sites, which passes its own keys on as theirs, reads nothing."""
 
+import base64
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -196,6 +197,22 @@ def test_a_key_other_than_the_one_compared_by_telephone_is_refused(tmp_path: Pat
         file.write_text(json.dumps(content))
         with pytest.raises(PrivacyError, match=r"peers\.json"):
             read_peers(file)
+
+
+def test_a_certificate_of_another_version_or_algorithm_is_refused() -> None:
+    site, other = (simulated_identities(["north", "south"])[n] for n in ("north", "south"))
+    good = other.sign("run", 0, bytes(32))
+    der = base64.b64decode(good.certificate)
+    at, ed25519 = der.index(b"\xa0\x03\x02\x01") + 4, b"\x06\x03\x2b\x65\x70"
+    for forged in (
+        der[:at] + b"\x03" + der[at + 1 :],
+        der[:at] + b"\x01" + der[at + 1 :],
+        der.replace(ed25519, b"\x06\x03\x2b\x65\x7f"),
+        der[:100],
+    ):
+        key = dataclasses.replace(good, certificate=base64.b64encode(forged).decode())
+        with pytest.raises(PrivacyError, match="is not shown to be of that site: its certificate"):
+            site.check("run", 0, {"south": key})
 
 
 def test_a_certificate_that_has_ended_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

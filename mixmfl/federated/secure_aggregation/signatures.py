@@ -133,12 +133,14 @@ class Identity:
         now: datetime,
     ) -> None:
         from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
+        # what a certificate that anybody made raises, beside its own errors
+        unreadable = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
         try:
             certificate = x509.load_der_x509_certificate(_decoded(signed.certificate))
             (name,) = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        except ValueError:
+        except unreadable:
             raise _NotShownError("its certificate cannot be read") from None
         if name.value != site:
             raise _NotShownError(f"its certificate is that of {quoted(name.value)}")
@@ -146,7 +148,7 @@ class Identity:
             raise _NotShownError("its certificate is the coordinator's and no hospital's")
         try:
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
+        except (*unreadable, InvalidSignature):
             raise _NotShownError("its certificate is not of this federation's authority") from None
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise _NotShownError(
