@@ -552,7 +552,12 @@ def _check_origin(header: _Header, plans: Plans) -> None:
             )
         if wrong := [name for name, sums in by_label.items() if not sums.is_possible]:
             raise ModelError(f"{field_name}: {shown(wrong[0])}: {impossible}")
+    subsets = {each.modalities for each in header.expected}
+    if len(subsets) < len(header.expected):  # each would be compared with all others, per case
+        raise ModelError(f"expected: has {len(header.expected)} of {len(subsets)} subsets")
     for each in header.expected:
+        if each.modalities != tuple(sorted(each.modalities)):
+            raise ModelError(f"expected: {shown(each.modalities)} are not sorted")
         if not {*each.modalities} <= {*known}:
             raise ModelError(f"expected: {shown(each.modalities)} are not those of the plans")
         if not each.counts.keys() <= plans.labels.foreground.keys():

@@ -623,6 +623,7 @@ def change_tensor(name: str, made: Callable[[torch.Tensor], torch.Tensor]) -> Ca
     [
         (change_header(configuration="3d_fullres"), "is not in these plans, which have 2d"),
         (change_header(configuration=["2d"]), "is not in these plans"),
+        (change_header(configuration="2d" * 3000), r"configuration '[2d.]{,90}' is not in these"),
         (change_header(round="many"), "round: is 'many'; it must be a whole number"),
         (change_header(round=10**9), "round: is 1000000000; it must be a whole"),
         (change_header(modality_cases={"t1": 10**12}), "t1: is 1000000000000; it must be"),
@@ -640,6 +641,8 @@ def change_tensor(name: str, made: Callable[[torch.Tensor], torch.Tensor]) -> Ca
         (change_header(privacy=3), "privacy: an object with fields is needed"),
         (change_header(expected={}), "expected: a list is needed"),
         (change_header(expected=[{"modalities": ["ct"], "counts": {}}]), "not those of the plans"),
+        (change_header(expected=[{"modalities": ["t1"], "counts": {}}] * 2), "has 2 of 1 subsets"),
+        (change_header(expected=[{"modalities": ["t2", "t1"], "counts": {}}]), "are not sorted"),
         (
             change_header(expected=[{"modalities": ["t1"], "counts": {"x": [0] * 20}}]),
             "not the lab",

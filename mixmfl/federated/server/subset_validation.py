@@ -56,20 +56,22 @@ def read_measured(
     check_answer(site, MEASURE, reply)
     check_round(site, MEASURE, reply, round_number)
     read = read_reply(MeasureReply, site, reply)
-    expected: list[SubsetDice] = []
+    expected: dict[tuple[str, ...], SubsetDice] = {}
     for subset, counts in read.subsets:
         known = tuple(name for name in sorted(plans.modalities) if name in subset)
-        if subset != known or any(each.modalities == subset for each in expected):
+        if subset != known or subset in expected:
             raise AggregationError(f"site {site!r} measured {quoted(subset)}; no subset is that")
         _check_counts(site, counts, plans, labelled)
-        expected.append(SubsetDice(subset, dict(counts)))
+        expected[subset] = SubsetDice(subset, dict(counts))
     words = "sums of confidence that are none", "confidence in"
     _check_sums(site, read.confidence, lambda sums: sums.masks, plans, labelled, words)
     words = "voxels by probability that none are", "probabilities of"
     _check_sums(site, read.reliability, lambda sums: sums.cases, plans, labelled, words)
     words = "sums of Dice that no cases have", "Dice of the largest part of"
     _check_sums(site, read.largest, lambda sums: sums.cases, plans, labelled, words)
-    return Measured(expected, dict(read.confidence), dict(read.reliability), dict(read.largest))
+    return Measured(
+        tuple(expected.values()), dict(read.confidence), dict(read.reliability), dict(read.largest)
+    )
 
 
 def _check_counts(
