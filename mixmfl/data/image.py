@@ -512,7 +512,7 @@ def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
 
 def _open(path: Path) -> tuple[Any, Grid]:
     """Read and check a header; return NIfTI's or ITK's reader, before any voxel is read."""
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: there is no such file")
     if not path.name.lower().endswith(FILE_ENDINGS):
         raise DataError(

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, within
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import read_json, read_long_json
+from mixmfl.core.files import exists, is_file, read_json, read_long_json
 from mixmfl.core.records import read_record
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS
@@ -97,9 +97,9 @@ def model_files(path: Path) -> list[Path]:
     Raises:
         ModelError: There is no model, or a fold is not trained to its end.
     """
-    if path.is_file():
+    if is_file(path):
         return [path]
-    if not path.is_dir():
+    if not exists(path) or not path.is_dir():
         raise ModelError(f"{path}: there is no such model file or run")
     folder = _best_configuration(path)
     if (folder / CROSS_VALIDATION_FILE).is_file():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import MixmflError, ModelError, why
+from mixmfl.core.files import is_file
 from mixmfl.core.json_fields import real
 from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 from mixmfl.core.text import one_line, shorten
@@ -77,7 +78,7 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
 
 
 def _load(path: Path) -> TorchArchive:
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"{path}: there is no such file")
     try:
         return TorchArchive(path)
