@@ -35,7 +35,7 @@ from mixmfl.data.neighbouring_names import (
     with_words_of_patients,
 )
 from mixmfl.data.patients import patients_by_place
-from mixmfl.data.series_numbers import WHOSE_NUMBERS
+from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import is_examination, is_of_another_state
 from mixmfl.data.tool_outputs import (
     without_products_of_tools,
@@ -141,7 +141,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     if len(at_top) == 1 and len(keys) > 2:
         unclear.setdefault(at_top[0], _WHOSE_IMAGE.format(names_of(at_top)))
     nobodys = _of_no_patient(known, key_of, folder)
-    unclear |= dict.fromkeys(nobodys, WHOSE_NUMBERS.format(names_of(nobodys)))
+    unclear |= dict.fromkeys(nobodys, ask_whose_numbers(nobodys))
     questions = {(name_of[key_of[path]], question) for path, question in unclear.items()}
     for name, question in sorted(questions):
         faults[name].append(question)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
-from mixmfl.data.series_numbers import WHOSE_NUMBERS, are_of_series, numbered_images
+from mixmfl.data.series_numbers import are_of_series, ask_whose_numbers, numbered_images
 from mixmfl.data.time_points import are_of_other_times, is_day, names_examination
 
 _HOW_TO_NAME = (
@@ -92,7 +92,7 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
             continue
         rests.update(dict.fromkeys(each.paths, each.name))
         if are_series is None:
-            unclear.update(dict.fromkeys(each.paths, WHOSE_NUMBERS.format(names_of(each.paths))))
+            unclear.update(dict.fromkeys(each.paths, ask_whose_numbers(each.paths)))
     return rests, unclear
 
 

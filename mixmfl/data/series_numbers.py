@@ -6,19 +6,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.data.image_files import ImageFile, Parts
-
-WHOSE_NUMBERS = (
-    "the numbers in {} may be of one patient's series or of several patients with one image each; "
-    "put each patient's files into a folder and name them by their modality alone (t1.nii.gz), or "
-    "say by --mapping which case each is of"
-)
+from mixmfl.data.image_files import ImageFile, Parts, names_of
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
     r"(?:(?P<name>(?!(?:s|se|ser|serie|series|scan|im)[ _.-]+\d+$).*[^ _.-])[ _.-]+)?"
     r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
 )
+
+
+def ask_whose_numbers(paths: Sequence[Path]) -> str:
+    """Return the question whose the numbers in the names of images are."""
+    return (
+        f"the numbers in {names_of(paths)} may be of one patient's series or of several patients "
+        "with one image each; put each patient's files into a folder and name them by their "
+        "modality alone (t1.nii.gz), or say by --mapping which case each is of"
+    )
 
 
 @dataclass(frozen=True)
