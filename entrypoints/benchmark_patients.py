@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--methods",
-        default="local,fedavg,union,tailored,mdm,imputed",
+        default="local,fedavg,union,tailored,mdm",
         help="comma-separated; mixmfl_benchmark --list lists them; MODULE:NAME: one of your own, "
         "whose module is here or installed (docs/benchmark.md)",
     )

@@ -390,7 +390,7 @@ class _Gathered:
         )
         fused = torch.cat(
             [
-                self.network.fuse(self.level, tailored, shared, at, at, self.memory)
+                self.network.fuse(self.level, tailored, shared, at, self.memory)
                 for at in shown[:, None].expand(-1, len(gathered), -1)
             ]
         )

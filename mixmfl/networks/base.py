@@ -39,15 +39,12 @@ class Encoding:
         shared: Slots of ``(B, C_shared, *P)``. Empty where the network has no shared stream.
         present: ``(B, M)`` bool, the available modalities; the others have no weight in ``decode``.
         images: ``(B, M, *P)``, kept by a stacked network, which has neither stream; else None.
-        imputed: ``(B, M)`` bool, the missing modalities whose imputed features ``tailored`` holds;
-            None: there are none.
     """
 
     tailored: Sequence[Slots]
     shared: Sequence[Slots]
     present: Tensor
     images: Tensor | None = None
-    imputed: Tensor | None = None
 
     def restricted_to(self, shown: Tensor) -> "Encoding":
         """Return the encoding as if only ``shown``, ``(B, M)`` bool, were available."""

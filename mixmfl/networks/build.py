@@ -34,7 +34,7 @@ class PrototypeSizes:
 
     Attributes:
         rows: Rows of every part, one per class.
-        tailored: Channels of a value and of a spread.
+        tailored: Channels of a value.
         voxels: Voxels of a patch at this level.
     """
 
@@ -45,8 +45,7 @@ class PrototypeSizes:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every part, in the order of ``prototypes.PARTS``."""
-        features = (self.rows, self.tailored)
-        return {"values": features, "spreads": features, "counts": (self.rows,)}
+        return {"values": (self.rows, self.tailored), "counts": (self.rows,)}
 
     def unseen(self) -> Prototypes:
         """Return prototypes of classes that were never seen."""
@@ -54,16 +53,12 @@ class PrototypeSizes:
 
 
 def prototype_sizes(plans: Plans, configuration: str) -> dict[int, PrototypeSizes]:
-    """Return the sizes of prototypes by encoder level; empty where there is no memory.
-
-    Where modalities are imputed the memory has every level, else the levels of compensation.
-    """
+    """Return the sizes of prototypes by level of compensation; empty where there is no memory."""
     planned = plans.configuration(configuration)
     architecture = planned["architecture"]["arch_kwargs"]
     levels = architecture["n_stages"]
     sizes = {}
-    chosen = range(levels) if plans.training.imputation else plans.network.compensation_levels
-    for level in sorted({level % levels for level in chosen}):
+    for level in sorted({level % levels for level in plans.network.compensation_levels}):
         channels = architecture["features_per_stage"][level]
         patch = list(planned["patch_size"])
         for strides in architecture["strides"][: level + 1]:

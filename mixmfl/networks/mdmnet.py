@@ -145,15 +145,12 @@ class MDMNet(SegmentationNet):
 
     def _skips(self, encoding: Encoding, memory: PrototypeMemory) -> list[Tensor]:
         """Return the fused map ``(B, C_fused, *P)`` of every level."""
-        present = encoding.present
-        filled = present if encoding.imputed is None else present | encoding.imputed
         return [
             self.fuse(
                 level,
                 encoding.tailored[level] if encoding.tailored else None,
                 encoding.shared[level] if encoding.shared else None,
-                present,
-                filled,
+                encoding.present,
                 memory,
             )
             for level in range(len(self.fusion))
@@ -165,7 +162,6 @@ class MDMNet(SegmentationNet):
         tailored: Slots | None,
         shared: Slots | None,
         present: Tensor,
-        filled: Tensor,
         memory: PrototypeMemory,
     ) -> Tensor:
         """Return the fused feature map of a level, ``(B, C_fused, *P)``.
@@ -174,14 +170,13 @@ class MDMNet(SegmentationNet):
             level: Level of the encoders, from 0.
             tailored: Slots of ``(B, C_tailored, *P)``, or None without such a stream.
             shared: Slots of ``(B, C_shared, *P)``, or None without a shared stream.
-            present: ``(B, M)`` bool, the slots of ``shared`` that are read.
-            filled: ``(B, M)`` bool, the slots of ``tailored`` that are read.
+            present: ``(B, M)`` bool, the slots that are read.
             memory: Memory of the federation.
         """
         recalled = None
         if level in self.compensated and tailored is not None and shared is not None:
-            recalled = self.recall_missing(level, stack_slots(tailored), filled, memory)
-        return self.fusion[level](tailored, filled, shared, present, recalled)
+            recalled = self.recall_missing(level, stack_slots(tailored), present, memory)
+        return self.fusion[level](tailored, shared, present, recalled)
 
     def recall_missing(
         self, level: int, slots: Tensor, present: Tensor, memory: PrototypeMemory
@@ -290,7 +285,6 @@ class Fusion(nn.Module):
     def forward(
         self,
         slots: Slots | None,
-        filled: Tensor,
         shared: Slots | None,
         present: Tensor,
         recalled: Tensor | None,
@@ -303,11 +297,9 @@ class Fusion(nn.Module):
 
         Args:
             slots: Slots of ``(B, C_tailored, *P)``, or None without a tailored stream.
-            filled: ``(B, M)`` bool, at least one True per row; other slots are not read.
             shared: Slots of ``(B, C_shared, *P)``, or None without a shared stream.
-            present: ``(B, M)`` bool, at least one True per row: the slots of ``shared`` that the
-                mean is over.
-            recalled: ``(B, M, C_tailored, *P)``, zero where ``filled``; or None.
+            present: ``(B, M)`` bool, at least one True per row; other slots are not read.
+            recalled: ``(B, M, C_tailored, *P)``, zero where ``present``; or None.
         """
         (unit,) = self.mix.convs
         weight = unit.conv.weight.flatten(1)  # (C_fused, what is concatenated)
@@ -324,10 +316,10 @@ class Fusion(nn.Module):
         if slots is not None:
             for index, maps in enumerate(slots):
                 if maps is not None:
-                    add(filled[:, index], self.slot_columns(weight, index), maps)
+                    add(present[:, index], self.slot_columns(weight, index), maps)
             if recalled is not None:
                 assert self.trust is not None  # it was built to recall
-                every = torch.ones(len(filled), device=weight.device)
+                every = torch.ones(len(present), device=weight.device)
                 add(every, self.trust * weight[:, self.shared :], recalled.flatten(1, 2))
         # without the convolution's bias, which the norm cancels
         fused: Tensor = unit.all_modules[1:](_sum_of_products(terms))

@@ -1,7 +1,7 @@
 """The memory of modality prototypes: how it is observed, merged, and read for missing modalities.
 
 Pure functions on tensors. A prototype stands for one class in one modality at one encoder level:
-the mean of the tailored encoder's features, which is its value, and how far they spread about it.
+the mean of the tailored encoder's features, which is its value.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +21,10 @@ class Prototypes:
 
     Attributes:
         values: ``(K, C_tailored)`` mean tailored features.
-        spreads: ``(K, C_tailored)`` standard deviations of the tailored features of a batch about
-            their mean, averaged over batches.
         counts: ``(K,)`` voxels behind each row; 0: it was never seen and the row is zero.
     """
 
     values: Tensor
-    spreads: Tensor
     counts: Tensor
 
     def to(self, device: torch.device) -> "Prototypes":
@@ -77,13 +74,8 @@ def observe(tailored: Tensor, classes: Tensor, num_classes: int) -> Prototypes:
     counts = membership.sum(dim=0)
     share = membership / counts.clamp(min=1)
 
-    def mean(features: Tensor) -> Tensor:  # (B, C, *P) -> (K, C)
-        return share.T @ features.movedim(1, -1).flatten(0, -2)[known]
-
-    values = mean(tailored)
-    # of the squares, less the square of the mean; rounding may leave a little below 0
-    spreads = (mean(tailored.square()) - values.square()).clamp(min=0).sqrt()
-    return Prototypes(values, spreads, counts)
+    features = tailored.movedim(1, -1).flatten(0, -2)[known]  # (V, C)
+    return Prototypes(share.T @ features, counts)
 
 
 def fade(prototypes: Prototypes, share: float) -> Prototypes:
@@ -97,15 +89,8 @@ def merge_prototypes(parts: Sequence[Prototypes]) -> Prototypes:
     total = counts.sum(dim=0)
     share = counts / total.clamp(min=torch.finfo(torch.float64).tiny)  # all zero where none saw it
 
-    def mean(rows: list[Tensor]) -> Tensor:
-        merged = torch.einsum("sk,skc->kc", share, torch.stack(rows).double())
-        return merged.to(rows[0].dtype)
-
-    return Prototypes(
-        mean([part.values for part in parts]),
-        mean([part.spreads for part in parts]),
-        total.to(parts[0].counts.dtype),
-    )
+    values = torch.einsum("sk,skc->kc", share, torch.stack([p.values for p in parts]).double())
+    return Prototypes(values.to(parts[0].values.dtype), total.to(parts[0].counts.dtype))
 
 
 def level_counts(parts: Sequence[Prototypes]) -> list[Prototypes]:

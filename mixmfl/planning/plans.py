@@ -144,11 +144,10 @@ class Plans:
                 f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
             )
-        content = {
-            "heads": kinds.UNKNOWN,
-            "card": {},
-            **content,
-        }  # plans of earlier versions say nothing
+        # plans of earlier versions say nothing of these, and have a setting that is no more
+        content = {"heads": kinds.UNKNOWN, "card": {}, **content}
+        if isinstance(content.get("training"), Mapping):
+            content["training"] = _without_imputation(content["training"], source)
         record = read_record(_Record, content, source, whole=True)
         modalities, network = record.modalities, record.network
         labels = _labels(record.labels, f"{source}: labels")
@@ -156,7 +155,7 @@ class Plans:
         card = read_record(ModelCard, record.card, f"{source}: card")
         made = modalities, labels, record.nnunet, network, record.training
         plans = cls(*made, record.heads, card)
-        _check_streams(network, record.training, source)
+        _check_streams(network, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]
             stages = planned["n_stages"]
@@ -263,17 +262,31 @@ def usual_configuration(work: Path, plans: Plans) -> str:
     return (preprocessed or list(plans.configurations))[-1]
 
 
-def _check_streams(network: NetworkSettings, training: TrainingSettings, source: str) -> None:
+def _without_imputation(training: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return settings of training without one of earlier versions, where it was off.
+
+    Raises:
+        PlansError: It was on.
+    """
+    rest = {**training}
+    if (share := rest.pop("imputation", 0)) not in (0, False):
+        raise PlansError(
+            f"{source}: training: imputation is {shown(share)}, and this version imputes no "
+            "features; plan and train again, or install the version that made the plans"
+        )
+    return rest
+
+
+def _check_streams(network: NetworkSettings, source: str) -> None:
     """Check that there is an encoder, and where there is a memory what it is made of."""
     if not network.tailored_width and not network.shared_width:
         raise PlansError(
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
     both = network.form != "stacked" and network.tailored_width and network.shared_width
-    if not both and (network.compensation_levels or training.imputation):
+    if not both and network.compensation_levels:
         raise PlansError(
-            f"{source}: a memory needs both streams; leave network: compensation_levels empty, and "
-            "make training: imputation 0"
+            f"{source}: a memory needs both streams; leave network: compensation_levels empty"
         )
 
 

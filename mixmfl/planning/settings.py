@@ -192,17 +192,6 @@ class TrainingSettings:
             "every non-empty proper subset is equally likely. 0: no such view",
         ),
     ] = 1.0
-    imputation: Annotated[
-        float,
-        within(0, 1),
-        setting(
-            "probability",
-            "that a missing modality which the memory knows is imputed in one more view of the "
-            "case ([method.md](method.md#feature-imputation-of-missing-modalities)). 0: there is "
-            "no such view, and no memory except at the compensation levels. Off by default, "
-            "because [patients](experiments.md#on-patients) did not favour it",
-        ),
-    ] = 0.0
     memory_decay: Annotated[
         float,
         within(0, 1),

@@ -33,7 +33,6 @@ class Batch:
         shown: ``(B, M)`` bool, the modalities of the modality-dropout view; at least one True per
             row, and only where ``present`` is.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
-        seed: Seed for all further random draws of this batch.
         cases: ``(B,)`` the number of each patch's case among the site's training cases.
         labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
             regions; None: all cases label all.
@@ -43,7 +42,6 @@ class Batch:
     present: Tensor
     shown: Tensor
     classes: list[Tensor]
-    seed: int
     cases: Tensor
     labelled: Tensor | None = None
 
@@ -54,7 +52,6 @@ class Batch:
             self.present.to(device),
             self.shown.to(device),
             [item.to(device) for item in self.classes],
-            self.seed,
             self.cases,
             self.labelled,
         )
@@ -149,7 +146,7 @@ class Batches(Dataset[Batch]):
                 self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(drawn)
             ]
-        return _batch(items, drawn, generator)
+        return _batch(items, drawn)
 
     def cases_drawn(self) -> list[PreprocessedCase]:
         """Return the cases of which any batch of the round has a patch."""
@@ -219,20 +216,18 @@ class PoissonBatches(Dataset[list[Batch]]):
                 _batch(
                     [batches.sample(batches.cases[case], generator.random() < share, generator)],
                     [case],
-                    generator,
                 )
                 for case in chosen
             ]
 
 
-def _batch(items: Sequence[Sample], cases: npt.ArrayLike, generator: np.random.Generator) -> Batch:
+def _batch(items: Sequence[Sample], cases: npt.ArrayLike) -> Batch:
     images, present, shown, classes, labelled = zip(*items, strict=True)
     return Batch(
         torch.stack(images),
         torch.stack(present),
         torch.stack(shown),
         [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
-        int(generator.integers(0, 2**31)),
         torch.as_tensor(cases),
         torch.stack(labelled),
     )

@@ -84,7 +84,7 @@ def train_privately(
     for examples in batches:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for example in examples:
-            loss, _ = batch_loss(network, example.to(device), memory, supervision, plans)
+            loss, _ = batch_loss(network, example.to(device), memory, supervision)
             # a case gives no gradient for the encoder of a modality that it lacks
             per_case = torch.autograd.grad(loss.total, list(parameters.values()), allow_unused=True)
             gradients = {

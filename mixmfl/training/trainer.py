@@ -11,7 +11,6 @@ from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
 from mixmfl.networks.base import Encoding, SegmentationNet, stack_slots
 from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.imputation import impute_missing
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import (
     PrototypeMemory,
@@ -80,9 +79,8 @@ def train_locally(
 ) -> Trained:
     """Take one gradient step per batch, changing ``network`` in place.
 
-    A batch is encoded once and decoded in up to three views: from all available modalities, from
-    those that its modality-dropout view keeps, and with the features of some missing modalities
-    imputed. The loss is the mean over the views.
+    A batch is encoded once and decoded in two views: from all available modalities, and from those
+    that its modality-dropout view keeps. The loss is the mean over the views.
 
     Args:
         network: The network with the weights at the start of the round, on ``device``.
@@ -118,7 +116,7 @@ def train_locally(
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss, encoding = batch_loss(network, batch, memory, supervision, plans)
+            loss, encoding = batch_loss(network, batch, memory, supervision)
         scaler.scale(loss.total).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         add_proximal(parameters, start, settings.proximal)
@@ -202,22 +200,14 @@ def batch_loss(
     batch: Batch,
     memory: PrototypeMemory,
     supervision: Supervision,
-    plans: Plans,
 ) -> tuple[Loss, Encoding]:
     """Return a batch's loss and its encoding; all arguments are on one device."""
-    settings, present = plans.training, batch.present
+    present = batch.present
     encoding = network.encode(batch.images, present)
     compare = supervision.prepare(batch.classes, batch.labelled)
     views = [encoding]
     if not torch.equal(batch.shown, present):
         views.append(encoding.restricted_to(batch.shown))
-    if settings.imputation:
-        generator = torch.Generator(batch.images.device).manual_seed(batch.seed)
-        imputed = impute_missing(
-            *(encoding, network.modalities, memory, batch.classes[0]),
-            *(settings.imputation, generator),
-        )
-        views += [imputed] if imputed is not None else []
     losses = [compare(logits) for logits in network.decode_views(views, memory)]
     total = torch.stack([loss.total for loss in losses]).mean()
     return Loss(total, torch.stack([loss.dice for loss in losses]).mean()), encoding

@@ -134,7 +134,7 @@ def test_without_any_kind_of_tensor_a_reply_is_refused(cases: Mapping[str, Case]
     kinds = {name.split(".")[-1] if name.startswith("memory.") else name.split(".")[0]: name
              for name in reply.tensors}  # fmt: skip
     assert set(kinds) == {
-        "tailored", "shared", "fusion", "decoder", "values", "spreads", "counts"
+        "tailored", "shared", "fusion", "decoder", "values", "counts"
     }  # fmt: skip
     for kind, name in kinds.items():
         rest = {other: tensor for other, tensor in reply.tensors.items() if other != name}

@@ -88,7 +88,6 @@ def small_plans(
         gradient_norm=12.0,
         foreground_share=0.33,
         modality_dropping=0.5,
-        imputation=0.5,
         memory_decay=0.9,
         validate_every=1,
         keep_every=100,

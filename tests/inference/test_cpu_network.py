@@ -66,7 +66,6 @@ def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> Non
     memory = {
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
-            torch.ones(3, 4),
             torch.ones(3),
         )
         for name in MODALITIES

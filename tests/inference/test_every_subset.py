@@ -37,7 +37,7 @@ def memory_of(built: SegmentationNet) -> PrototypeMemory:
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(3, 4, generator=generator)
     return {
-        (name, level): Prototypes(rows, torch.ones(3, 4), torch.ones(3))
+        (name, level): Prototypes(rows, torch.ones(3))
         for name in MODALITIES
         for level in built.compensated
     }

@@ -35,7 +35,6 @@ def some_memory(
     return {
         (name, level): Prototypes(
             torch.randn(3, 4, generator=generator),
-            torch.ones(3, 4),
             torch.ones(3),
         )
         for name in modalities
@@ -171,17 +170,18 @@ def test_slots_at_hand_are_concatenated_and_the_others_are_empty_or_recalled(
     with torch.no_grad():
         fusion.get_parameter("trust").fill_(trust)
     slots, shared, recalled = maps(2, 3, 1), maps(2, 3, 2), maps(2, 3, 1)
-    filled, present = presence("flair+t1", "t1+t2"), presence("flair+t1", "t2")
-    recalled[filled] = 0
+    present = presence("flair+t1", "t1+t2")
+    recalled[present] = 0
     empty = torch.zeros(1, 8, 8)
     first = [shared[0, :2].mean(dim=0), slots[0, 0], slots[0, 1], trust * recalled[0, 2]]
-    second = [shared[1, 2], trust * recalled[1, 0], slots[1, 1], slots[1, 2]]
+    mean = shared[1, 1:].mean(dim=0)
+    second = [mean, trust * recalled[1, 0], slots[1, 1], slots[1, 2]]
     want = fusion.mix(torch.stack([torch.cat(first), torch.cat(second)]))
     given, common = ([layout(slot) for slot in each.unbind(1)] for each in (slots, shared))
-    result = fusion(given, filled, common, present, recalled)
+    result = fusion(given, common, present, recalled)
     assert torch.allclose(result, want, atol=1e-5)
     without = [torch.cat([*first[:3], empty]), torch.cat([second[0], empty, *second[2:]])]
-    result = fusion(given, filled, common, present, None)
+    result = fusion(given, common, present, None)
     assert torch.allclose(result, fusion.mix(torch.stack(without)), atol=1e-5)
 
 
@@ -191,14 +191,10 @@ def test_a_fusion_may_have_one_stream_alone() -> None:
     available = presence("flair+t2")
     tailored = Fusion(3, 1, 0, 4, planned, recalls=False)
     want = tailored.mix(torch.cat([slots[:, 0], torch.zeros(1, 1, 8, 8), slots[:, 2]], dim=1))
-    assert torch.allclose(
-        tailored(slots.unbind(1), available, None, available, None), want, atol=1e-5
-    )
+    assert torch.allclose(tailored(slots.unbind(1), None, available, None), want, atol=1e-5)
     common = Fusion(3, 0, 2, 4, planned, recalls=False)
     want = common.mix((shared[:, 0] + shared[:, 2]) / 2)
-    assert torch.allclose(
-        common(None, available, shared.unbind(1), available, None), want, atol=1e-5
-    )
+    assert torch.allclose(common(None, shared.unbind(1), available, None), want, atol=1e-5)
 
 
 def test_the_seed_decides_the_first_weights_and_nothing_else() -> None:

@@ -22,20 +22,14 @@ from mixmfl.networks.prototypes import (
 )
 
 
-def prototypes(
-    values: list[list[float]],
-    counts: list[float],
-    spreads: list[list[float]] | None = None,
-) -> Prototypes:
-    spread = tensor(values) * 0 if spreads is None else tensor(spreads)
-    return Prototypes(tensor(values), spread, tensor(counts))
+def prototypes(values: list[list[float]], counts: list[float]) -> Prototypes:
+    return Prototypes(tensor(values), tensor(counts))
 
 
 def test_prototypes_are_the_mean_feature_of_each_class() -> None:
     tailored = tensor([[[2.0, 4.0, 6.0, 80.0]]])  # (B=1, C=1, P=4)
     observed = observe(tailored, tensor([[0, 0, 1, 9]]), num_classes=3)  # 9: ignored
     assert observed.values.tolist() == [[3.0], [6.0], [0.0]]
-    assert observed.spreads.tolist() == [[1.0], [0.0], [0.0]]
     assert observed.counts.tolist() == [2.0, 1.0, 0.0]
 
 
@@ -61,8 +55,6 @@ def test_observing_several_cases_of_several_dimensions_agrees_with_a_loop() -> N
         inside = classes == index
         want = torch.stack([tailored[:, c][inside].mean() for c in range(2)])
         assert torch.allclose(observed.values[index], want, atol=1e-6)
-        want = torch.stack([tailored[:, c][inside].std(correction=0) for c in range(2)])
-        assert torch.allclose(observed.spreads[index], want, atol=1e-6)
         assert observed.counts[index] == inside.sum()
 
 
@@ -245,7 +237,7 @@ def test_a_memory_survives_its_form_as_named_tensors() -> None:
 def test_levelled_no_site_weighs_more_than_the_median_site() -> None:
     def memory_of(value: float, *counts: float) -> dict[tuple[str, int], Prototypes]:
         rows = torch.full((2, 1), value)
-        return {("t1", 0): Prototypes(rows, rows, torch.tensor(counts, dtype=torch.float32))}
+        return {("t1", 0): Prototypes(rows, torch.tensor(counts, dtype=torch.float32))}
 
     replies = {
         "a": memory_of(1.0, 10, 1),

@@ -584,7 +584,7 @@ def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...]) -> 
         plans = replace_settings(
             with_residual_encoders(small) if residual else small,
             {**changes, "decoder_skips": skips},
-            {"imputation": 0},
+            {},
         )
         (name,) = plans.configurations
         network = build_network(plans, name, 0)

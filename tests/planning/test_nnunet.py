@@ -118,7 +118,6 @@ def test_the_memory_of_residual_encoders_is_that_of_their_convolutions() -> None
         dataclasses.replace(
             plans,
             network=dataclasses.replace(network, shared_width=1.0),
-            training=dataclasses.replace(plans.training, imputation=0),
         ),
         "2d",
     )

@@ -301,7 +301,6 @@ def test_an_ablation_of_the_memory_reaches_the_model_and_changes_nothing_else_in
     true, edited = models
     assert true.memory.keys() == edited.memory.keys() != set()
     for place, prototypes in true.memory.items():
-        assert torch.equal(prototypes.spreads, edited.memory[place].spreads)
         rows, wrong = prototypes.values, edited.memory[place].values
         assert not torch.equal(rows, wrong)
         if name == "memory-zero":

@@ -113,11 +113,11 @@ OPENED: dict[str, Any] = {
 
 def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no method has been scored at size 20"):
-        write_page(tmp_path, "20", "no-memory")
+        write_page(tmp_path, "20", "tailored")
     for fold, gain in enumerate((0.1, 0.2)):
         out = tmp_path / f"A{fold}" / "20"
         write_json(out / "benchmark.json", {**OPENED, "own": {"north": ["t1"]}})
-        for method, dice in (("mdm", 0.5 + gain), ("no-memory", 0.5)):
+        for method, dice in (("mdm", 0.5 + gain), ("tailored", 0.5)):
             folder = out / "runs" / method / f"seed{fold}"
             described = find_method(method).describe()
             cost = {"sent_bytes": 5.0, "seconds": 60.0, "method": described}
@@ -136,7 +136,7 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
             "volumes": [{"true": 4.0, "low": 3.0, "high": 9.0}],
         }
         write_json(out / "runs" / "mdm" / f"seed{fold}" / "reliability.json", probabilities)
-    text = write_page(tmp_path, "20", "no-memory").read_text()
+    text = write_page(tmp_path, "20", "tailored").read_text()
     assert "| mdm, all subsets | +15.0 [+10.0, +20.0] | +15.0 [-48.5, +78.5] |" in text
     assert "| mdm | 65.0 ± 7.1 |" in text
     assert "| A1, seed 1 | 70.0 | 50.0 | 1 case |" in text

@@ -18,7 +18,7 @@ from mixmfl.research.recall_quality import recall_quality
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
     """A model of two sites, of which one never has T2, and cases of neither with all modalities."""
     folder = tmp_path_factory.mktemp("recall")
-    plans = replace_settings(small_plans(imputation=0), {"compensation_levels": [-1, -2]}, {})
+    plans = replace_settings(small_plans(), {"compensation_levels": [-1, -2]}, {})
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
     settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)
@@ -93,7 +93,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
         "mixmfl.research.recall_quality._slices",
         lambda case, known, model: (torch.zeros(1, 3, 16, 16), lesion[:, 0]),
     )
-    perfect = Prototypes(10 * torch.eye(2), torch.eye(2), torch.tensor([240.0, 16.0]))
+    perfect = Prototypes(10 * torch.eye(2), torch.tensor([240.0, 16.0]))
     memory = {(name, 2): perfect for name in network.modalities}
     qualities = recall_quality(dataclasses.replace(model, memory=memory), held_out.training[:1])
     assert [(q.modality, q.level) for q in qualities] == [("flair", 2), ("t1", 2), ("t2", 2)]

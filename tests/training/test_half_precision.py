@@ -42,7 +42,7 @@ def test_the_loss_of_a_training_step_is_finite_in_half_precision_whatever_the_le
     images[0].movedim(0, -1)[inside] = 50.0
     halved = functional.interpolate(classes.float(), scale_factor=0.5, mode="nearest")
     ones = torch.ones(3, 4)
-    prototypes = Prototypes(ones, ones, torch.ones(3))
+    prototypes = Prototypes(ones, torch.ones(3))
     memory = {(name, 2): prototypes for name in MODALITIES}
     compare = supervision_loss(LABELS, 2, batch_dice=len(patch) == 2)
     with torch.autocast("cpu", dtype=dtype):

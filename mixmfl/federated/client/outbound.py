@@ -123,7 +123,6 @@ def _describe_tensor(name: str) -> str:
         _, modality, level, part = name.split(".")
         what = {
             "values": "mean tailored features",
-            "spreads": "standard deviations of tailored features",
             "counts": "voxels behind the mean features",
         }
         return f"{what[part]} of {modality} by class, level {level}"

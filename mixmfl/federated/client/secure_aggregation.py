@@ -224,9 +224,8 @@ def _to_sum(
     elif block.startswith("memory."):
         prototypes = _prototypes(block, reply.tensors, sizes)
         counts = prototypes.counts.double()
-        features = [prototypes.values, prototypes.spreads]
-        sums = [(rows.double() * counts[:, None]).flatten() for rows in features]
-        yield torch.cat([*sums, counts]).numpy()
+        sums = (prototypes.values.double() * counts[:, None]).flatten()
+        yield torch.cat([sums, counts]).numpy()
     else:
         names = sorted(select_blocks(reply.tensors, [block]))
         for change in pieces(reply.tensors, names, PIECE):

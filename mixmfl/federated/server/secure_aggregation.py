@@ -71,15 +71,14 @@ def check_masked_run(plans: Plans, registrations: Mapping[str, Registration]) ->
             f"{len(registrations)} sites would take part in a masked run; {FEWEST_SUMMED} are "
             "needed, for a sum over fewer hides nothing"
         )
-    remembers = plans.network.compensation_levels or plans.training.imputation
-    for name in plans.labels.foreground if remembers else ():
+    for name in plans.labels.foreground if plans.network.compensation_levels else ():
         those = [s for s, t in registrations.items() if t.labelled is None or name in t.labelled]
         if 0 < len(those) < FEWEST_SUMMED:
             raise PlansError(
                 f"{name!r} is labelled by {' and '.join(sorted(those))} alone: a sum of its "
                 f"prototypes would be theirs, and {FEWEST_SUMMED} sites are needed to hide each "
-                "other. Train without masks, or plan without prototypes (training: imputation 0, "
-                "network: compensation_levels empty)"
+                "other. Train without masks, or plan without prototypes (network: "
+                "compensation_levels empty)"
             )
     for modality in plans.modalities:
         holders = sum(r.modality_cases.get(modality, 0) > 0 for r in registrations.values())

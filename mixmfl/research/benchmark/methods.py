@@ -81,35 +81,31 @@ class Outside:
     file: Path
 
 
-_NO_IMPUTATION = {"imputation": 0}
-_IMPUTATION = {"imputation": 0.5}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
         "each site trains a U-Net alone, a channel per modality and zeros for missing ones",
         sites="alone",
         network=_STACKED,
-        training={**_NO_IMPUTATION, "modality_dropping": 0},
+        training={"modality_dropping": 0},
     ),
     "fedavg": Method(
         "one U-Net by federated averaging, a channel per modality and zeros for missing ones",
         network=_STACKED,
-        training={**_NO_IMPUTATION, "modality_dropping": 0},
+        training={"modality_dropping": 0},
     ),
     "fedprox": Method(
         "`fedavg`, held near the weights of the round's start (mu = 0.01)",
         network=_STACKED,
-        training={**_NO_IMPUTATION, "modality_dropping": 0, "proximal": 0.01},
+        training={"modality_dropping": 0, "proximal": 0.01},
     ),
     "union": Method(
         "the network of `fedavg`, with modalities hidden at random in training",
         network=_STACKED,
-        training=_NO_IMPUTATION,
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
         network={"shared_width": 0, "compensation_levels": []},
-        training=_NO_IMPUTATION,
     ),
     "mdm": Method("as planned: tailored and shared encoders, and what else the plans switch on"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
@@ -133,39 +129,8 @@ def _noise_like(rows: Tensor, place: tuple[str, int]) -> Tensor:
     return noise * rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
 
 
-def _spreads_zero(memory: PrototypeMemory) -> PrototypeMemory:
-    """Return the memory without spreads."""
-    return {at: replace(p, spreads=torch.zeros_like(p.spreads)) for at, p in memory.items()}
-
-
-def _nothing(memory: PrototypeMemory) -> PrototypeMemory:
-    """Return the memory with values of zero and without spreads."""
-    return _spreads_zero(_no_values(memory))
-
-
-def _plain(
-    what: str,
-    network: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    **others: Any,
-) -> Method:
-    """Return a variant of `no-memory`."""
-    settings = {**_NO_IMPUTATION, **(training or {})}
-    return Method(what, network=network or {}, training=settings, **others)
-
-
 _DEEP = {"compensation_levels": [-1, -2]}
 ABLATIONS = {
-    "imputed": Method("missing modalities imputed in training", training=_IMPUTATION),
-    "no-spread": Method(
-        "imputed by the mean of the class alone", training=_IMPUTATION, edit_memory=_spreads_zero
-    ),
-    "imputed-random": Method(
-        "values random, but still one per class", training=_IMPUTATION, edit_memory=_random_values
-    ),
-    "imputed-zero": Method(
-        "imputed as zero everywhere", training=_IMPUTATION, edit_memory=_nothing
-    ),
     "decoder-1": Method(
         "one convolution at each resolution of the decoder, not two", network={"decoder_convs": 1}
     ),
@@ -178,30 +143,31 @@ ABLATIONS = {
         "both of these, as in the preset default",
         network={"tailored_width": 0.5, "decoder_convs": 1, "decoder_skips": "added"},
     ),
-    "no-memory": _plain("nothing is imputed; the rows below are compared with this one"),
-    "no-tailored": _plain(
-        "the shared stream alone", {"tailored_width": 0, "compensation_levels": []}, _NO_IMPUTATION
+    "no-tailored": Method(
+        "the shared stream alone", network={"tailored_width": 0, "compensation_levels": []}
     ),
-    "no-dropping": _plain(
+    "no-dropping": Method(
         "no second view with modalities hidden", training={"modality_dropping": 0}
     ),
-    "memory": _plain(
-        "memory read at the two deepest levels, by votes of the available modalities", _DEEP
+    "memory": Method(
+        "memory read at the two deepest levels, by votes of the available modalities", network=_DEEP
     ),
     **{
-        f"memory-level{level}": _plain(
+        f"memory-level{level}": Method(
             f"memory at level {level} alone; -1 is the deepest, 0 full resolution",
-            {**_DEEP, "compensation_levels": [level]},
+            network={"compensation_levels": [level]},
         )
         for level in (-1, -2, -3, 0)
     },
-    "memory-zero": _plain("its values zero", _DEEP, edit_memory=_no_values),
-    "memory-random-values": _plain(
-        "its values random, but still one per class", _DEEP, edit_memory=_random_values
+    "memory-zero": Method("its values zero", network=_DEEP, edit_memory=_no_values),
+    "memory-random-values": Method(
+        "its values random, but still one per class", network=_DEEP, edit_memory=_random_values
     ),
-    "memory-slow": _plain("earlier batches of a round count in full", _DEEP, {"memory_decay": 1}),
-    "memory-fast": _plain(
-        "earlier batches of a round count for half", _DEEP, {"memory_decay": 0.5}
+    "memory-slow": Method(
+        "earlier batches of a round count in full", network=_DEEP, training={"memory_decay": 1}
+    ),
+    "memory-fast": Method(
+        "earlier batches of a round count for half", network=_DEEP, training={"memory_decay": 0.5}
     ),
 }
 METHODS = {**BASELINES, **ABLATIONS}

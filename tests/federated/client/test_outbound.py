@@ -148,12 +148,11 @@ def test_rare_labels_and_rare_modalities_are_left_out_of_a_fingerprint() -> None
 
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:
     ones = torch.ones(3, 2)
-    memory = {("t1", 0): Prototypes(2 * ones, 3 * ones, torch.tensor([500.0, 99.0, 200.0]))}
+    memory = {("t1", 0): Prototypes(2 * ones, torch.tensor([500.0, 99.0, 200.0]))}
     cases = {("t1", 0): torch.tensor([9, 5, 4])}
     kept = withhold_rare(memory, 5, 100, cases)["t1", 0]
     assert kept.counts.tolist() == [500, 0, 0]  # class 1 has 99 voxels, class 2 four cases
     assert kept.values[:, 0].tolist() == [2, 0, 0]
-    assert kept.spreads[:, 0].tolist() == [3, 0, 0]
 
 
 def test_a_site_holds_prototypes_back_as_it_and_the_coordinator_agreed(store: SiteStore) -> None:

@@ -60,7 +60,7 @@ def sites(store: SiteStore) -> list[Site]:
 @pytest.fixture
 def task(sites: list[Site], plans: Plans) -> Message:
     ones = torch.ones(3, 4)
-    memory = {("t2", 2): Prototypes(ones, ones, torch.ones(3))}
+    memory = {("t2", 2): Prototypes(ones, torch.ones(3))}
     state = dataclasses.replace(first_state(plans, SETTINGS), memory=memory)
     return personalization_task(state, "north", {site.name: register(site) for site in sites})
 

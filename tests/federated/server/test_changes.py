@@ -20,7 +20,7 @@ from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
-PLANS = small_plans(imputation=0.0)
+PLANS = small_plans()
 FROZEN = dataclasses.replace(SETTINGS, rounds=2, local_steps=1, learning_rate=1e-6)
 LONGER = dataclasses.replace(FROZEN, rounds=4, local_steps=2, learning_rate=1e-2)
 

@@ -28,7 +28,7 @@ from mixmfl.federated.server.tracking import usual_trackers
 from mixmfl.federated.simulation import simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 
-PLANS = small_plans(imputation=0.0, personal_rounds=2)
+PLANS = small_plans(personal_rounds=2)
 ONE = dataclasses.replace(SETTINGS, rounds=1, local_steps=1)
 CASES: dict[str, list[tuple[str, ...]]] = {"north": [("t1", "t2")] * 3, "south": [("flair",)] * 2}
 Calls = list[tuple[str, int, int]]

@@ -24,7 +24,7 @@ from mixmfl.federated.state import Site, register
 from mixmfl.networks.parameters import block_of
 from mixmfl.training.privacy_budget import Privacy
 
-PLANS = small_plans(("flair", "t1", "t1c"), imputation=0.0)
+PLANS = small_plans(("flair", "t1", "t1c"))
 TWO = dataclasses.replace(SETTINGS, rounds=2, local_steps=1)
 FOUR = dataclasses.replace(TWO, rounds=4)
 
@@ -166,7 +166,7 @@ def test_a_site_with_a_budget_resumes_with_its_optimizer_and_never_without_priva
     command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plans = small_plans(imputation=0.0)
+    plans = small_plans()
     site = store.site("north", [("t1", "t2"), ("t1",)])
     private = dataclasses.replace(
         site, privacy=Privacy(1e9, 1e-5, 1.0, 1.0, tmp_path / "ledger.json")
