@@ -413,7 +413,7 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
     assert "cannot go further than" in shown.rejected["north"]
     seen = sums["memory.t1.2"]
     total = seen.whole()
-    total[:-3] = 3.9e11  # with next to no voxels in each of three classes
+    total[:-3] = 2.7e11  # with next to no voxels in each of three classes
     total[-3:] = 2.0**-24
     endless = {**sums, "memory.t1.2": plainly(seen, total)}
     state, shown = merge_sums(START, roster, replies, endless, registrations, PLANS, SETTINGS)

@@ -40,6 +40,8 @@ Between honest sites and neighbouring rounds norms differ by a factor of two to 
 steps have nearly the same length whatever the gradients are.
 """
 
+_MOST_NORM = 1e19  # of any part of a reply
+
 NORM_ROUNDS = 5
 """Rounds whose norms say what is usual."""
 
@@ -275,10 +277,10 @@ def check_finite(site: str, norms: Mapping[str, float]) -> None:
     """Check norms before anything is compared with them, for NaN is neither greater nor less.
 
     Raises:
-        AggregationError: A norm is not finite.
+        AggregationError: A norm is not finite, or beyond ``_MOST_NORM``.
     """
     for place, norm in norms.items():
-        if not math.isfinite(norm):
+        if not norm <= _MOST_NORM:  # nor NaN
             raise AggregationError(
                 f"site {site!r} sent {place} with NaN, infinity or a norm beyond 1e19"
             )

@@ -174,7 +174,7 @@ def test_honest_replies_pass(federation: SmallFederation) -> None:
     assert not shown.rejected
     assert set(state.norms) == {
         *("tailored.t1", "tailored.t2", "shared", "fusion", "decoder"),
-        *(f"memory.{modality}.{level}" for modality in ("t1", "t2") for level in (0, 1, 2)),
+        *("memory.t1.2", "memory.t2.2"),
     }
     assert all(len(found) == 1 and found[0] > 0 for found in state.norms.values())
 
