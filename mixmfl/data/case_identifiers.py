@@ -63,19 +63,16 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
                 if not home:  # of several patients, perhaps
                     unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(names_of(paths))))
         elif len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
-            if not re.search(
-                r"\d", mine[0].reading.head
-            ):  # p01/DICOM_t1_5: the folder is the patient
+            # p01/DICOM_t1_5: the folder is the patient
+            if not re.search(r"\d", mine[0].reading.head):
                 rests.update(dict.fromkeys(paths, ""))
         elif apart and home:
             rests.update(dict.fromkeys(paths, ""))
             # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
             others = [head for head in by_head if head and spaced(head) not in spaced(home[-1])]
-            if (
-                any(re.search(r"\d", head) for head in others)
-                # anna_t1.nii and bert_flair.nii
-                or not repeated
-            ) and (len(others) > 1 or len(others) == len(by_head)):
+            # p1_t1.nii, or anna_t1.nii, and bert_flair.nii
+            may_be_people = any(re.search(r"\d", head) for head in others) or not repeated
+            if may_be_people and (len(others) > 1 or len(others) == len(by_head)):
                 unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
     by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
     for home, mine in at_home.items():

@@ -57,6 +57,10 @@ class FileName:
         """Whether the name says what the file is."""
         return self.modality is not None or self.is_label
 
+    def set_aside(self, why: str) -> "FileName":
+        """Return it as of an image that is not used, whatever its name says that it is."""
+        return replace(self, modality=None, is_label=False, doubt="", aside=why)
+
 
 # "T1_to_T2" is a T1 on the grid of a T2
 _CONNECTORS = frozenset(

@@ -152,15 +152,11 @@ def read_file(
     if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     if rejected := next((part for part in parents if spaced(part) in _REJECTED), ""):
-        aside = f"a file of the folder {rejected!r}"
-        file_name = replace(
-            file_name, modality=None, is_label=False, doubt="", aside=aside, is_nobodys=True
-        )
+        why = f"a file of the folder {rejected!r}"
+        file_name = replace(file_name.set_aside(why), is_nobodys=True)
     if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
-        aside = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
-        file_name = replace(
-            file_name, modality=None, is_label=False, doubt="", aside=aside, is_bids=True
-        )
+        why = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
+        file_name = replace(file_name.set_aside(why), is_bids=True)
     if (made := _made_at(parents, file_name, folder)) is not None:
         parents = parents[:made]
         # BIDS: made from the original image, which is what we read

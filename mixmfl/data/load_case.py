@@ -298,15 +298,15 @@ def choose_reference(
     if label is None:
         return best
     order = [best, *(name for name in grids if name != best)]
-    differences = {name: image.difference(label, grids[name]) for name in order}
     for name in order:
         if _are_same_voxels(label, grids[name]):
             return name
     for name in order:
         if image.is_on_qform(label, grids[name]):
             return name
+    differs = image.difference(label, grids[best])
     raise DataError(
-        f"case {case.name!r}: label and {best} differ in {differences[best]} ({case.label}, "
+        f"case {case.name!r}: label and {best} differ in {differs} ({case.label}, "
         f"{case.images[best]}), and no other image is on the label's grid either. Resample the "
         f"label to {best} by nearest neighbour first"
     )

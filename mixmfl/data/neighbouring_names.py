@@ -14,14 +14,8 @@ from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
 
 _OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
-
-
 _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
-
-
 _CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
-
-
 _BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
 
 

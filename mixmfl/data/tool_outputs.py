@@ -67,9 +67,8 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
             stem_of(file.path).lower()
         ):
-            aside = "a part of an image that FreeSurfer made"
-            reading = replace(file.reading, modality=None, is_label=False, doubt="", aside=aside)
-            file = replace(file, reading=reading)
+            why = "a part of an image that FreeSurfer made"
+            file = replace(file, reading=file.reading.set_aside(why))
         elif original:
             stem, name = stem_of(file.path), stem_of(original.path)
             turned = is_of_dcm2nii(stem[:at], original)
@@ -154,17 +153,7 @@ def without_templates(files: Sequence[ImageFile], folder: Path) -> list[ImageFil
         return is_named and (file.path.parent, head) not in others
 
     return [
-        replace(
-            file,
-            reading=replace(
-                file.reading,
-                modality=None,
-                is_label=False,
-                doubt="",
-                aside="a template",
-                is_nobodys=True,
-            ),
-        )
+        replace(file, reading=replace(file.reading.set_aside("a template"), is_nobodys=True))
         if (file.reading.is_known or file.reading.doubt) and is_template(file)
         else file
         for file in files

@@ -54,7 +54,7 @@ def arrange(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
         raise DataError(f"has {len(planes) * math.prod(shape)} voxels; at most {MOST_VOXELS}")
     across, down = axes[:3], axes[3:]
     normal = np.cross(across, down)
-    heights = np.array([float(normal @ np.array(plane.place)) for plane in planes])
+    heights = np.array(_heights(planes))
     order = [int(index) for index in np.argsort(heights, kind="stable")]
     first, last = planes[order[0]], planes[order[-1]]
     if len(planes) == 1:
@@ -78,13 +78,8 @@ def gaps(planes: Sequence[Plane], grid: Grid | None) -> list[str]:
     """Return a warning if a volume's slices are so far apart that every second may be missing."""
     if grid is None or len(planes) < FEWEST_SLICES:
         return []
-    step, stated, thickness = (
-        grid.spacing[0],
-        *(
-            float(np.median([getattr(plane, name) for plane in planes]))
-            for name in ("step", "thickness")
-        ),
-    )
+    step = grid.spacing[0]
+    stated, thickness = (float(_middle(planes, name)) for name in ("step", "thickness"))
     if step > WIDE_STEP * max(stated, thickness):  # some scanners state the gap alone
         why = f"{stated:g} mm by SpacingBetweenSlices"
     elif math.isnan(stated) and step > WIDE_GAP * thickness:
@@ -264,9 +259,9 @@ def _check_sides(planes: Sequence[Plane], way: npt.NDArray[np.float64], pixel: f
 
 
 def _check_steps(heights: npt.NDArray[np.float64]) -> None:
-    gaps = np.diff(heights)
-    step = float(np.median(gaps))
-    if gaps.min() < LEAST_STEP:
+    steps = np.diff(heights)
+    step = float(np.median(steps))
+    if steps.min() < LEAST_STEP:
         raise DataError(
             "has several images at one place (time points, b-values or echoes); one volume is "
             "needed"
@@ -274,10 +269,10 @@ def _check_steps(heights: npt.NDArray[np.float64]) -> None:
     even = np.linspace(heights[0], heights[-1], len(heights))
     # as of whole millimetres
     is_rounded = np.abs(heights - even).max() <= ROUNDED * (even[1] - even[0])
-    if np.abs(gaps - step).max() > SPACING_TOLERANCE * step + 0.01 and not is_rounded:
-        at = int(np.abs(gaps - step).argmax())
+    if np.abs(steps - step).max() > SPACING_TOLERANCE * step + 0.01 and not is_rounded:
+        at = int(np.abs(steps - step).argmax())
         raise DataError(
-            f"its slices are not evenly spaced ({gaps[at]:.2f} mm behind slice {at + 1}, "
+            f"its slices are not evenly spaced ({steps[at]:.2f} mm behind slice {at + 1}, "
             f"{step:.2f} mm elsewhere); slices are missing"
         )
 

@@ -457,7 +457,8 @@ def _gap(instances: Sequence[Instance]) -> str:
     if len(numbers) != len(instances):
         return ""
     first, last = min(numbers), max(numbers)
-    if 1 < first <= len(numbers) + 1 == last - first + 2:
+    are_whole = last - first + 1 == len(numbers)
+    if are_whole and 1 < first <= len(numbers) + 1:
         return f"has image numbers that begin with {first}; images before it may be missing"
     if not 0 < last - first + 1 - len(numbers) <= len(numbers) // 10:
         return ""  # none, or too many to count one by one: a file may have any number

@@ -68,8 +68,8 @@ def personalize_at_site(
         half_updates=False,  # nothing is sent, so nothing need be rounded
     )
     weights = register(site).weights
-    # the personalised model stays at the site
     fewest = site.validation_cases
+    # the personalised model stays at the site
     site = dataclasses.replace(site, privacy=None, validation_cases=1, training_cases=1)
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):

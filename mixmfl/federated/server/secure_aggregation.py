@@ -287,8 +287,6 @@ def _mean_changes(before: Mapping[str, Tensor], total: BlockSum, weight: float) 
 
 
 def _merged_prototypes(total: npt.NDArray[np.float64], size: PrototypeSizes) -> Prototypes:
-    lengths = [math.prod(shape) for shape in size.shapes.values()]
-    *features, counts = np.split(total, np.cumsum(lengths)[:-1])
-    least = np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
-    means = [rows.reshape(size.rows, -1) / least for rows in features]
-    return Prototypes(*(torch.from_numpy(part).float() for part in (*means, counts)))
+    sums, counts = np.split(total, [size.rows * size.tailored])
+    values = sums.reshape(size.rows, -1) / np.maximum(counts, 2.0**-MEMORY_BITS)[:, None]
+    return Prototypes(torch.from_numpy(values).float(), torch.from_numpy(counts).float())
