@@ -149,20 +149,21 @@ def _preprocess_job(
         plans.labels,
         mapped.labelled,
     )
-    preprocessed_case.save_case(
+    spacing = nnunet_preprocessing.preprocessed_spacing(
+        loaded.canonical.spacing, plans.nnunet, configuration
+    )
+    preprocessed = preprocessed_case.PreprocessedCase(
         folder,
         case.name,
-        names,
+        tuple(names),
+        plans.preprocessing(configuration),
+        spacing,
         images,
         labels,
-        properties,
-        nnunet_preprocessing.preprocessed_spacing(
-            loaded.canonical.spacing, plans.nnunet, configuration
-        ),
-        plans.configuration(configuration)["patch_size"],
-        made_from,
-        plans.preprocessing(configuration),
+        properties["class_locations"],
         mapped.labelled,
         patient_key(case.person),
     )
+    patch = plans.configuration(configuration)["patch_size"]
+    preprocessed_case.save_case(preprocessed, made_from, patch)
     return (*loaded.notes, *loaded.warnings, *([doubt] if doubt else []))

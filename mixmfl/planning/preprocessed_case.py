@@ -60,7 +60,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class PreprocessedCase:
-    """A preprocessed case; arrays are read from disk where they are sliced.
+    """A preprocessed case; one that was opened reads its arrays from disk where they are sliced.
 
     It travels to another process as its place on disk.
 
@@ -70,8 +70,8 @@ class PreprocessedCase:
         modalities: Modalities that the case has, in the order of the first axis of ``images``.
         planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
         spacing: mm, (Z, Y, X) of the arrays.
-        images: Blosc2 array ``(K, Z, Y, X)`` float32, z-scored.
-        labels: Blosc2 array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
+        images: Array ``(K, Z, Y, X)`` float32, z-scored.
+        labels: Array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
             which foreground patches are chosen.
         labelled: The plans' labels and regions that the case labels; None: all of them. Where some
@@ -95,80 +95,59 @@ class PreprocessedCase:
         return open_case, (self.folder, self.name)
 
 
-def save_case(
-    folder: Path,
-    name: str,
-    modalities: Sequence[str],
-    images: np.ndarray,
-    labels: np.ndarray,
-    properties: Mapping[str, Any],
-    spacing: Sequence[float],
-    patch_size: Sequence[int],
-    origin: str,
-    planned: str,
-    labelled: Sequence[str] | None = None,
-    patient: str = "",
-) -> None:
+def save_case(case: PreprocessedCase, origin: str, patch_size: Sequence[int]) -> None:
     """Write a case, its record last.
 
     Args:
-        folder: Folder of the site and configuration.
-        name: Name of the case.
-        modalities: Modalities in the order of ``images``.
-        images: ``(K, Z, Y, X)``
-        labels: ``(1, Z, Y, X)``
-        properties: What ``nnunet_preprocessing.preprocess`` returned beside the arrays.
-        spacing: mm, in the order of the arrays' axes; see
-            ``nnunet_preprocessing.preprocessed_spacing``.
-        patch_size: Patch of the network; arrays are stored in blocks that suit it.
+        case: The case, with arrays of numpy; images may be of any precision.
         origin: Digest of what the case was made from; see ``site_folders.origin``.
-        planned: Digest ``Plans.preprocessing`` of the plans that it was made with.
-        labelled: The plans' labels and regions that the case labels; None: all of them.
-        patient: What stands for the patient, ``patients.patient_key``.
+        patch_size: Patch of the network; arrays are stored in blocks that suit it.
 
     Raises:
         OSError: The disk is full, or the system cannot write for another reason.
     """
-    (folder / f"{name}.json").unlink(missing_ok=True)  # from here on the case is half done
-    for kind, array in (("images", images.astype(np.float32)), ("labels", labels)):
-        blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
-        with replacing(folder / f"{name}.{kind}.b2nd") as temporary:
-            try:
-                blosc2.asarray(
-                    np.ascontiguousarray(array),
-                    urlpath=str(temporary),
-                    chunks=chunks,
-                    blocks=blocks,
-                    # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
-                    cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
-                )
-            except RuntimeError:  # blosc2 does not say what the system found
-                if shutil.disk_usage(folder).free > array.nbytes:
-                    raise
-                full = errno.ENOSPC
-                raise OSError(full, os.strerror(full), str(temporary)) from None
-    locations = {
-        ",".join(map(str, np.atleast_1d(key))): (
-            np.ravel_multi_index(np.asarray(voxels).T[1:], labels.shape[1:]).tolist()
-            if len(voxels)
-            else []
-        )
-        for key, voxels in properties["class_locations"].items()
-    }
+    record = case.folder / f"{case.name}.json"
+    record.unlink(missing_ok=True)  # from here on the case is half done
+    for kind, array in (("images", case.images.astype(np.float32)), ("labels", case.labels)):
+        _write_array(case.folder / f"{case.name}.{kind}.b2nd", array, patch_size)
+    shape = case.labels.shape[1:]
     write_json(
-        folder / f"{name}.json",
+        record,
         {
             "format": FORMAT,
-            "modalities": list(modalities),
-            "shape": list(labels.shape[1:]),
-            "spacing": list(spacing),
+            "modalities": list(case.modalities),
+            "shape": list(shape),
+            "spacing": list(case.spacing),
             "origin": origin,
-            "planned": planned,
-            "class_locations": locations,
-            **({} if labelled is None else {"labelled": list(labelled)}),
-            **({"patient": patient} if patient else {}),
+            "planned": case.planned,
+            "class_locations": {
+                ",".join(map(str, np.atleast_1d(key))): _flat(voxels, shape)
+                for key, voxels in case.class_locations.items()
+            },
+            **({} if case.labelled is None else {"labelled": list(case.labelled)}),
+            **({"patient": case.patient} if case.patient else {}),
         },
     )
+
+
+def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+    """Write an array in blocks that suit the patch; raise OSError where the disk is full."""
+    blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
+    with replacing(file) as temporary:
+        try:
+            blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=str(temporary),
+                chunks=chunks,
+                blocks=blocks,
+                # LZ4HC, nnU-Net's choice, takes three times as long for a tenth less
+                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5},
+            )
+        except RuntimeError:  # blosc2 does not say what the system found
+            if shutil.disk_usage(file.parent).free > array.nbytes:
+                raise
+            full = errno.ENOSPC
+            raise OSError(full, os.strerror(full), str(temporary)) from None
 
 
 def is_stored(folder: Path, name: str, origin: str) -> bool:
@@ -262,6 +241,12 @@ def _class_key(text: str) -> int | tuple[int, ...]:
     return values if len(values) > 1 else values[0]
 
 
+def _flat(voxels: Any, shape: tuple[int, ...]) -> list[int]:
+    """Return the places of voxels ``(n, 4)`` in an array of one dimension."""
+    return np.ravel_multi_index(np.asarray(voxels).T[1:], shape).tolist() if len(voxels) else []
+
+
 def _voxels(flat: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the voxels ``(n, 4)`` whose places ``_flat`` gave."""
     places = np.stack(np.unravel_index(np.asarray(flat, dtype=np.int64), shape), axis=1)
     return np.concatenate([np.zeros((len(places), 1), dtype=np.int64), places], axis=1)

@@ -20,7 +20,7 @@ from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.plans import Plans, load_preset
-from mixmfl.planning.preprocessed_case import open_case, save_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, open_case, save_case
 from mixmfl.planning.settings import NetworkSettings, TrainingSettings
 
 MODALITIES = ("flair", "t1", "t2")
@@ -241,20 +241,18 @@ def stored_site(
         )
         place = folder / "sites" / name / configuration
         place.mkdir(parents=True, exist_ok=True)
-        patch = plans.configuration(configuration)["patch_size"]
-        save_case(
+        case = PreprocessedCase(
             place,
             f"p{number}",
-            ordered,
+            tuple(ordered),
+            plans.preprocessing(configuration),
+            (1, 1, 1),
             data,
             seg,
-            properties,
-            (1, 1, 1),
-            patch,
-            "small",
-            plans.preprocessing(configuration),
-            labelled,
+            properties["class_locations"],
+            None if labelled is None else tuple(labelled),
         )
+        save_case(case, "small", plans.configuration(configuration)["patch_size"])
         stored.append(open_case(place, f"p{number}"))
     cut = len(stored) - validation
     return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))

@@ -12,7 +12,13 @@ from small import small_case, small_plans
 
 from mixmfl.core.errors import DataError
 from mixmfl.planning import nnunet_preprocessing
-from mixmfl.planning.preprocessed_case import case_names, is_stored, open_case, save_case
+from mixmfl.planning.preprocessed_case import (
+    PreprocessedCase,
+    case_names,
+    is_stored,
+    open_case,
+    save_case,
+)
 
 
 def store(folder: Path, name: str = "p01") -> tuple[np.ndarray, np.ndarray]:
@@ -21,18 +27,10 @@ def store(folder: Path, name: str = "p01") -> tuple[np.ndarray, np.ndarray]:
     data, seg, properties = nnunet_preprocessing.preprocess(
         list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", plans.labels
     )
-    save_case(
-        folder,
-        name,
-        ("t1", "t2"),
-        data,
-        seg,
-        properties,
-        (1, 1, 1),
-        (16, 16),
-        "made from this",
-        "by these plans",
-    )
+    found = properties["class_locations"]
+    planned = "by these plans"
+    case = PreprocessedCase(folder, name, ("t1", "t2"), planned, (1, 1, 1), data, seg, found)
+    save_case(case, "made from this", (16, 16))
     return data, seg
 
 
@@ -153,7 +151,10 @@ def test_a_region_keeps_its_places(tmp_path: Path) -> None:
     data, seg, properties = nnunet_preprocessing.preprocess(
         list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", regions
     )
-    save_case(tmp_path, "p", ("t1",), data, seg, properties, (1, 1, 1), (16, 16), "x", "y")
+    found = properties["class_locations"]
+    save_case(
+        PreprocessedCase(tmp_path, "p", ("t1",), "y", (1, 1, 1), data, seg, found), "x", (16, 16)
+    )
     places = open_case(tmp_path, "p").class_locations
     assert set(places) == {(1, 2), 2}
     assert len(places[1, 2]) == np.count_nonzero(seg > 0)
