@@ -3,13 +3,17 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_federation import SiteStore
 
+from mixmfl.core.errors import MixmflError
+from mixmfl.core.pipeline import PrefetchProcess, reason_of
 from mixmfl.federated.server import coordinator
 from mixmfl.networks import norms
 
@@ -29,6 +33,31 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the picture of every run; ``test_simulation`` has runs made before this."""
     monkeypatch.setattr(coordinator, "draw_progress", lambda run, path: None)
+
+
+class ReaderHere(PrefetchProcess):
+    """A reader that works when its answer is asked for."""
+
+    def ask(self, job: Any) -> None:
+        self._read = partial(self.function, lambda: None, self.constant, job)
+
+    def answer(self) -> Any:
+        try:
+            return self._read()
+        except Exception as error:
+            raise MixmflError(reason_of(error)) from None
+
+
+@pytest.fixture(autouse=True)
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have cases read in this process: one of its own takes longer to start than most tests."""
+    monkeypatch.setattr("mixmfl.inference.predict_folder.PrefetchProcess", ReaderHere)
+
+
+@pytest.fixture
+def reading_process(monkeypatch: pytest.MonkeyPatch, read_here: None) -> None:
+    """Have cases read in a process of its own, as users have it."""
+    monkeypatch.setattr("mixmfl.inference.predict_folder.PrefetchProcess", PrefetchProcess)
 
 
 @pytest.fixture(params=["compiled", "torch"])

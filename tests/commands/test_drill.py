@@ -248,6 +248,7 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.usefixtures("reading_process")
 def test_spoilt_cases_have_their_reasons_and_the_good_ones_their_masks(
     model: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

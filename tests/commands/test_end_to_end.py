@@ -81,6 +81,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("reading_process")
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_two_sites_go_from_images_to_evaluated_masks(
     federation: Path,

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("reading_process")]
 
 Command = Callable[..., int]
 Cases = Mapping[str, Sequence[str]]  # modalities by case

@@ -15,7 +15,6 @@ import pytest
 import torch
 from small import MODALITIES, small_case, small_plans
 
-from mixmfl.core.pipeline import PrefetchProcess
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
@@ -341,6 +340,7 @@ def test_a_mask_is_ours_although_we_were_killed_before_the_table_was_written(
     assert statuses(outcomes) == {"a": "done", "b": "done", "c": "done"}
 
 
+@pytest.mark.usefixtures("reading_process")
 def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
     model: Model, cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,7 +350,6 @@ def test_the_reading_process_is_gone_while_the_last_case_is_predicted(
         readers.append(len(multiprocessing.active_children()))
         return segment(*arguments)
 
-    monkeypatch.setattr("mixmfl.inference.predict_folder.PrefetchProcess", PrefetchProcess)
     monkeypatch.setattr("mixmfl.inference.predict_folder.segment", count)
     predicted(model, cases, tmp_path / "masks")
     assert readers == [1, 1, 0]
