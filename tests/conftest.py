@@ -29,10 +29,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the picture of every run; ``test_simulation`` has runs made before this."""
-    monkeypatch.setattr(coordinator, "draw_progress", lambda run, path: None)
+@pytest.fixture(autouse=True, scope="session")
+def undrawn() -> Iterator[None]:
+    """Leave out the picture of every run; ``test_simulation`` has a run that is drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coordinator, "draw_progress", lambda run, path: None)
+        yield
 
 
 class ReaderHere(PrefetchProcess):

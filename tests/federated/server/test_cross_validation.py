@@ -14,7 +14,6 @@ from small_federation import Cases, write_work
 from mixmfl.core.errors import ModelError
 from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.federated.server import coordinator
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
@@ -51,7 +50,6 @@ def whole(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train two folds and the model of all cases, once for all tests."""
     home = pytest.MonkeyPatch()
     home.setenv("MIXMFL_HOME", str(tmp_path_factory.mktemp("home")))
-    home.setattr(coordinator, "draw_progress", lambda run, path: None)
     out = tmp_path_factory.mktemp("whole") / "run"
     assert train("-i", work, "-o", out, "--fold", 0, 1, "all", *SHORT) == 0
     home.undo()
