@@ -6,9 +6,10 @@ folders of the site.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -277,11 +278,13 @@ class ClientService:
         """Args: config: the site's settings."""
         self._config = config
         self._joined: _Joined | None = None
-        self._approved: Job
+        # the first task of a job: the hospital approves, and what is then to be done is returned
+        self._jobs: dict[str, Callable[[Message], Callable[[], Message]]] = {
+            "fingerprint": self._approve_planning,
+            "preprocess": self._approve_preprocessing,
+            "join": self._approve_run,
+        }
         self._handlers: dict[str, Callable[[Message], Message]] = {
-            "fingerprint": self._fingerprint,
-            "preprocess": self._preprocess,
-            "join": self._join,
             **dict.fromkeys(("train", *MASKED_KINDS), self._train),
             **dict.fromkeys(("validate", MEASURE), self._answer),
             "personalize": self._personalize,
@@ -304,17 +307,22 @@ class ClientService:
             task = parcel.open()
             kind = task.kind
             note(self._config.exchange_log, describe_exchange("came from coordinator", parcel))
-            if kind not in self._handlers:
+            if kind not in (known := [*self._jobs, *self._handlers]):
                 raise AggregationError(
                     f"the coordinator sent a task {quoted(kind)}; this version of mixmfl knows "
-                    f"{', '.join(self._handlers)}"
+                    f"{', '.join(known)}"
                 )
             if "version" in task.record:
                 _check_version(task.record["version"])
             check_task(task)
-            self._approve(task)  # before the site's turn, as a person may take long
+            # approved of before the site's turn, as a person may take long
+            work = (
+                self._jobs[kind](task)
+                if kind in self._jobs
+                else partial(self._handlers[kind], task)
+            )
             with self._config.working():
-                reply = StoredMessage.pack(self._handlers[kind](task), self._config.work)
+                reply = StoredMessage.pack(work(), self._config.work)
                 self._config.limits.use_bytes(reply.size, self._config.used_file)
                 return reply
         except Exception as error:  # the transport must neither see nor log a reason
@@ -347,37 +355,40 @@ class ClientService:
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
         note(self._config.exchange_log, describe_exchange(what, reply))
 
-    def _approve(self, task: Message) -> None:
-        """Have the hospital approve of a job, when its first task comes.
+    def _approve(self, job: Job) -> None:
+        """Have the hospital approve of a job, and record that it did.
 
         Raises:
-            PrivacyError: It is beyond the site's limits, or not approved.
+            PrivacyError: It is not approved.
         """
         config = self._config
-        if task.kind == "fingerprint":
-            asked = Minimum(*task.record["minimum"])
-            job = planning_job(task.record, config.minimum.agreed(asked))
-        elif task.kind == "preprocess":
-            job = preprocessing_job(task.record, _read_plans(task))
-        elif task.kind == "join":
-            plans, settings = _read_run(task)
-            config.limits.check_run(settings)
-            used = config.limits.describe_used(config.used_file)
-            job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
-        else:
-            return
         by = config.approval.decide(job, config.jobs)
         config.audit_log.add("approved", by=by, job=job.digest, facts=job.facts)
         facts = "; ".join(f"{name}: {fact}" for name, fact in job.facts.items())
         note(config.exchange_log, f"approved by {by}: {facts}")
-        self._approved = job
 
-    def _fingerprint(self, task: Message) -> Message:
-        asked = Minimum(*task.record["minimum"])
-        return outgoing_fingerprint(*self._config.fingerprint(), self._config.minimum.agreed(asked))
+    def _approve_planning(self, task: Message) -> Callable[[], Message]:
+        minimum = self._config.minimum.agreed(Minimum(*task.record["minimum"]))
+        self._approve(planning_job(task.record, minimum))
+        return lambda: outgoing_fingerprint(*self._config.fingerprint(), minimum)
 
-    def _preprocess(self, task: Message) -> Message:
-        plans, counts = _read_plans(task), {}
+    def _approve_preprocessing(self, task: Message) -> Callable[[], Message]:
+        plans = _read_plans(task)
+        self._approve(preprocessing_job(task.record, plans))
+        return partial(self._preprocess, task, plans)
+
+    def _approve_run(self, task: Message) -> Callable[[], Message]:
+        config, asked = self._config, task.record["settings"]
+        settings = read_record(RunSettings, asked, "the coordinator's join", AggregationError)
+        plans = _read_plans(task)
+        config.limits.check_run(settings)
+        used = config.limits.describe_used(config.used_file)
+        job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
+        self._approve(job)
+        return partial(self._join, task.record, plans, settings, job)
+
+    def _preprocess(self, task: Message, plans: Plans) -> Message:
+        counts = {}
         for name in task.record["configurations"]:
             plans.configuration(name)
         site = self._config.cases()
@@ -392,9 +403,9 @@ class ClientService:
                 counts[name] = [len(result.done) + len(result.kept), len(result.refused)]
         return outgoing(task.kind, {"cases": counts})
 
-    def _join(self, task: Message) -> Message:
-        record = task.record
-        plans, settings = _read_run(task)
+    def _join(
+        self, record: Mapping[str, Any], plans: Plans, settings: RunSettings, job: Job
+    ) -> Message:
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
@@ -409,7 +420,7 @@ class ClientService:
         if patients_of(site.validation) < site.validation_cases:
             line = f"few validation cases: {self._config.limits.describe_floors()}"
             note(self._config.exchange_log, line)
-        self._joined = _Joined(record["run"], client, forms, self._approved)
+        self._joined = _Joined(record["run"], client, forms, job)
         clear_unfinished(self._run_folder, below=True)
         return outgoing_registration(register(site))
 
@@ -551,13 +562,6 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
 
 def _read_plans(task: Message) -> Plans:
     return Plans.from_json(task.record.get("plans"), "the coordinator's plans")
-
-
-def _read_run(task: Message) -> tuple[Plans, RunSettings]:
-    settings = read_record(
-        RunSettings, task.record["settings"], "the coordinator's join", AggregationError
-    )
-    return _read_plans(task), settings
 
 
 def _check_version(version: Any) -> None:
