@@ -167,6 +167,49 @@ def provision(
         DataError: FLARE could not make the kits, ``out`` holds kits of another server, a kit to
             renew does not exist, or a request does not fit.
     """
+    _check_existing(network, out, renew)
+    requested = {} if requests is None else read_requests(requests, network.sites)
+    for name in network.sites:
+        if (out / name).is_dir():
+            _check_request(out / name, requested.get(name), renewed=name in renew)
+    sites = [
+        name
+        for name in network.sites
+        if requests is None or name in requested or (out / name).is_dir()
+    ]
+    authority = out / "authority"
+    authority.mkdir(parents=True, exist_ok=True)
+    authority.chmod(0o700)
+    if (authority / _STATE).is_file():  # of a kit that was deleted there may be a certificate
+        _forget(authority, [name for name in requested if not (out / name).is_dir()])
+    for name in sorted(set(renew)):
+        _forget(authority, [network.host, ADMIN] if name == COORDINATOR else [name])
+        (out / name).rename(_aside(out / name))
+    old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
+    try:
+        built = _build(network, sites, authority, requested)
+        if built is None:
+            raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
+        shutil.move(built / ADMIN, built / network.host / "admin")
+        written = [
+            _take_kit(built, network, name, out / name, own_key=name in requested)
+            for name in (COORDINATOR, *sites)
+            if not (out / name).exists()
+        ]
+        write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+        _list_certificates(out)
+        shutil.rmtree(built)
+    finally:
+        os.umask(old_mask)
+    return tuple(written)
+
+
+def _check_existing(network: Network, out: Path, renew: Sequence[str]) -> None:
+    """Check what is to be renewed, and that existing kits are of the same server.
+
+    Raises:
+        DataError: There is no such kit to renew, or ``out`` holds kits of another server.
+    """
     names = (COORDINATOR, *network.sites)
     for name in renew:
         if name not in names:
@@ -183,18 +226,15 @@ def provision(
                 f"{out}: holds kits for the server {existing}, not for "
                 f"{network.host}:{network.port}; make new kits for everyone in another folder"
             )
-    requested = {} if requests is None else read_requests(requests, network.sites)
-    for name in network.sites:
-        if (out / name).is_dir():
-            _check_request(out / name, requested.get(name), renewed=name in renew)
-    sites = [
-        name
-        for name in network.sites
-        if requests is None or name in requested or (out / name).is_dir()
-    ]
-    authority = out / "authority"
-    authority.mkdir(parents=True, exist_ok=True)
-    authority.chmod(0o700)
+
+
+def _build(
+    network: Network,
+    sites: Sequence[str],
+    authority: Path,
+    requested: Mapping[str, x509.CertificateSigningRequest],
+) -> Path | None:
+    """Have FLARE build kits for all, new or not, and return their folder; None: it could not."""
     project = Project(_PROJECT, "mixmfl")
     ports = {"fed_learn_port": network.port, "admin_port": network.port}
     project.set_server(network.host, ORG, ports)
@@ -207,37 +247,31 @@ def provision(
         RequestedCertificates(_AUTHORITY_DAYS, requested),
         SignatureBuilder(),
     ]
-    if (authority / _STATE).is_file():  # of a kit that was deleted there may be a certificate
-        _forget(authority, [name for name in requested if not (out / name).is_dir()])
-    for name in sorted(set(renew)):
-        _forget(authority, [network.host, ADMIN] if name == COORDINATOR else [name])
-        (out / name).rename(_aside(out / name))
-    old_mask = os.umask(0o077)  # keys, and the authority's own, are for their owner alone
-    try:
-        context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
-        built = context.get("current_prod_dir")
-        if context.get("build_error") or not built:
-            raise DataError(f"{out}: the kits could not be made; FLARE's reason is above")
-        shutil.move(Path(built) / ADMIN, Path(built) / network.host / "admin")
-        written = []
-        for name in (COORDINATOR, *sites):
-            source = Path(built) / (network.host if name == COORDINATOR else name)
-            if not (out / name).exists():
-                if name in requested:
-                    (source / "startup" / "client.key").unlink()
-                # before it is where somebody may take it
-                if name == COORDINATOR:
-                    _write_coordinator_policy(source / "local")
-                else:
-                    write_policies(source / "local")
-                shutil.move(source, out / name)
-                written.append(out / name)
-        write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
-        _list_certificates(out)
-        shutil.rmtree(built)
-    finally:
-        os.umask(old_mask)
-    return tuple(written)
+    context = Provisioner(str(authority), builders).provision(project, logger=_Quiet())
+    built = context.get("current_prod_dir")
+    return Path(built) if built and not context.get("build_error") else None
+
+
+def _take_kit(built: Path, network: Network, name: str, kit: Path, *, own_key: bool) -> Path:
+    """Move a kit to its place, with its policies, and return the place.
+
+    Args:
+        built: Folder of what FLARE built.
+        network: The sites and the coordinator's address.
+        name: Name of the hospital, or ``COORDINATOR``.
+        kit: Where the kit is to be.
+        own_key: Whether the hospital made its key itself, so that the kit has none.
+    """
+    source = built / (network.host if name == COORDINATOR else name)
+    if own_key:
+        (source / "startup" / "client.key").unlink()
+    # before it is where somebody may take it
+    if name == COORDINATOR:
+        _write_coordinator_policy(source / "local")
+    else:
+        write_policies(source / "local")
+    shutil.move(source, kit)
+    return kit
 
 
 def _check_request(

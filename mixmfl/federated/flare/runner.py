@@ -1,9 +1,9 @@
 """Carry out orders for the coordinator's command: start its server and run job after job."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date, datetime, timezone
-from pathlib import Path
+from functools import partial
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
@@ -51,88 +51,129 @@ def run_jobs(
         MixmflError: A job failed, or a round did, for lack of sites, of a process or of the server,
             three times in a row.
     """
-    file, sites = job_file(orders.out), orders.sites
-    save_job(orders, file)
-    done = 0
-    warned: date | None = None
-    read: tuple[int, Run] | None = None
-    failures, failed_after = 0, 0
+    _Jobs(kit, orders, quorum, deadline, say, report).run()
 
-    def read_progress() -> Run | None:
-        """Read the run up to its last round, where it has changed, and report it."""
-        nonlocal done, read
-        if not holds_run(orders.out):
-            return None
-        written = record_time(orders.out)
-        if read is None or read[0] != written:
-            read = written, open_run(orders.out)
-        run = read[1]
-        done = len(run.history)
-        report(run)
-        return run
 
-    def warn_daily() -> None:
-        """Say once a day which certificates end soon."""
-        nonlocal warned
-        if (today := datetime.now(timezone.utc).date()) != warned:
-            warned = today
-            for line in ending_soon(kit, today):
-                say(line)
+class _Jobs:
+    """One call of ``run_jobs``; its arguments are described there."""
 
-    def fail(reason: str, then: str) -> None:
-        """Wait before what failed is repeated; give up where it failed too often in a row."""
-        nonlocal failures, failed_after
-        read_progress()
-        failures = failures + 1 if done == failed_after else 1
-        failed_after = done
-        if failures == _TRIES:
-            raise MixmflError(
-                f"{reason}; that was the third time, so this stops. Completed rounds are kept: "
-                "check the sites, or set a longer --deadline, and --resume"
-            )
-        say(f"{reason}; {then}")
-        time.sleep(_PAUSE * 2 ** (failures - 1))
+    def __init__(
+        self,
+        kit: Kit,
+        orders: Orders,
+        quorum: int,
+        deadline: float,
+        say: Callable[[str], None],
+        report: Callable[[Run], None],
+    ) -> None:
+        self._kit, self._orders = kit, orders
+        self._quorum, self._deadline = quorum, deadline
+        self._say, self._report = say, report
+        self._file = job_file(orders.out)
+        self._alive = self._file.with_name(ALIVE)  # changed while the command and its server run
+        self._read: tuple[int, Run] | None = None
+        self._rounds = 0  # that are done
+        self._warned: date | None = None
+        self._failures, self._failed_after = 0, 0
 
-    def serve(server: Server) -> None:
-        """Run job after job until the orders are carried out."""
-        _wait_for(server, sites, quorum if holds_run(orders.out) else len(sites), say, alive)
+    def run(self) -> None:
+        """Run the server, and again where it was lost, until the orders are carried out."""
+        save_job(self._orders, self._file)
+        self._read_progress()
+        self._warn_daily()
         while True:
-            begun = done
-            online = sorted(connected(server) & set(sites))
+            try:
+                with running_server(self._kit) as server:
+                    self._say(f"serving at {self._kit.server}")
+                    return self._serve(server)
+            except ServerLostError as error:
+                self._fail(str(error), "it is started again")
 
-            def each_second(begun: int = begun, online: Sequence[str] = online) -> None:
-                warn_daily()
-                alive.touch()
-                run = read_progress()
-                if done == begun or run is None:
-                    return
-                now = connected(server)
-                joining = set(sites) - set(run.registrations) - set(online)
-                if joining & now or _has_reconnected(run, now):
-                    pause_file(file).touch()
-
-            result = run_job(server, file, online, deadline=deadline, each_second=each_second)
-            read_progress()
+    def _serve(self, server: Server) -> None:
+        """Run job after job until the orders are carried out."""
+        begun = holds_run(self._orders.out)
+        self._wait_for(server, self._quorum if begun else len(self._orders.sites))
+        while True:
+            online = connected(server) & set(self._orders.sites)
+            result = run_job(
+                server,
+                self._file,
+                sorted(online),
+                deadline=self._deadline,
+                each_second=partial(self._each_second, server, self._rounds, online),
+            )
+            self._read_progress()
             if result.status == "done":
                 return
             if result.status == "failed":
                 raise MixmflError(result.reason)
             if result.status == "paused":
-                say("a site has come back")
+                self._say("a site has come back")
             else:
-                fail(result.reason, "the round is repeated")
-            _wait_for(server, sites, quorum, say, alive)
+                self._fail(result.reason, "the round is repeated")
+            self._wait_for(server, self._quorum)
 
-    read_progress()
-    warn_daily()
-    alive = file.with_name(ALIVE)  # whose time of change says that the command and its server run
-    while True:
-        try:
-            with running_server(kit) as server:
-                say(f"serving at {kit.server}")
-                return serve(server)
-        except ServerLostError as error:
-            fail(str(error), "it is started again")
+    def _each_second(self, server: Server, rounds_before: int, online: set[str]) -> None:
+        """Report what a job has done; end it after its round if another site can take part."""
+        self._warn_daily()
+        self._alive.touch()
+        run = self._read_progress()
+        if self._rounds == rounds_before or run is None:
+            return
+        now = connected(server)
+        joining = set(self._orders.sites) - set(run.registrations) - online
+        if joining & now or _has_reconnected(run, now):
+            pause_file(self._file).touch()
+
+    def _read_progress(self) -> Run | None:
+        """Read the run up to its last round, where it has changed, and report it."""
+        out = self._orders.out
+        if not holds_run(out):
+            return None
+        written = record_time(out)
+        if self._read is None or self._read[0] != written:
+            self._read = written, open_run(out)
+        run = self._read[1]
+        self._rounds = len(run.history)
+        self._report(run)
+        return run
+
+    def _warn_daily(self) -> None:
+        """Say once a day which certificates end soon."""
+        if (today := datetime.now(timezone.utc).date()) != self._warned:
+            self._warned = today
+            for line in ending_soon(self._kit, today):
+                self._say(line)
+
+    def _fail(self, reason: str, then: str) -> None:
+        """Wait before what failed is repeated; give up where it failed too often in a row."""
+        self._read_progress()
+        self._failures = self._failures + 1 if self._rounds == self._failed_after else 1
+        self._failed_after = self._rounds
+        if self._failures == _TRIES:
+            raise MixmflError(
+                f"{reason}; that was the third time, so this stops. Completed rounds are kept: "
+                "check the sites, or set a longer --deadline, and --resume"
+            )
+        self._say(f"{reason}; {then}")
+        time.sleep(_PAUSE * 2 ** (self._failures - 1))
+
+    def _wait_for(self, server: Server, enough: int) -> None:
+        """Wait until all sites are connected, or enough of them and 20 s have passed."""
+        sites = set(self._orders.sites)
+        reported: set[str] | None = None
+        patience = time.monotonic() + 20
+        while True:
+            self._alive.touch()
+            online = connected(server) & sites
+            if online != reported:
+                self._say(f"connected: {', '.join(sorted(online)) or 'nobody yet'}")
+                if missing := sorted(sites - online):
+                    self._say(f"waiting for {', '.join(missing)} (mixmfl_site there)")
+                reported = online
+            if online == sites or (len(online) >= enough and time.monotonic() > patience):
+                return
+            time.sleep(1)
 
 
 def connected(server: Server) -> set[str]:
@@ -143,26 +184,6 @@ def connected(server: Server) -> set[str]:
         for client in server.ask(lambda session: session.get_system_info()).client_info
         if now - client.last_connect_time < _LOST_AFTER
     }
-
-
-def _wait_for(
-    server: Server, sites: Sequence[str], enough: int, say: Callable[[str], None], alive: Path
-) -> None:
-    """Wait until all sites are connected, or enough of them and 20 s have passed."""
-    reported: set[str] | None = None
-    patience = time.monotonic() + 20
-    while True:
-        alive.touch()
-        online = connected(server) & set(sites)
-        if online != reported:
-            missing = sorted(set(sites) - online)
-            say(f"connected: {', '.join(sorted(online)) or 'nobody yet'}")
-            if missing:
-                say(f"waiting for {', '.join(missing)} (mixmfl_site there)")
-            reported = online
-        if len(online) == len(sites) or (len(online) >= enough and time.monotonic() > patience):
-            return
-        time.sleep(1)
 
 
 def _has_reconnected(run: Run, online: set[str]) -> bool:
