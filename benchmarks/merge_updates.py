@@ -215,8 +215,6 @@ def plans_of(megabytes: float) -> "Plans":
     fingerprint = Fingerprint(
         10,
         counts,
-        {},
-        {},
         (axis,) * 3,
         (axis,) * 3,
         {"none": 10},

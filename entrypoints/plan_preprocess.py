@@ -278,7 +278,7 @@ def _process(options: argparse.Namespace) -> int:
     with _runner.bars() as report, Workers(options.processes, report) as workers:
         fingerprints = []
         if options.plans is None or options.fingerprint_only:
-            fingerprints = _take_fingerprints(training, labels, options.out, workers)
+            fingerprints = _take_fingerprints(training, options.out, workers)
         if options.fingerprint_only:
             return _print_refused(cases)
         plans = _adopt_plans(options, training)
@@ -371,13 +371,13 @@ def _agree_on_labels(
 
 
 def _take_fingerprints(
-    training: Sequence[_Cases], labels: "Labels", work: Path, workers: "Workers"
+    training: Sequence[_Cases], work: Path, workers: "Workers"
 ) -> "list[Fingerprint]":
-    """Return the sites' fingerprints, in the federation's label values."""
+    """Return the sites' fingerprints."""
     from mixmfl.planning.federation_plans import gather_fingerprints
 
     fingerprints = []
-    gathered = gather_fingerprints([each.site for each in training], labels, work, workers)
+    gathered = gather_fingerprints([each.site for each in training], work, workers)
     for each, site in zip(training, gathered, strict=True):
         fingerprints.append(site.fingerprint)
         each.refused.extend(site.refused)

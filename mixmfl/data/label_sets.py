@@ -25,12 +25,10 @@ class LabelMap:
 
     Attributes:
         index_of: The federation's index for every value that the site's files may hold.
-        value_of: The federation's value for every value that the site's files may hold.
         labelled: The federation's labels and regions that the site labels; None for all of them.
     """
 
     index_of: Mapping[int, int]
-    value_of: Mapping[int, int]
     labelled: tuple[str, ...] | None
 
     def to_indices(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
@@ -40,11 +38,6 @@ class LabelMap:
             DataError: The array holds values that the site does not declare.
         """
         return replace_values(array, self.index_of)
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """The federation's value for each of the site's, as text, as in a fingerprint."""
-        return {str(old): str(new) for old, new in self.value_of.items()}
 
 
 def map_labels(own: Labels, federation: Labels) -> LabelMap:
@@ -84,7 +77,6 @@ def map_labels(own: Labels, federation: Labels) -> LabelMap:
     index = federation.index_of_value
     return LabelMap(
         {value: index[new] for value, new in value_of.items()},
-        value_of,
         None if names == frozenset(federation.foreground) else tuple(own.foreground),
     )
 

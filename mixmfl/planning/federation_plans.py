@@ -13,7 +13,6 @@ from mixmfl.core.errors import PlansError, Refused
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.dataset_card import DatasetCard
-from mixmfl.data.label_sets import map_labels
 from mixmfl.data.labels import Labels
 from mixmfl.planning.fingerprint import Fingerprint, merge_fingerprints
 from mixmfl.planning.heads import planned_heads
@@ -29,8 +28,8 @@ class SiteFingerprint:
 
     Attributes:
         site: The site.
-        file: Where its fingerprint is stored, in the site's own label values.
-        fingerprint: The fingerprint, in the federation's label values.
+        file: Where its fingerprint is stored.
+        fingerprint: The fingerprint.
         refused: Cases that could not be read.
     """
 
@@ -51,13 +50,12 @@ def site_folder(work: Path, site: str) -> Path:
 
 
 def gather_fingerprints(
-    sites: Iterable[SiteFolder], labels: Labels, work: Path, workers: Workers
+    sites: Iterable[SiteFolder], work: Path, workers: Workers
 ) -> Iterator[SiteFingerprint]:
     """Take the fingerprints of sites whose folders are here, one after another.
 
     Args:
         sites: The sites.
-        labels: The federation's labels.
         work: WORK; each site's fingerprint is stored in its folder there.
         workers: Processes that read cases.
 
@@ -67,8 +65,7 @@ def gather_fingerprints(
     """
     for site in sites:
         folder = site_folder(work, site.name)
-        own, refused = fingerprint_site(site, folder, workers)
-        fingerprint = own.with_labels(map_labels(site.labels, labels).renamed)
+        fingerprint, refused = fingerprint_site(site, folder, workers)
         yield SiteFingerprint(site, folder / "fingerprint.json", fingerprint, refused)
 
 
@@ -103,7 +100,7 @@ def write_plans(
     ``plans.json`` is written last; one that is there is replaced, see ``kept_plans``.
 
     Args:
-        fingerprints: The sites' fingerprints, in the federation's label values.
+        fingerprints: The sites' fingerprints.
         labels: The federation's labels.
         preset: The settings.
         dataset: What whoever plans says of the data; the model carries it.

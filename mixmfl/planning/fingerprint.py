@@ -17,13 +17,12 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted, shorten
 from mixmfl.data.body_parts import ANATOMIES
 from mixmfl.data.dataset_card import SUBJECTS, UNKNOWN, DatasetCard
-from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.heads import STATES, STRIPPED
 from mixmfl.planning.slices import slice_axis, slices_first
 from mixmfl.planning.typical import Typical, describe_image, merge_typical
 
-FORMAT = 4
+FORMAT = 5
 
 # Foreground intensities are reported in units of the image's own standard deviation, so that they
 # say how a lesion looks in a modality and not which scanner took it.
@@ -58,7 +57,6 @@ OTHER_DIRECTIONS = 0.1
 _DIRECTIONS = "ZYX"
 
 _Count = Annotated[int, within(1, MOST_CASES)]
-_LabelValue = Annotated[str, text(5, "0|[1-9][0-9]*", "a label value")]
 _Slices = Annotated[str, one_of((*_DIRECTIONS, "none"))]
 _Axis = Annotated[Mapping[Annotated[str, text(80)], _Count], entries(1, MOST_GRIDS)]
 _BINS = len(INTENSITY_EDGES) - 1
@@ -74,8 +72,6 @@ class Fingerprint:
     Attributes:
         cases: Number of cases.
         modality_cases: How many cases have each modality.
-        label_cases: How many cases have at least one voxel of each label value.
-        label_voxels: Voxels of each label value over all cases.
         axes: For each array axis (Z, Y, X), how many cases have a spacing and a size after
             cropping to the head, as ``"<spacing in mm>x<voxels>"``. Axes are counted apart, so
             which size along Z went with which along X is not reported.
@@ -98,11 +94,6 @@ class Fingerprint:
 
     cases: _Count
     modality_cases: Annotated[Mapping[ModalityName, _Count], entries(0, MOST_MODALITIES)]
-    label_cases: Annotated[Mapping[_LabelValue, _Count], entries(0, MOST_LABELS + 2)]
-    label_voxels: Annotated[
-        Mapping[_LabelValue, Annotated[int, within(1, MOST_CASES * MOST_VOXELS)]],
-        entries(0, MOST_LABELS + 2),
-    ]
     axes: tuple[_Axis, _Axis, _Axis]
     stacked: tuple[_Axis, _Axis, _Axis]
     slices: Annotated[Mapping[_Slices, _Count], entries(1, 4)]
@@ -130,20 +121,6 @@ class Fingerprint:
             subjects={card.subjects or UNKNOWN: self.cases},
             anatomy={card.anatomy or UNKNOWN: self.cases},
         )
-
-    def with_labels(self, renamed: Mapping[str, str]) -> "Fingerprint":
-        """Return the fingerprint with label values replaced; those that become one are added up.
-
-        In how many cases such a label is, nobody can tell then; it is at least in as many as one
-        of its values.
-        """
-        cases: dict[str, int] = {}
-        voxels: Counter[str] = Counter()
-        for value, count in self.label_cases.items():
-            new = renamed.get(value, value)
-            cases[new] = max(cases.get(new, 0), count)
-            voxels[new] += self.label_voxels.get(value, 0)
-        return replace(self, label_cases=_add([cases]), label_voxels=_add([voxels]))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fingerprint as JSON content, keys in a fixed order."""
@@ -200,12 +177,8 @@ class Fingerprint:
         ):
             if sum(counts.values()) != self.cases:
                 return f"{name}: the counts do not add up to its {self.cases} cases"
-        for name, counts in (
-            ("modality_cases", self.modality_cases),
-            ("label_cases", self.label_cases),
-        ):
-            if (most := max(counts.values(), default=0)) > self.cases:
-                return f"{name}: {most} of its {self.cases} cases"
+        if (most := max(self.modality_cases.values(), default=0)) > self.cases:
+            return f"modality_cases: {most} of its {self.cases} cases"
         if not self.cases <= sum(self.modality_cases.values()):
             return "modality_cases: fewer than its cases, of which each has a modality"
         if apart := sorted(self.intensities.keys() ^ self.modality_cases.keys()):
@@ -215,10 +188,6 @@ class Fingerprint:
                 return f"typical: {name}: more images than cases"
             if not usual.is_possible:
                 return f"typical: {name}: no images have these sums"
-        if self.label_cases.keys() != self.label_voxels.keys():
-            return "label_cases and label_voxels: are not of the same labels"
-        if strange := [name for name in self.label_cases if int(name) > LARGEST_VALUE]:
-            return f"label_cases: {strange[0]} is no label value up to {LARGEST_VALUE}"
         return self._too_many_voxels()
 
     def _too_many_voxels(self) -> str:
@@ -227,14 +196,6 @@ class Fingerprint:
         sizes = [max(_spacing_and_size(key)[1] for key in axis) for axis in self.axes]
         share = min(map(float, self.kept_share)) - SHARE_STEP / 2
         most = math.prod(size + SIZE_STEP for size in sizes) / share if share > 0 else MOST_VOXELS
-        if sum(self.label_voxels.values()) > most * self.cases:
-            return f"label_voxels: more than its {self.cases} cases have"
-        for name, number in self.label_cases.items():
-            if not number <= self.label_voxels[name] <= most * number:
-                return (
-                    f"label_voxels: {self.label_voxels[name]} of label {name}, which {number} "
-                    "cases have"
-                )
         for name, number in self.modality_cases.items():
             if sum(self.intensities[name]) > most * number:
                 return f"intensities: {name}: more voxels than its {number} cases have"
@@ -257,7 +218,6 @@ def fingerprint_case(
         cropped: The box around the non-zero voxels, as preprocessing crops it.
         state: What the case is like, one of ``heads.STATES``.
     """
-    values, voxels = np.unique(labels, return_counts=True)
     sizes = [part.stop - part.start for part in cropped]
     share = float(np.prod(sizes)) / labels.size
     axes = [
@@ -267,8 +227,6 @@ def fingerprint_case(
     return Fingerprint(
         cases=1,
         modality_cases=dict.fromkeys(images, 1),
-        label_cases={str(value): 1 for value in values},
-        label_voxels={str(value): int(n) for value, n in zip(values, voxels, strict=True)},
         axes=tuple(axes),  # type: ignore[arg-type]
         stacked=tuple(axes[axis] for axis in slices_first(spacing).order),  # type: ignore[arg-type]
         slices={"none" if along is None else _DIRECTIONS[along]: 1},
@@ -307,8 +265,6 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
     return Fingerprint(
         cases=sum(part.cases for part in parts),
         modality_cases=_add(part.modality_cases for part in parts),
-        label_cases=_add(part.label_cases for part in parts),
-        label_voxels=_add(part.label_voxels for part in parts),
         axes=tuple(_add(part.axes[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
         stacked=tuple(_add(part.stacked[axis] for part in parts) for axis in range(3)),  # type: ignore[arg-type]
         slices=_add(part.slices for part in parts),
@@ -324,30 +280,23 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
 def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> Fingerprint | None:
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
-    With fewer cases than the minimum that is nothing. Otherwise a label that fewer cases or voxels
-    have is not counted, and the histogram of a modality that fewer cases have is empty. Heads,
-    subjects and anatomies of which there are fewer are counted as the most frequent ones. Spacings
-    and sizes stay as they are: a plan needs the rare ones too.
+    With fewer cases than the minimum that is nothing. Otherwise the histogram of a modality that
+    fewer cases or voxels have is empty. Heads, subjects and anatomies of which there are fewer are
+    counted as the most frequent ones. Spacings and sizes stay as they are: a plan needs the rare
+    ones too.
 
     Args:
         fingerprint: Fingerprint of the site.
         cases: Fewest cases behind a statistic.
-        voxels: Fewest voxels behind the count of a label and behind a histogram.
+        voxels: Fewest voxels behind a histogram.
     """
     if fingerprint.cases < cases:
         return None
-    labels = {
-        label
-        for label, number in fingerprint.label_cases.items()
-        if number >= cases and fingerprint.label_voxels[label] >= voxels
-    }
     return replace(
         fingerprint,
         heads=_few_as_usual(fingerprint.heads, cases),
         subjects=_few_as_usual(fingerprint.subjects, cases),
         anatomy=_few_as_usual(fingerprint.anatomy, cases),
-        label_cases={k: n for k, n in fingerprint.label_cases.items() if k in labels},
-        label_voxels={k: n for k, n in fingerprint.label_voxels.items() if k in labels},
         intensities={
             name: histogram
             if fingerprint.modality_cases[name] >= cases and sum(histogram) >= voxels

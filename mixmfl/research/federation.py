@@ -72,7 +72,7 @@ def plan_federation(
             described = read_folder_labels(folder)
             labels = agree_on_labels({site.name: site.labels for site in sites}, described)
             fingerprints = []
-            for each in gather_fingerprints(sites, labels, work, workers):
+            for each in gather_fingerprints(sites, work, workers):
                 fingerprints.append(each.fingerprint)
                 refused[each.site.name] |= {case.name: case for case in each.refused}
             card = find_card(folder)

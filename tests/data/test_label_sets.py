@@ -12,7 +12,6 @@ from mixmfl.data.label_sets import (
     map_labels,
 )
 from mixmfl.data.labels import Labels
-from mixmfl.planning.fingerprint import Fingerprint
 
 LESION = Labels({"background": 0, "lesion": 1})
 STROKE = Labels({"background": 0, "stroke": 1})
@@ -145,29 +144,3 @@ def test_a_value_that_no_site_declares_is_refused() -> None:
         map_labels(STROKE, Labels({"background": 0, "lesion": 1, "stroke": 2})).to_indices(
             np.array([2])
         )
-
-
-def test_labels_are_counted_by_the_federations_values() -> None:
-    fingerprint = Fingerprint(
-        3,
-        {"t1": 3},
-        {"0": 3, "1": 2, "2": 1},
-        {"0": 90, "1": 7, "2": 5},
-        ({}, {}, {}),
-        ({}, {}, {}),
-        {},
-        {},
-        {},
-        {},
-        {},
-        {},
-    )
-    merged = Labels({"background": 0, "lesion": 1}, read_as={2: 1})
-    union = Labels({"background": 0, "stroke": 1, "lesion": 2})
-    found = fingerprint.with_labels(map_labels(merged, union).renamed)
-    assert found.label_voxels == {"0": 90, "2": 12}
-    assert found.label_cases == {"0": 3, "2": 2}  # at least in so many
-    same = map_labels(
-        Labels({"background": 0, "a": 1, "b": 2}), Labels({"background": 0, "a": 1, "b": 2})
-    )
-    assert fingerprint.with_labels(same.renamed) == fingerprint

@@ -5,10 +5,12 @@ The kinds of masked rounds are in ``test_secure_aggregation``.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small import LABELS, small_case, write_preset
 from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.core.errors import MixmflError
@@ -30,7 +32,9 @@ from mixmfl.federated.server.merge import (
 from mixmfl.federated.server.subset_validation import measure_task, read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_validation
 from mixmfl.federated.state import first_state, read_dice, register
-from mixmfl.planning.fingerprint import fingerprint_case
+from mixmfl.planning.federation_plans import make_plans
+from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.plans import load_preset
 from mixmfl.training.privacy_budget import Privacy
 
 Case = tuple[Message, Callable[[Message], Any]]
@@ -161,3 +165,33 @@ def test_every_field_of_a_registration_changes_what_the_server_does(store: SiteS
     ]
     for change in changes:
         assert done(change) != done({}), change
+
+
+def test_every_field_of_a_fingerprint_changes_the_plans(tmp_path: Path) -> None:
+    preset = load_preset(str(write_preset(tmp_path / "tiny.json")))
+    box = (slice(0, 20), slice(0, 40), slice(0, 36))
+    body = merge_fingerprints(
+        fingerprint_case(*small_case(("t1", "t2"), seed, (20, 40, 36)), (5.0, 1.0, 1.0), box)
+        for seed in range(4)
+    )
+    slices = dataclasses.replace(body, slices={"Z": 2, "X": 2})  # its axes are those of `stacked`
+
+    def planned(fingerprint: Fingerprint, **change: Any) -> Any:
+        return make_plans(dataclasses.replace(fingerprint, **change), LABELS, preset).to_json()
+
+    changes: dict[str, Any] = {
+        "cases": 400,
+        "modality_cases": {"t1": 4},
+        "axes": ({"3x20": 4}, *body.axes[1:]),
+        "stacked": ({"3x20": 4}, *body.stacked[1:]),
+        "slices": slices.slices,
+        "kept_share": {"0.30": 4},
+        "heads": {"skull": 4},
+        "subjects": {"patients": 4},
+        "anatomy": {"brain": 4},
+        "intensities": dict.fromkeys(body.intensities, (0,) * 60),
+        "typical": {},
+    }
+    assert changes.keys() == {field.name for field in dataclasses.fields(Fingerprint)}
+    for name, value in changes.items():
+        assert any(planned(f, **{name: value}) != planned(f) for f in (body, slices)), name

@@ -83,11 +83,9 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
     """Return a good fingerprint as JSON."""
     counted = modality_cases or {"t1": cases, "t2": 1}
     return {
-        "format": 4,
+        "format": 5,
         "cases": cases,
         "modality_cases": counted,
-        "label_cases": {"0": cases, "4": 1},
-        "label_voxels": {"0": 1000 * cases, "4": 50},
         "axes": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
         "stacked": [{"1x20": cases - 1, "0.9375x128": 1}] * 3,
         "slices": {"none": cases},

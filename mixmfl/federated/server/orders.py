@@ -21,7 +21,7 @@ from mixmfl.core.json_fields import Range, fields, whole, word
 from mixmfl.core.records import read_record
 from mixmfl.core.version import __version__
 from mixmfl.data.dataset_card import read_card
-from mixmfl.data.label_sets import agree_on_labels, describe_sets, map_labels
+from mixmfl.data.label_sets import agree_on_labels, describe_sets
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
@@ -167,17 +167,13 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
                 f"no site sent a fingerprint: none has {orders.minimum[0]} cases. A plan needs "
                 "one; lower --minimum-cases here and at the sites"
             )
-        shared = [
-            fingerprint.with_labels(map_labels(meant[site], labels).renamed)
-            for site, fingerprint in fingerprints.items()
-        ]
         for site, fingerprint in fingerprints.items():
             write_json(_fingerprint_file(orders.out, site), fingerprint.to_json())
         dataset = None
         if orders.card is not None:
             dataset = read_card(read_json(orders.card), str(orders.card))
         preset = load_preset(orders.preset)
-        plans, _ = write_plans(shared, labels, preset, dataset, orders.out)
+        plans, _ = write_plans(fingerprints.values(), labels, preset, dataset, orders.out)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
     cases = _ask_all(ask, orders.sites, task, partial(read_case_counts, configurations=names))

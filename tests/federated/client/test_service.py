@@ -87,8 +87,6 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
     return Fingerprint(
         cases,
         modality_cases,
-        {},
-        {},
         (axis,) * 3,
         (axis,) * 3,
         {"none": cases},

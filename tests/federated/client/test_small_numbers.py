@@ -109,8 +109,6 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
             modality_cases={"t2": few},
             intensities={"t2": odd.intensities["t1"]},
             typical={"t2": odd.typical["t1"]},
-            label_cases={"0": few, "2": few},
-            label_voxels={"0": odd.label_voxels["0"], "2": odd.label_voxels["1"]},
             heads={"deepbet": few},
         )
         both = merge_fingerprints([usual, renamed])
@@ -118,7 +116,6 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
         records.append(reply.record["fingerprint"])
     differ = {name for name in records[0] if records[0][name] != records[1][name]}
     assert differ == {"axes", "stacked", "slices"}
-    assert "2" not in records[0]["label_cases"]
     assert not any(records[0]["intensities"]["t2"])
     assert set(records[0]["typical"]) == {"t1"}
     assert records[0]["modality_cases"]["t2"] == few  # the aggregation weight
