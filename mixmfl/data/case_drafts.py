@@ -9,6 +9,7 @@ from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
+from mixmfl.data.image_files import spaced
 from mixmfl.data.modalities import words_of
 from mixmfl.data.sidecars import sidecar_doubt
 
@@ -125,6 +126,11 @@ class Draft:
         for modality, file in zip(images, used, strict=True):
             if not file.given and (doubt := sidecar_doubt(file.path, modality)):
                 warnings.append(f"{inside(file.path, folder)}: {doubt}")
+        if label and (other := self._name_of_another(label, images)):
+            warnings.append(
+                f"{inside(label, folder)}: the label is called {other!r}, and the images are not; "
+                "see that it is of this case"
+            )
         processed = [file for file in used if file.reading.processing]
         has_twins = any(len(by_modality[modality]) > 1 for modality in images)
         if has_twins and 0 < len(processed) < len(used):
@@ -154,6 +160,15 @@ class Draft:
             if file is not taken
         ]
         return taken.path, records, ""
+
+    def _name_of_another(self, label: Path, images: Mapping[str, Path]) -> str:
+        """Return the name before a label's words if all images are called otherwise."""
+        names = {file.path: spaced(file.reading.head) for file in self.files if not file.given}
+        own = names.get(label, "")
+        heads = [names.get(path, "") for path in images.values()]
+        if len(own) < 3 or not all(heads) or any(h in own or own in h for h in heads):
+            return ""
+        return own.strip()
 
     def _by_programs(self, folder: Path) -> str:
         """Name the segmentations by programs, which are no labels unless the user says so."""

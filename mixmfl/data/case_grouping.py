@@ -109,6 +109,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     for file in known:
         if file.reading.is_label:
             key_of[file.path] = _key_of_label(file, key(file), places)
+    key_of |= _labels_called_otherwise(files, key_of)
     keys = set(key_of.values())
     name_of = _name_cases(keys, folder)
     beside: dict[Path, set[Key]] = defaultdict(set)
@@ -223,6 +224,44 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
         if ((*other, rest) if rest else other)[-len(mine) :] == mine
     ]
     return ends[0] if len(ends) == 1 else key
+
+
+def _labels_called_otherwise(
+    files: Sequence[ImageFile], key_of: Mapping[Path, Key]
+) -> dict[Path, Key]:
+    """Return the case of each label that is the only one in a patient's folder, under another name.
+
+    So ``BraTS20_Training_355/W39_1998.09.19_Segm`` is of that patient, whom the folder and all
+    images in it name. What is called as another patient is (``p1/p2_seg``) is not taken.
+    """
+    in_folder: dict[Parts, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        in_folder[file.parents].append(file)
+    with_image = {key_of[file.path] for file in files if file.reading.modality}
+    places_of = Counter(head for _, head in {(file.parents, file.reading.head) for file in files})
+    found = {}
+    for parents, mine in in_folder.items():
+        labels = [file for file in mine if file.reading.is_label]
+        keys = {key_of[file.path] for file in mine if file.reading.modality}
+        if len(labels) != 1 or len(keys) != 1 or not parents:
+            continue
+        (label,), (key,) = labels, keys
+        own = label.reading.head
+        names = {file.reading.head for file in mine if file.reading.modality}
+        if (
+            key_of[label.path] not in with_image
+            and names == {parents[-1]}
+            and re.search(r"\d", own)
+            and _shape(own) != _shape(parents[-1])
+            and places_of[own] == 1
+        ):
+            found[label.path] = key
+    return found
+
+
+def _shape(name: str) -> str:
+    """Return a name without its numbers, as names of one collection are alike."""
+    return re.sub(r"\d+", "#", name.lower())
 
 
 def _written_alike(names: Collection[str]) -> dict[str, str]:

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
-from mixmfl.data.series_numbers import are_of_series, ask_whose_numbers, numbered_images
+from mixmfl.data.series_numbers import (
+    are_of_series,
+    ask_whose_numbers,
+    is_uid,
+    numbered_images,
+)
 from mixmfl.data.time_points import are_of_other_times, is_day, names_examination
 
 _HOW_TO_NAME = (
@@ -21,6 +26,10 @@ _WHICH_DAY = (
 )
 
 
+# a number that no scanner gives to a series, and that is no time
+_LONG_NUMBER = re.compile(r"(?<!\d)(?!(?:19|20)\d{6}(?!\d))\d{7,13}(?!\d)")
+
+
 def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path, str]]:
     """Return the part of each image's name that identifies its case, and questions about images.
 
@@ -28,8 +37,6 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
     part before the words identifies the patient, unless the numbers behind them come back with
     other modalities: ``t1_001`` and ``t2_001``.
     """
-    rests: dict[Path, str] = {}
-    unclear: dict[Path, str] = {}
     at_home: dict[Parts, list[ImageFile]] = defaultdict(list)
     labels_at: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
@@ -39,49 +46,18 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
             labels_at[file.home].add(file.reading.case)
     numbered = [each for home, mine in at_home.items() for each in numbered_images(home, mine)]
     homes_of = Counter(head for mine in at_home.values() for head in {i.reading.head for i in mine})
+    rests: dict[Path, str] = {}
+    unclear: dict[Path, str] = {}
     for home, mine in at_home.items():
-        by_head: dict[str, list[ImageFile]] = defaultdict(list)
-        for image in mine:
-            by_head[image.reading.head].append(image)
-        for head, group in by_head.items():
-            by_case: dict[str, list[ImageFile]] = defaultdict(list)
-            for image in group:
-                by_case[image.reading.case].append(image)
-            for case, same in by_case.items():
-                rest = case if _suffix_separates_cases(by_case, head, home) else head
-                rests.update(dict.fromkeys((image.path for image in same), rest))
-        paths = [image.path for image in mine]
-        count = len({image.reading.modality for image in mine})
-        apart = len(by_head) > 1 and len({rests[path] for path in paths}) == len(mine) == count
-        repeated = max(homes_of[head] for head in by_head) > 1
+        rests.update(_parts_of_names(home, mine))
         if any(each.home == home and not each.name for each in numbered):
-            pass  # see below
-        elif len(by_head) > 1 and count == len(mine) and all(map(is_day, by_head)):
-            days = {re.sub(r"[-_.]", "", head)[:8] for head in by_head}
-            if len(days) == 1:
-                rests.update(dict.fromkeys(paths, ""))
-                if not home:  # of several patients, perhaps
-                    unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(names_of(paths))))
-        elif len(by_head) == 1 and home and len({rests[path] for path in paths}) == 1:
-            # p01/DICOM_t1_5: the folder is the patient
-            if not re.search(r"\d", mine[0].reading.head):
-                rests.update(dict.fromkeys(paths, ""))
-        elif apart and home:
-            rests.update(dict.fromkeys(paths, ""))
-            # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
-            others = [head for head in by_head if head and spaced(head) not in spaced(home[-1])]
-            # p1_t1.nii, or anna_t1.nii, and bert_flair.nii
-            may_be_people = any(re.search(r"\d", head) for head in others) or not repeated
-            if may_be_people and (len(others) > 1 or len(others) == len(by_head)):
-                unclear.update(dict.fromkeys(paths, _HOW_TO_NAME))
-    by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
-    for home, mine in at_home.items():
-        for image in mine:
-            by_rest[home, rests[image.path]].append(image)
-    for together in by_rest.values():
-        if are_of_other_times([stem_of(image.path) for image in together]):
-            paths = [image.path for image in together]
-            unclear.update(dict.fromkeys(paths, _WHICH_DAY.format(names_of(paths))))
+            continue  # see below
+        is_one, question = _is_one_patient(home, mine, rests, homes_of)
+        if is_one:
+            rests.update((image.path, "") for image in mine)
+        if question:
+            unclear.update((image.path, question) for image in mine)
+    unclear |= _of_other_times(at_home, rests)
     for each in numbered:
         are_series = are_of_series(each, numbered, labels_at[each.home])
         if are_series is False:
@@ -91,6 +67,82 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
         if are_series is None:
             unclear.update(dict.fromkeys(each.paths, ask_whose_numbers(each.paths)))
     return rests, unclear
+
+
+def _by_head(images: Sequence[ImageFile]) -> dict[str, list[ImageFile]]:
+    by_head: dict[str, list[ImageFile]] = defaultdict(list)
+    for image in images:
+        by_head[image.reading.head].append(image)
+    return by_head
+
+
+def _parts_of_names(home: Parts, images: Sequence[ImageFile]) -> dict[Path, str]:
+    """Return the part of each name in one folder that identifies its case, as names alone tell."""
+    rests = {}
+    for head, group in _by_head(images).items():
+        by_case: dict[str, list[ImageFile]] = defaultdict(list)
+        for image in group:
+            by_case[image.reading.case].append(image)
+        for case, same in by_case.items():
+            rest = case if _suffix_separates_cases(by_case, head, home) else head
+            rests.update(dict.fromkeys((image.path for image in same), rest))
+    return rests
+
+
+def _is_one_patient(
+    home: Parts, images: Sequence[ImageFile], rests: Mapping[Path, str], homes_of: Mapping[str, int]
+) -> tuple[bool, str]:
+    """Say whether all images of a folder are of one patient, and what to ask about that.
+
+    Args:
+        home: The folder; empty for the one that was searched.
+        images: The images in it.
+        rests: The part of each name that identifies its case, as names alone tell.
+        homes_of: The number of folders in which names begin with each head.
+    """
+    heads = list(_by_head(images))
+    paths = [image.path for image in images]
+    count = len({image.reading.modality for image in images})
+    if len(heads) == 1:
+        if re.search(r"\d", heads[0]) or len({rests[path] for path in paths}) > 1:
+            return False, ""
+        numbers = [_LONG_NUMBER.findall(stem_of(path)) for path in paths]
+        if not home and len(paths) > 1 and all(numbers):
+            # file_brain_T1_201_6002688 and file_brain_FLAIR_200_6002425, of fastMRI
+            several = len({each[-1] for each in numbers}) == len(paths)
+            return False, ask_whose_numbers(paths) if several else ""
+        return bool(home), ""  # p01/DICOM_t1_5: the folder is the patient
+    if count == len(images) and all(map(is_day, heads)):
+        if len({re.sub(r"[-_.]", "", head)[:8] for head in heads}) > 1:
+            return False, ""
+        return True, "" if home else _WHICH_DAY.format(names_of(paths))  # of several, perhaps
+    if not home or not len({rests[path] for path in paths}) == len(images) == count:
+        return False, ""
+    if all(map(is_uid, heads)):
+        return True, ""
+    # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
+    others = [head for head in heads if head and spaced(head) not in spaced(home[-1])]
+    # p1_t1.nii, or anna_t1.nii, and bert_flair.nii
+    repeated = max(homes_of[head] for head in heads) > 1
+    may_be_people = any(re.search(r"\d", head) for head in others) or not repeated
+    is_asked = may_be_people and (len(others) > 1 or len(others) == len(heads))
+    return True, _HOW_TO_NAME if is_asked else ""
+
+
+def _of_other_times(
+    at_home: Mapping[Parts, Sequence[ImageFile]], rests: Mapping[Path, str]
+) -> dict[Path, str]:
+    """Return questions about images that would be one case, but whose names tell other times."""
+    by_rest: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
+    for home, mine in at_home.items():
+        for image in mine:
+            by_rest[home, rests[image.path]].append(image.path)
+    return {
+        path: _WHICH_DAY.format(names_of(paths))
+        for paths in by_rest.values()
+        if are_of_other_times([stem_of(path) for path in paths])
+        for path in paths
+    }
 
 
 def _suffix_separates_cases(
@@ -109,6 +161,15 @@ def _suffix_separates_cases(
         for images in by_case.values()
     ]
     if len(set.union(*modality_sets)) > 1:
+        # p1/T1_1, p1/T1_2 and p1/FLAIR_1: a repeated T1, or a second examination without FLAIR
+        counts = all(re.fullmatch(r"[1-9]\d?", case) for case in by_case)
+        if (
+            counts
+            and home
+            and re.search(r"\d", home[-1])
+            and len({*map(frozenset, modality_sets)}) > 1
+        ):
+            return False
         return any(len(modalities) > 1 for modalities in modality_sets)
     if head:  # p01/p01_t1_5, p01/p01_t1_9
         return not (home and spaced(home[-1]) in spaced(head))

@@ -74,7 +74,9 @@ _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
     r"(flair|t1c|t1ce|t1w?|t2w?|mni|std|atlas)(?![a-z0-9])"
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
-_ANTS = re.compile(r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$")
+_ANTS = re.compile(
+    r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$|(?<=brainsegmentation)(posteriors)"
+)
 # an image whose lesions were filled, for programs that measure healthy tissue
 _FILLED = re.compile(
     r"(?i)(?<![a-z])(?:lesions?[ _.-]?(?:fill|inpaint)(?:ed|ing)|"
@@ -101,10 +103,12 @@ _MAKERS = frozenset(
      "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
-     "ciftify", "tractoflow")
+     "ciftify", "tractoflow", "glistrboost")
 )  # fmt: skip
 SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
 """Further ones, which may be of a patient's name, too."""
+
+_BY_HAND = re.compile(r"(?i)manually[ _-]?(?:corrected|edited|revised)")
 
 _MAKERS_OF_TWO = (("hd", "glio"), ("total", "segmentator"), ("nn", "unet"), ("lst", "ai"))
 
@@ -161,7 +165,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", stem)
     stem = _FILLED.sub("filled", stem)
-    for pattern, apart in ((_ANTS, r"_\1"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
+    for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
     return _by_program(_read_converted(_TIMED.sub(_without_time, stem), modalities), stem)
 
@@ -171,7 +175,7 @@ def _by_program(file_name: FileName, stem: str) -> FileName:
     if not file_name.is_label:
         return file_name
     maker = maker_in(stem) or maker_in(stem[len(file_name.head) :], SHORT_MAKERS)
-    if maker:
+    if maker and not _BY_HAND.search(stem):
         return replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     return file_name
 

@@ -45,6 +45,9 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 # beside a word for processing: resampled_1mm, skull_stripped
 _HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull")
 
+# of UK Biobank: patient, kind of data, visit, repetition
+_OF_BIOBANK = re.compile(r"^(\d{7})_\d{5}_(\d_\d)$")
+
 _BEFORE = ("pre", "prae", "pra")
 
 _OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
@@ -143,7 +146,9 @@ def read_file(
         modalities: Known modalities.
         of_labels: The folders whose files are labels.
     """
-    parents = tuple(map(composed, path.relative_to(folder).parts[:-1]))
+    parents = tuple(
+        _OF_BIOBANK.sub(r"\1_\2", composed(part)) for part in path.relative_to(folder).parts[:-1]
+    )
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
         file_name = replace(file_name, case="", head="")
@@ -231,8 +236,11 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
     def beside() -> list[Parts]:
         return [other for other in contents if other[:-1] == above and other[-1] != part]
 
+    def is_beside_originals() -> bool:
+        return any(other[-1].lower() in (*ORIGINALS, "native") for other in beside())
+
     if part.lower() == "pre":
-        return any(other[-1].lower() in ORIGINALS for other in beside())
+        return is_beside_originals()
     words = [
         word
         for word in lower_words(part)
@@ -241,7 +249,9 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
     if not words or not all(word in PROCESSING for word in words):
         return False
     mine = contents[(*above, part)] - {""}
-    return len(part) > 7 or any(contents[other] & mine for other in beside())
+    return (
+        len(part) > 7 or is_beside_originals() or any(contents[other] & mine for other in beside())
+    )
 
 
 def _home(

@@ -26,7 +26,7 @@ LABEL_WORDS = (
     "o ot",  # of BraTS 2013 to 2015 and ISLES 2015
     "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
     "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
-    "masken", "segmentierungen", "masques", "mascaras", "maschere", "maskers",
+    "glistrboost", "masken", "segmentierungen", "masques", "mascaras", "maschere", "maskers",
 )  # fmt: skip
 # label words glued together, or numbered by rater or part: lesionmask, manualseg, mask1
 _LABEL = re.compile(

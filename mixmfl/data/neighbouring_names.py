@@ -144,7 +144,7 @@ def with_agent_of_folder(
         if reading.is_bids or reading.modality not in ("t1", "t1c"):
             pass
         elif reading.modality == "t1c":
-            if agent == "without":
+            if agent == "without" and part.lower() != "native":  # which is of the space, then
                 reading = replace(reading, modality=None, doubt=f"{doubt} to come")
         elif agent == "with" and own != "without":
             reading = replace(reading, modality="t1c")

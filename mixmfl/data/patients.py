@@ -11,6 +11,7 @@ from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,
+    begins_with_examination,
     is_day,
     is_examination,
     is_month,
@@ -23,7 +24,7 @@ _SIDE = "left|right|links|rechts|gauche|droite"
 # `study_20200101` names no patient
 _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(UPENN-GBM-\d+)_\d\d|"
-    r"(\d{7})_\d{5}_\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
+    r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
     rf"(.+?)[ _.-]+(?i:{NAMES_EXAMINATION})(?:[ _.-].*)?|"
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{_SIDE})(?:[ _.-].*)?"
 )
@@ -31,6 +32,10 @@ _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{4,})[-_]\d{1,2}")
 _COUNT = re.compile(r"\d{1,2}")
+_PATIENT = re.compile(r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+")
+_CONTROLS = re.compile(
+    r"(?:healthy[ _-]?)?controls?|hc|healthy|kontrollen|temoins|controles|controlli"
+)
 _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
 # parts of one examination or patient: a side, a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
@@ -84,7 +89,13 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     }
     all_parts = set(parts_of.values())
     for name, parts in parts_of.items():  # fsl/p1 beside p1
-        if len(parts) > 1 and parts[-1:] in all_parts and re.search(r"\d", parts[-1]):
+        of_controls = len(parts) > 1 and _CONTROLS.fullmatch(without_accents(parts[-2]))
+        if (
+            len(parts) > 1
+            and parts[-1:] in all_parts
+            and re.search(r"\d", parts[-1])
+            and (not of_controls)
+        ):
             patient_at[name] = parts[-1]
     unnamed = [
         name
@@ -125,11 +136,12 @@ def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tupl
     """Return the names of folders and files that may tell the patient of a case, the last most."""
     # p1/T1_1 and p1/T1_2 are of p1, perhaps
     is_count = bool(_COUNT.fullmatch(rest) and folders and re.search(r"\d", folders[-1]))
-    if not rest or is_examination(rest) or is_count:
+    if not rest or begins_with_examination(rest) or is_count:
         named = tuple(
             part
             for depth, part in enumerate(folders)
-            if not is_examination(part) and not (depth and (part in kinds or _is_within(part)))
+            if not is_examination(part)
+            and not (depth and (part in kinds or _is_within(part) or _is_count(folders, depth)))
         )
         return without_stores(named)
     for folder in folders:
@@ -140,6 +152,12 @@ def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tupl
         ):
             return (folder,)
     return (rest,)
+
+
+def _is_count(folders: Sequence[str], depth: int) -> bool:
+    """Say whether a folder counts the examinations of the patient that the one around it names."""
+    around = without_accents(folders[depth - 1])
+    return bool(_COUNT.fullmatch(folders[depth]) and _PATIENT.fullmatch(around))
 
 
 def _is_within(part: str) -> bool:

@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # Words about the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
+        t1, t1w, t1wi, t1mri, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, t1wks, ct1"),
@@ -26,7 +26,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         wave mprage
     """),
     "t2": _phrases("""
-        t2, t2w, t2wi, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, t2 pond, t2tse,
+        t2, t2w, t2wi, t2mri, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, t2 pond, t2tse,
         t2fse
     """),
     "flair": _phrases("""
@@ -55,8 +55,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 # Words for images that are no modality of ours; the first match counts.
 ASIDES: Mapping[str, tuple[str, ...]] = {
     "screen shot": _phrases("""
-        screen save, screensave, screenshot, screen shot, phoenixzipreport, phoenix, key images,
-        secondary capture, exam card, examcard, dose report, protocol page, report
+        screen save, screensave, screenshot, screen shot, thumbnail, preview, montage,
+        phoenixzipreport, phoenix, key images, secondary capture, exam card, examcard, dose
+        report, protocol page, report
     """),
     "localiser": _phrases("""
         localizer, localiser, localizers, localisers, loc, scout, scouts, survey, 3plane, 3 plane,
@@ -129,7 +130,8 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         parametric, calc, calculated, berechnet, calct1, calct2, cpmg, relax, relaxation,
         relaxation time, fat fraction, fat frac, fatfrac, fatfraction, fat percentage, pdff,
         bias field, biasfield, snr map, prob, probs, probability, probmap, uncertainty, entropy,
-        heatmap, saliency, residual, error, edges, ratio, dividedby
+        heatmap, saliency, residual, error, edges, ratio, dividedby, corticalthickness, cortical
+        thickness, logjacobian, log jacobian
     """),
     "synthetic": _phrases("""
         synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
@@ -195,14 +197,15 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon,
         post con, w con, with con, mkm, nkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
         postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, postmdc, dopomdc, posgad,
-        wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, with iv
+        wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, plusgd, pluskm, pluscontrast,
+        with iv
     """),
     "without": _phrases("""
         native, nativ, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
         pregad, pregado, prekm, precon, pre con, non con, noncon, wo con, without con, no con, w o
         con, noncontrast, nocontrast, nogad, nogd, unenhanced, okm, ohnekm, vkm, vorkm, basale,
         nonenhanced, smdc, precontrasto, preinj, nativt1, wocontrast, wogad, wogd, wocon, nongd,
-        nongad, nc, prec, premdc, senzamdc, sanscontraste, sansinj, nonce
+        nongad, nc, prec, premdc, minusgd, minuskm, senzamdc, sanscontraste, sansinj, nonce
     """),
     "both": _phrases("""
         wwo, w wo, w without, with and without, w and wo, with without, w w o, either
@@ -243,7 +246,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
         mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
         pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation,
-        high contrast, low contrast
+        high contrast, low contrast, black blood, dark blood
     """),
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
@@ -285,7 +288,9 @@ PROCESSING = frozenset(
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
     reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
     zscore, histmatch, tilt, prenorm, lin, nonlin,
-    superres, synthstrip, filled, inpainted, masked, voided, mninonlinear
+    superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
+    brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
+    whitestripe, zscored
 """)
 )
 

@@ -247,10 +247,14 @@ def _understand(text: str) -> list[_Phrase]:
                 )
                 start += length
                 break
-    # "ohne i.v. KM" says no more than "ohne KM"
-    after = [*(each.meaning for each in phrases[1:]), ""]
-    pairs = zip(phrases, after, strict=False)
-    return [each for each, meaning in pairs if (each.words, meaning) != ("iv", "agent")]
+    # "ohne i.v. KM" and "ohne KM i.v." say no more than "ohne KM"
+    meanings = ["", *(each.meaning for each in phrases), ""]
+    beside = zip(meanings, meanings[2:], strict=False)
+    return [
+        each
+        for each, neighbours in zip(phrases, beside, strict=True)
+        if each.words != "iv" or "agent" not in neighbours
+    ]
 
 
 def _stem(word: str) -> str:

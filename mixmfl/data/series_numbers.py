@@ -15,6 +15,14 @@ _NUMBER = re.compile(
 )
 
 
+_UID = re.compile(r"\d+(?:\.\d+){4,}")
+
+
+def is_uid(name: str) -> bool:
+    """Say whether a name is a DICOM UID, as archives name files by."""
+    return bool(_UID.fullmatch(name))
+
+
 def ask_whose_numbers(paths: Sequence[Path]) -> str:
     """Return the question whose the numbers in the names of images are."""
     return (
@@ -70,7 +78,7 @@ def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
         number = _NUMBER.fullmatch(_numbered_name(image).lower())
         if not image.reading.head and not (number and not number["name"]):
             return []  # T1.nii.gz: the folder is a case
-        if not number:
+        if not number or is_uid(image.reading.head):
             continue
         name = _numbered_name(image)[: number.end("name")] if number["name"] else ""
         by_name[name].append((image, int(number["number"])))

@@ -89,6 +89,7 @@ _ALONE_WORDS = re.compile(_ALONE)
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
 _NAMED_WORDS = re.compile(_NAMED)
+_FIRST_WORDS = re.compile(rf"(?:{_NAMED}|{_STATE})(?![a-z0-9])")
 
 
 def is_day(text: str) -> bool:
@@ -99,6 +100,11 @@ def is_day(text: str) -> bool:
 def is_examination(text: str) -> bool:
     """Say whether a text, such as a folder's name, is a time point and nothing else."""
     return bool(_ALONE_WORDS.fullmatch(without_accents(text)))
+
+
+def begins_with_examination(text: str) -> bool:
+    """Say whether a text is a time point, or begins with a word that surely is one."""
+    return is_examination(text) or bool(_FIRST_WORDS.match(text.lower()))
 
 
 def is_month(text: str) -> bool:

@@ -60,7 +60,10 @@ def patient(case: Case) -> str:
         "p1/T1 p1_2/T1",
         "p1/T1 results/p1/T1_brain",
         "p1/new/T1 p1/old/T1",
-        "p1/T1_1 p1/T1_2 p1/FLAIR_1",
+        "p1/T1_1 p1/T1_2 p1/FLAIR_1 p1/FLAIR_2",
+        "sub1/1/T1 sub1/2/T1",
+        "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
+        "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
         "G1/03-01-2002-MRI BRAIN-99999/3.000000-AX T1-44444/img",
     ],
@@ -110,6 +113,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "NYU_0050952/T1 NYU_0050953/T1 UCLA_1_0051201/T1",
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
+        "controls/01/T1 patients/01/T1",
+        "site1/1/T1 site1/2/T1",
         " ".join(f"2020-01-{day}/T1" for day in range(10, 22)),  # a collection by days
     ],
 )
@@ -144,6 +149,7 @@ def test_a_folder_that_stores_a_collection_names_no_case(tmp_path: Path) -> None
         "p1/T1 p1/T1_seg p1/T1_pve_0",  # of FAST
         "p1/T1 p1/final_mask p1/bianca_mask",
         "p1/FLAIR p1/lst_lesions",
+        "p1/p1_FLAIR p1/p1_GlistrBoost",
         # fMRIPrep's folder by itself, with tissue
         "sub-01/anat/sub-01_T1w sub-01/anat/sub-01_dseg sub-01/anat/sub-01_label-GM_probseg",
         "p1/T1 p1/T1_lesion_filled",  # images for programs that measure healthy tissue
@@ -160,6 +166,12 @@ def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> 
 def test_a_patient_may_be_called_as_a_program(names: str, tmp_path: Path) -> None:
     (case,) = found_in(tmp_path, names, labels_needed=True).cases
     assert case.label
+
+
+def test_a_programs_segmentation_that_says_it_was_corrected_is_a_label(tmp_path: Path) -> None:
+    names = "p1/p1_t1 p1/p1_GlistrBoost p1/p1_GlistrBoost_ManuallyCorrected"
+    (case,) = found_in(tmp_path, names, labels_needed=True).cases
+    assert case.label == tmp_path / "p1" / "p1_GlistrBoost_ManuallyCorrected.nii.gz"
 
 
 def test_rejects_alone_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -195,7 +207,16 @@ def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: 
     assert all(case.label not in case.files.values() for case in found.cases)
 
 
-@pytest.mark.parametrize("names", ["A/p1_T1 B/p1_seg", "A/p1_T1 B/p1_T1 labels/p1"])
+def test_the_only_label_of_a_patients_folder_may_have_another_name(tmp_path: Path) -> None:
+    names = "Training_355/Training_355_t1 Training_355/W39_1998.09.19_Segm"  # of BraTS 2020
+    (case,) = found_in(tmp_path, names, labels_needed=True).cases
+    assert case.label is not None
+    assert "called 'w39 1998 09 19', and the images are not" in case.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "names", ["A/p1_T1 B/p1_seg", "A/p1_T1 B/p1_T1 labels/p1", "p1/p1_T1 p1/p2_seg"]
+)
 def test_a_label_that_may_be_of_another_patient_is_not_taken(names: str, tmp_path: Path) -> None:
     assert found_in(tmp_path, names, labels_needed=True).cases == ()
 
@@ -221,6 +242,8 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("P1_T1 p1_flair", "upper and lower case"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
         ("Gado_T1 Gado_FLAIR", "or the patient"),
+        ("p1/T1_1 p1/T1_2 p1/FLAIR_1", "2 files for t1"),
+        ("brain_AXFLAIR_200_6002425 brain_AXT1POST_201_6002688", "several patients"),  # of fastMRI
     ],
 )
 def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> None:
@@ -264,6 +287,20 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ),
         ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
+        ("C1/native/T1c C1/native/T1 C1/atlas/T1", {"t1c": "C1/native/T1c", "t1": "C1/native/T1"}),
+        (
+            "p1/T1 p1/T1_BrainExtractionBrain p1/T1_BrainSegmentation0N4 p1/T1_CorticalThickness "
+            "p1/T1_BrainSegmentationPosteriors1 p1/T1_logJacobian p1/T1_pydeface",
+            {"t1": "p1/T1"},
+        ),
+        (  # a patient's visit, of UK Biobank
+            "1000012_20252_2_0/T1/T1 1000012_20253_2_0/T2_FLAIR/T2_FLAIR",
+            {"t1": "1000012_20252_2_0/T1/T1", "flair": "1000012_20253_2_0/T2_FLAIR/T2_FLAIR"},
+        ),
+        (
+            "1.2.3.4.5/1.2.3.4.5.11_T1 1.2.3.4.5/1.2.3.4.5.12_T2",
+            {"t1": "1.2.3.4.5/1.2.3.4.5.11_T1", "t2": "1.2.3.4.5/1.2.3.4.5.12_T2"},
+        ),
     ],
 )
 def test_twins_and_leftovers_are_not_taken(

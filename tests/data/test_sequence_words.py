@@ -54,7 +54,7 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
     T1 senza m.c.|T1 Gd free|T1 CM-
     T1 s. mdc|T1 high contrast|T1 N/C|T1 w/out gad|T1 nicht KM-verstärkt|T1 utan kontrast
-    T1 n-c|T1 przed kontrastem""".replace("\n", "|").split("|"),
+    T1 n-c|T1 przed kontrastem|T1 ohne KM i.v.|t1_minusGd""".replace("\n", "|").split("|"),
 )
 def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> None:
     assert read_words(text).modality == "t1"
@@ -69,7 +69,8 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
     T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI|T1 med kontrast
-    T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1""".replace("\n", "|").split("|"),
+    T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1|T1 KM i.v.|T1 black blood KM
+    t1_plusGd""".replace("\n", "|").split("|"),
 )
 def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
     assert read_words(text).modality == "t1c"
