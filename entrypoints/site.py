@@ -104,6 +104,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-local-steps", int, "gradient steps in a round; default: 100000"),
         ("--max-learning-rate", float, "learning rate; default: 10"),
         ("--max-queries", int, "validations answered, over all runs; default: 10000"),
+        (
+            "--max-jobs",
+            int,
+            "statistics, preprocessing and runs that are asked for; default: 10000",
+        ),
         ("--min-validation-cases", int, "fewest cases behind a Dice that is sent; default: 5"),
         (
             "--min-training-cases",
@@ -149,6 +154,7 @@ def _limits(options: argparse.Namespace) -> "Limits":
         "validation_cases": options.min_validation_cases,
         "bytes": options.max_bytes,
         "training_cases": options.min_training_cases,
+        "jobs": options.max_jobs,
     }
     if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
         raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")

@@ -3,9 +3,15 @@
 import re
 from pathlib import Path
 
-_BEGINS = r"(?:[\t\r\n]|\s*[=+\-@＝＋－＠])"  # noqa: RUF001  (wide signs are signs in some languages)
+_SIGN = r"[=+\-@＝＋－＠]"  # noqa: RUF001  (wide signs are signs in some languages)
+_BEGINS = rf"(?:[\t\r\n]|\s*{_SIGN})"
 _FORMULA = re.compile(f"'*{_BEGINS}")
 _MARKED = re.compile(f"'+{_BEGINS}")
+# where a semicolon, a bar or a tab separates fields, which a field's quotes do not stop
+_SPLIT = r"(?<=[;|\t\r\n])"
+_INNER = rf"(?=(?:[^\S\t\r\n]|['\"])*{_SIGN})"
+_INNER_FORMULA = re.compile(_SPLIT + _INNER)
+_INNER_MARKED = re.compile(f"{_SPLIT}'{_INNER}")
 _NOTHING = re.compile(r"-|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")  # calculates nothing: a dash, a number
 
 
@@ -31,13 +37,15 @@ def cell(value: object) -> object:
     """Return the content of a CSV field for a value, so that a spreadsheet shows text as text.
 
     An apostrophe before ``=``, ``+``, ``-``, ``@``, a tab or a line end makes a spreadsheet take
-    the field for text. Numbers stay as they are. ``from_cell`` takes the apostrophe away.
+    the field for text; so it does within the field behind what separates fields in some countries.
+    Numbers stay as they are. ``from_cell`` takes the apostrophes away.
     """
-    if not isinstance(value, str) or _NOTHING.fullmatch(value) or not _FORMULA.match(value):
+    if not isinstance(value, str) or _NOTHING.fullmatch(value):
         return value
-    return f"'{value}"
+    text = _INNER_FORMULA.sub("'", value)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def from_cell(text: str) -> str:
     """Return the text from which ``cell`` made a field."""
-    return text[1:] if _MARKED.match(text) else text
+    return _INNER_MARKED.sub("", text[1:] if _MARKED.match(text) else text)

@@ -32,6 +32,7 @@ _ENTRY = "mixmfl"
 MOST_HEADER_BYTES = 4 * 2**20
 MOST_TENSORS = 20_000
 MOST_AXES = 8
+_MOST_NUMBERS = 2**40
 
 _TYPES = {
     "F64": torch.float64,
@@ -378,8 +379,8 @@ def _span(name: str, entry: Any) -> tuple[Form, int, int]:
         sound = (
             all(type(number) is int and number >= 0 for number in (*shape, begin, end))
             and len(shape) <= MOST_AXES
-            # a size above 2^40 beside one of 0 would pass as an empty tensor
-            and all(number <= 2**40 for number in shape)
+            # sizes beside one of 0 would pass as an empty tensor, which torch cannot make
+            and math.prod(number for number in shape if number) <= _MOST_NUMBERS
             and end - begin == kind.itemsize * math.prod(shape)
         )
     except (KeyError, TypeError, ValueError):

@@ -89,14 +89,12 @@ class StoredTensor:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the record has all of its numbers, and as many as it has."""
+        """Whether it has numbers, and its record all of them, and as many as it has."""
         last = sum((size - 1) * by for size, by in zip(self.shape, self.strides, strict=True))
         numbers = 1
         for size in self.shape:
             numbers = min(numbers * size, self.record.count + 1)  # large sizes become no larger
-        return numbers == 0 or (
-            numbers <= self.record.count and self.start + last < self.record.count
-        )
+        return 0 < numbers <= self.record.count and self.start + last < self.record.count
 
 
 class TorchArchive:
@@ -152,12 +150,8 @@ class TorchArchive:
             content = self._read(f"data/{record.name}", count)
             if len(content) != count:
                 raise ValueError(f"{shown(name)}: its record has {len(content)} bytes, not {count}")
-            numbers = torch.frombuffer(bytearray(content), dtype=record.kind) if count else None
-            found[name] = (
-                torch.empty(each.shape, dtype=record.kind)
-                if numbers is None or 0 in each.shape
-                else numbers.as_strided(each.shape, each.strides, each.start).clone()
-            )
+            numbers = torch.frombuffer(bytearray(content), dtype=record.kind)
+            found[name] = numbers.as_strided(each.shape, each.strides, each.start).clone()
         return found
 
     def _read(self, name: str, most: int) -> bytes:

@@ -508,9 +508,20 @@ def test_a_terminal_is_not_steered_by_a_name(
 
 
 def test_text_is_no_formula_in_a_table_and_comes_back_as_it_was(tmp_path: Path) -> None:
-    for text in ("=1+1", "+1 a", "-x", "@SUM(A1)", "\t=1", "\r", " =1", "'=1", "\uff1d1"):
+    for text in ("=1+1", "+1 a", "-x", "@SUM(A1)", "\ta", "\r", " =1", "'=1", "\uff1d1"):
         assert cell(text) == f"'{text}"
         assert from_cell(f"'{text}") == text
+    for text, shown in (
+        ("x;=1", "x;'=1"),
+        ("a;'=1;  -b|@c", "a;''=1;'  -b|'@c"),
+        ('x;"=1', "x;'\"=1"),
+        ("\t=1", "'\t'=1"),
+        ("a\n+1", "a\n'+1"),
+        (";=", ";'="),
+    ):
+        assert cell(text) == shown
+        assert from_cell(shown) == text
+    assert cell("left; 3 mm; a - b") == "left; 3 mm; a - b"
     for value in ("-", "-0.5", "1e-05", "p1", "it's", "'90s", 3, -1.5, "", "2024-01-01"):
         assert cell(value) == value
         assert from_cell(str(value)) == str(value)

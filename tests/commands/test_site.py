@@ -173,8 +173,9 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
     peers.write_text(json.dumps({"north": "a" * 64, "south": "b" * 64}))
     policy = tmp_path / "policy.json"
     policy.write_text('{"until": "2999-01-01", "rounds": 7}')
-    approval = ("--policy", policy, "--max-bytes", 10**9, "--min-training-cases", 3)
-    options = (*minimum, *turns, *limits, *more, "--peers", peers, *approval)
+    approval = ("--policy", policy, "--max-bytes", 10**9)
+    counts = ("--min-training-cases", 3, "--max-jobs", 8)
+    options = (*minimum, *turns, *limits, *more, "--peers", peers, *approval, *counts)
     assert command("mixmfl_site", *sum(given.items(), ()), *options) == 130
     printed = capsys.readouterr()
     sources = [line for line in printed.out.splitlines() if line.startswith("came from")]
@@ -187,7 +188,7 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
         *("north", cases, tmp_path / "work", "cpu", 2, 1, ("asl=cbf",)),
         minimum=Minimum(3, 50),
         turns=tmp_path / "turns",
-        limits=Limits(True, 7, 6, 0.5, 5, 4, 10**9, 3),
+        limits=Limits(True, 7, 6, 0.5, 5, 4, 10**9, 3, 8),
         approval=Approval(policy),
         server="localhost:18002",
         keys=KeyFiles(

@@ -176,6 +176,15 @@ def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() ->
             "type, shape and place are not those of a tensor",
         ),
         (
+            framed(
+                {
+                    "w": {"dtype": "F32", "shape": [0, 2**39, 2**39], "data_offsets": [0, 0]},
+                    **inner({}),
+                }
+            ),
+            "type, shape and place are not those of a tensor",
+        ),
+        (
             framed({"w": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}, **inner({})}, b"x"),
             "type, shape and place are not those of a tensor",
         ),

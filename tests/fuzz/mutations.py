@@ -207,7 +207,8 @@ def mutated_safetensors(content: bytes, draw: random.Random) -> bytes:
         lambda: declared.update({one: second, other: first}),
         lambda: first.update(dtype=draw.choice(("F64", "F16", "I32", "BOOL", "F8_E4M3", "X"))),
         lambda: first.update(shape=draw.choice(
-            ([2**40, 0], [-1, -1], [2**32, 2**32], [0], [1] * 20, [10**39], [1.0], "1", None)
+            ([2**40, 0], [0, 2**39, 2**39], [-1, -1], [2**32, 2**32], [0], [1] * 20, [10**39],
+             [1.0], "1", None)
         )),
         lambda: first.update(shape=first["shape"][::-1] or [1]),
         lambda: first.update(data_offsets=draw.choice(

@@ -331,6 +331,7 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
         ("init_args", "plans", {"configurations": {"2d": {"spacing": [1e9]}}}, "spacing: is 10000"),
         ("network_weights", "encoder.stages.0.0.convs.0.conv.weight", huge, "is no tensor of"),
         ("network_weights", "encoder.stages.0.0.convs.0.conv.weight", weight.to_sparse(), "is no"),
+        ("network_weights", "encoder.stages.0.0.convs.0.conv.weight", weight[:0], "is no tensor"),
     ):
         torch.save({**good, part: {**good[part], name: value}}, file)
         with pytest.raises(ModelError, match=why):

@@ -23,8 +23,11 @@ _MOST_USED = 10**9
 _MOST_BYTES_USED = 10**18
 
 _COUNTED = {
+    "fingerprint": "jobs",
+    "preprocess": "jobs",
+    "join": "jobs",
     "train": "rounds",
-    "masked": "rounds",
+    "keys": "rounds",  # of which each serves one masked training
     "validate": "queries",
     "measure": "queries",
     "personalize": "queries",
@@ -41,6 +44,7 @@ class _Used:
     rounds: _Count
     queries: _Count
     bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 0
+    jobs: _Count = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Limits:
         bytes: Bytes that are sent, over all runs.
         training_cases: Fewest patients with training cases, of every modality, behind weights
             that are sent neither masked nor with noise.
+        jobs: Times that statistics, preprocessing or joining a run is asked for, over all runs.
     """
 
     masked_only: bool = False
@@ -68,6 +73,7 @@ class Limits:
     validation_cases: Cases = NETWORK_MINIMUM.cases
     bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**15
     training_cases: Cases = 2
+    jobs: _Count = 10_000
 
     def describe_floors(self) -> str:
         """Return in words what is withheld of few cases."""
@@ -132,10 +138,10 @@ class Limits:
         if kind not in _COUNTED:
             return
         name, used = _COUNTED[kind], _used(file)
-        most = {"rounds": self.rounds, "queries": self.queries}[name]
+        most = {"rounds": self.rounds, "queries": self.queries, "jobs": self.jobs}[name]
         if used[name] >= most:
             raise PrivacyError(
-                f"this site has answered {used[name]} {name} ({file}), and --max-{name} allows "
+                f"this site was asked for {used[name]} {name} ({file}), and --max-{name} allows "
                 f"{most}; nothing more is sent unless the hospital raises it"
             )
         write_json(file, {**used, name: used[name] + 1})
@@ -164,7 +170,7 @@ class Limits:
         used = _used(file)
         return (
             f"{used['rounds']} of {self.rounds} rounds, {used['queries']} of {self.queries} "
-            f"queries, {used['bytes']} of {self.bytes} bytes"
+            f"queries, {used['jobs']} of {self.jobs} jobs, {used['bytes']} of {self.bytes} bytes"
         )
 
 

@@ -355,13 +355,15 @@ class ClientService:
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
         note(self._config.exchange_log, describe_exchange(what, reply))
 
-    def _approve(self, job: Job) -> None:
-        """Have the hospital approve of a job, and record that it did.
+    def _approve(self, kind: str, job: Job) -> None:
+        """Count a job of a kind of task, have the hospital approve of it, and record that it did.
 
         Raises:
-            PrivacyError: It is not approved.
+            PrivacyError: It is beyond the site's limits, or not approved.
         """
         config = self._config
+        with config.working():  # refused jobs count, too: each leaves a record
+            config.limits.use(kind, config.used_file)
         by = config.approval.decide(job, config.jobs)
         config.audit_log.add("approved", by=by, job=job.digest, facts=job.facts)
         facts = "; ".join(f"{name}: {fact}" for name, fact in job.facts.items())
@@ -369,12 +371,12 @@ class ClientService:
 
     def _approve_planning(self, task: Message) -> Callable[[], Message]:
         minimum = self._config.minimum.agreed(Minimum(*task.record["minimum"]))
-        self._approve(planning_job(task.record, minimum))
+        self._approve(task.kind, planning_job(task.record, minimum))
         return lambda: outgoing_fingerprint(*self._config.fingerprint(), minimum)
 
     def _approve_preprocessing(self, task: Message) -> Callable[[], Message]:
         plans = _read_plans(task)
-        self._approve(preprocessing_job(task.record, plans))
+        self._approve(task.kind, preprocessing_job(task.record, plans))
         return partial(self._preprocess, task, plans)
 
     def _approve_run(self, task: Message) -> Callable[[], Message]:
@@ -384,7 +386,7 @@ class ClientService:
         config.limits.check_run(settings)
         used = config.limits.describe_used(config.used_file)
         job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
-        self._approve(job)
+        self._approve(task.kind, job)
         return partial(self._join, task.record, plans, settings, job)
 
     def _preprocess(self, task: Message, plans: Plans) -> Message:

@@ -350,6 +350,30 @@ def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
     assert "does not cover this job any more: it ended on" in asks(federation, "north", task)
 
 
+def test_every_request_for_statistics_preprocessing_and_a_run_is_counted(
+    federation: Federation, plans: Plans
+) -> None:
+    """A refused one, too, for its record stays; as do keys of masked rounds that nobody trains."""
+    config, forever = federation.configs["north"], {"until": "2999-01-01", "rounds": 9}
+    policy = config.work / "policy.json"
+    write_json(policy, {**forever, "planning": False})
+    federation.configs["north"] = dataclasses.replace(config, approval=Approval(policy))
+    limit(federation, "north", jobs=3, rounds=3)
+    masked = join_task(plans, dataclasses.replace(SETTINGS, masked=True))
+    statistics = Message("fingerprint", {"minimum": [5, 100]}, {})
+    assert "it approves of no statistics" in asks(federation, "north", statistics)
+    assert asks(federation, "north", masked) == "join"
+    federation.restart()
+    assert asks(federation, "north", masked) == "join"
+    for number in range(3):
+        asks(federation, "north", Message("keys", {"round": number}, {}))
+    reason = asks(federation, "north", Message("keys", {"round": 0}, {}))
+    assert "was asked for 3 rounds" in reason
+    preprocess = Message("preprocess", {"plans": plans.to_json(), "configurations": ["2d"]}, {})
+    for task in (statistics, masked, preprocess):
+        assert "was asked for 3 jobs" in asks(federation, "north", task)
+
+
 def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, plans: Plans) -> None:
     assert asks(federation, "north", join_task(plans)) == "join"
     used = json.loads(federation.configs["north"].used_file.read_text())["bytes"]
@@ -459,7 +483,7 @@ def test_what_a_coordinator_used_up_is_remembered_over_restarts_and_runs(
     assert asks(federation, "north", join_task(plans)) == "join"
     for kind in kinds:
         (name,) = limits
-        assert f"has answered 3 {name} (" in asks(federation, "north", tasks[kind])
+        assert f"was asked for 3 {name} (" in asks(federation, "north", tasks[kind])
     for damaged in ("{", '{"rounds": 1}', '{"rounds": -9, "queries": -9}'):
         federation.configs["north"].used_file.write_text(damaged)
         assert "used.json" in asks(federation, "north", tasks[kinds[0]])
