@@ -114,6 +114,11 @@ def new_file(what: str = "the name of a file to write") -> PathArgument:
     return PathArgument(what, "file", is_made=True)
 
 
+def new_either(what: str) -> PathArgument:
+    """Return the type of an option that names a file or folder that the command writes."""
+    return PathArgument(what, "file or folder", is_made=True)
+
+
 CASES = folder("a folder of cases")
 WORK = folder("WORK, the folder that mixmfl_plan_preprocess wrote")
 MODEL = either("a model file, or the folder of a run of mixmfl_train_federated")

@@ -1,4 +1,4 @@
-"""``mixmfl_export``: write the model file of any saved round of a run."""
+"""``mixmfl_export``: write the model file of any saved round of a run, or those of its folds."""
 
 import argparse
 import sys
@@ -10,7 +10,8 @@ from . import _paths, _runner
 
 DESCRIPTION = """\
 Write one file with weights, memory and plans, from a saved round of a run; or the personalised
-model of a site, which it fine-tuned for itself (mixmfl_train_federated --personalize)."""
+model of a site, which it fine-tuned for itself (mixmfl_train_federated --personalize). Of a run
+in folds, write a folder with the models that mixmfl_predict averages, and nothing else of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _runner.parser("mixmfl_export", DESCRIPTION)
     parser.add_argument("-i", "--input", type=_paths.RUN, required=True, metavar="RUN")
     parser.add_argument(
-        "-o", "--out", type=_paths.new_file(), required=True, metavar="FILE.safetensors"
+        "-o",
+        "--out",
+        type=_paths.new_either("a model file to write, or of a run in folds a folder"),
+        required=True,
+        metavar="FILE.safetensors",
+        help="the file to write; of a run in folds the folder, for mixmfl_predict -m",
     )
     parser.add_argument("--round", default="best", help="best (default), last or a number")
     parser.add_argument(
@@ -26,25 +32,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="",
         help="export this site's personalised model; default: the global model",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     return _runner.run(parser, argv, _work)
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.federated.server.cross_validation import holds_folds, pooled_of
+    from mixmfl.core.text import plural
+    from mixmfl.federated.server.cross_validation import export_folds, pooled_of
     from mixmfl.federated.server.export import export_model
     from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_record import open_run
-    from mixmfl.inference.model_folder import read_folds
+    from mixmfl.inference.model_folder import fold_folder, is_in_folds, model_files, read_folds
 
-    if holds_folds(options.input):
-        folds = ", ".join(f"fold_{fold}" for fold in read_folds(options.input).folds)
-        raise MixmflError(
-            f"{options.input}: is a run in folds, and a file holds one model; name one of {folds} "
-            "in it. mixmfl_predict -m takes the folder, and averages them all"
-        )
+    if is_in_folds(options.input):
+        files = model_files(options.input)
+        if options.out.suffix == ".safetensors" or options.site or options.round != "best":
+            run = files[0].parent.parent
+            folds = ", ".join(str(fold_folder(run, fold)) for fold in read_folds(run).folds)
+            raise MixmflError(
+                f"{options.input}: is a run in folds, and a file holds one model, of a round or a "
+                f"site; name one of {folds}. -o FOLDER, without --round and --site, writes those "
+                "that mixmfl_predict averages"
+            )
+        export_folds(options.input, options.out)
+        print(f"{plural(len(files), 'model')}, of which prediction takes the mean: {options.out}")
+        return 0
     if options.out.suffix != ".safetensors":
         raise MixmflError(f"{options.out}: the name of a model file must end in .safetensors")
+    if options.out.is_dir():
+        raise MixmflError(f"{options.out}: is a folder, and the name of a file is needed")
     if options.out.exists() and not options.overwrite:
         raise MixmflError(f"{options.out}: exists already; --overwrite replaces it")
     if options.site and options.round != "best":

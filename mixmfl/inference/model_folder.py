@@ -82,6 +82,11 @@ class ConfigurationsRecord:
     ] = field(default_factory=dict)
 
 
+def is_in_folds(path: Path) -> bool:
+    """Say whether a folder is that of a run in folds, of one configuration or of several."""
+    return (path / CONFIGURATIONS_FILE).is_file() or (path / CROSS_VALIDATION_FILE).is_file()
+
+
 def fold_folder(folder: Path, fold: str) -> Path:
     """Return the folder of one fold of a run."""
     return folder / f"fold_{fold}"

@@ -6,12 +6,13 @@ cases, each segmented by a model that did not train on it.
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import write_json, write_text
+from mixmfl.core.files import replacing, write_json, write_text
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
@@ -30,6 +31,7 @@ from mixmfl.inference.model_folder import (
     MODEL,
     FoldsRecord,
     fold_folder,
+    model_files,
     read_configurations,
     read_folds,
     unequal_lengths,
@@ -187,6 +189,37 @@ def pool_folds(folder: Path) -> CrossValidation:
     )
     _write(folder, done)  # last: it says that all is there
     return result
+
+
+def export_folds(folder: Path, out: Path) -> None:
+    """Copy the models that prediction averages into a folder of their own, whole or not at all.
+
+    The folder can be named wherever that of the run can to predict, and holds nothing else of it.
+
+    Args:
+        folder: Folder of a run in folds; of several configurations the best is copied.
+        out: The folder to write.
+
+    Raises:
+        ModelError: The folds are not all trained, or ``out`` is there already.
+    """
+    files = model_files(folder)
+    if out.exists():
+        raise ModelError(f"{out}: exists already; name a new folder")
+    run = files[0].parent.parent
+    record = read_folds(run)
+    folds = tuple(f for f in record.folds if fold_folder(run, f) / MODEL in files)
+    with replacing(out.resolve()) as temporary:
+        for fold, file in zip(folds, files, strict=True):
+            fold_folder(temporary, fold).mkdir(parents=True)
+            shutil.copyfile(file, fold_folder(temporary, fold) / MODEL)
+        copied = dataclasses.replace(
+            record,
+            folds=folds,
+            rounds={fold: record.rounds[fold] for fold in folds},
+            lengths={fold: n for fold, n in record.lengths.items() if fold in folds},
+        )
+        _write(temporary, copied)
 
 
 def pooled_of(run_folder: Path, number: int) -> Pooled | None:

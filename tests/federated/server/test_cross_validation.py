@@ -82,10 +82,23 @@ def test_a_fold_is_exported_with_what_all_measured(
     assert file.read_bytes() == (whole / "fold_1" / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert command("mixmfl_export", "-i", whole, "-o", tmp_path / "n.safetensors") == 2
-    assert (
-        "is a run in folds, and a file holds one model; name one of fold_0, fold_1, fold_all"
-        in (capsys.readouterr().err)
-    )
+    printed = capsys.readouterr().err
+    assert "is a run in folds, and a file holds one model" in printed
+    assert f"name one of {whole / 'fold_0'}, {whole / 'fold_1'}, {whole / 'fold_all'}." in printed
+
+
+def test_folds_are_exported_as_a_folder_that_predicts_as_the_run(
+    whole: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    out = tmp_path / "ensemble"
+    assert command("mixmfl_export", "-i", whole, "-o", out) == 0
+    assert "2 models, of which prediction takes the mean: " in capsys.readouterr().out
+    files = model_files(out)
+    assert [file.read_bytes() for file in files] == [f.read_bytes() for f in model_files(whole)]
+    assert sorted(out.iterdir()) == [out / "cross_validation.json", out / "fold_0", out / "fold_1"]
+    assert [path for fold in out.glob("fold_*") for path in fold.iterdir()] == files
+    assert command("mixmfl_export", "-i", whole, "-o", out) == 2
+    assert f"{out}: exists already; name a new folder" in capsys.readouterr().err
 
 
 def test_a_fold_that_is_missing_is_trained_as_the_others(
@@ -198,6 +211,9 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
     best = max(record["dice"], key=lambda name: record["dice"][name])
     assert record["best"] == best
     assert model_files(out) == [out / best / "fold_0" / "model.safetensors"]
+    assert command("mixmfl_export", "-i", out, "-o", tmp_path / "best") == 0
+    (copied,) = model_files(tmp_path / "best")
+    assert copied.read_bytes() == model_files(out)[0].read_bytes()
 
     before = (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes()
     shutil.rmtree(out / "3d_fullres")  # as if it had been stopped after the first one
