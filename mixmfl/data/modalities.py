@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated
 
 from mixmfl.core.declarations import text
@@ -92,7 +92,7 @@ class Modalities:
     table: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TABLE)
 
     def __post_init__(self) -> None:
-        _kinds(self.table)  # raises here, not while files are read
+        _ = self._kinds  # raises here, not while files are read
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,16 +138,18 @@ class Modalities:
         return _longest_matches([without_accents(word) for word in words], self._kinds)
 
     @cached_property
-    def _kinds(self) -> dict[Words, str]:
-        return _kinds(self.table)
+    def _kinds(self) -> Mapping[Words, str]:
+        return _kinds_of(tuple((name, tuple(aliases)) for name, aliases in self.table.items()))
 
 
-def _kinds(table: Mapping[str, tuple[str, ...]]) -> dict[Words, str]:
+@lru_cache(maxsize=8)  # to read all aliases takes longer than to find the cases of a small folder
+def _kinds_of(table: tuple[tuple[str, tuple[str, ...]], ...]) -> Mapping[Words, str]:
     """Return the kind of file that each alias means, by the alias's words."""
+    names = {name for name, _ in table}
     entries: list[tuple[str, Iterable[str]]] = [
         (LABEL, LABEL_WORDS),
         (OTHER, OTHER_WORDS),
-        *((name, (name, *aliases)) for name, aliases in table.items()),
+        *((name, (name, *aliases)) for name, aliases in table),
     ]
     kinds: dict[Words, str] = {}
     for kind, aliases in entries:
@@ -156,7 +158,7 @@ def _kinds(table: Mapping[str, tuple[str, ...]]) -> dict[Words, str]:
             if meant != kind:
                 raise DataError(f"alias {alias!r} means {meant} and {kind}; it can mean one only")
             known = read_words(alias).modality
-            if kind in table and known in table and known != kind:
+            if kind in names and known in names and known != kind:
                 raise DataError(f"alias {alias!r} means {known} and {kind}; it can mean one only")
     return kinds
 
