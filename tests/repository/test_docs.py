@@ -1,6 +1,7 @@
 """README and docs say what is so: their code runs, their links and commands exist."""
 
 import ast
+import json
 import logging
 import os
 import re
@@ -183,10 +184,29 @@ def test_what_a_page_has_from_the_code_is_as_the_code_says(name: str, tables: in
     assert generate.filled(page) == page, "run: make tables"
 
 
+# the site but for its search, and the source of functions, which take most of the time
+WITHOUT_SOURCE = {
+    "INHERIT": str(ROOT / "mkdocs.yml"),
+    "docs_dir": str(ROOT / "docs"),
+    "hooks": [str(ROOT / "docs" / "hooks.py")],
+    "plugins": {
+        "search": {"enabled": False},
+        "mkdocstrings": {
+            "handlers": {"python": {"options": {"show_source": False, "separate_signature": False}}}
+        },
+    },
+}
+
+
 def test_the_site_can_be_built(tmp_path: Path) -> None:
-    """Strict: a dead link, or a page that is in no menu, is an error; so is one that fetches."""
+    """Strict: a dead link, or a page that is in no menu, is an error; so is one that fetches.
+
+    Not with ``-q``: of what is not logged MkDocs knows nothing.
+    """
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(json.dumps(WITHOUT_SOURCE))  # which YAML is, too
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "-f", config, "-d", tmp_path / "site"],
         cwd=ROOT,
         capture_output=True,
         text=True,
