@@ -21,15 +21,17 @@ class Change:
     Attributes:
         after: Rounds that were done; the change holds from the next on.
         what: ``"rounds"``, ``"local_steps"``, ``"learning_rate"``, ``"stop_when_flat"``, a site as
-            ``"site north"``, or a modality that joins as ``"modality t1c from t1"``.
+            ``"site north"``, or a modality that joins as ``"modality t1c"``.
         before: What it was; training cases of a site or modality, 0: it took no part.
         now: What it is since.
+        origin: What the encoder of a modality that joins starts from; None for all else.
     """
 
     after: Annotated[int, within(0, 10**6)]
     what: Annotated[str, text(LONGEST_PATH)]
     before: Annotated[float, within(0, 1e12)]
     now: Annotated[float, within(0, 1e12)]
+    origin: Annotated[str, text(LONGEST_PATH)] | None = None
 
     @property
     def of_site(self) -> bool:
@@ -45,13 +47,7 @@ class Change:
         if not self.now:
             return f"{self.what} takes no part"
         starts = f", its encoder starts from {self.origin}" if self.origin else ""
-        name = name.partition(" from ")[0] if self.origin else name
         return f"{kind} {name} joins with {self.now:g} training cases{starts}"
-
-    @property
-    def origin(self) -> str:
-        """Return what the encoder of a modality starts from that joins; else nothing."""
-        return self.what.partition(" from ")[2] if self.what.startswith("modality ") else ""
 
     def __str__(self) -> str:
         return f"from round {self.after + 1} on: {self.text}"

@@ -18,9 +18,7 @@ def new_modalities(run: Run) -> list[Change]:
     trained, counts = _trained(run), run.modality_cases
     held = {m for r in run.registrations.values() for m, n in r.modality_cases.items() if n}
     return [
-        Change(
-            len(run.history), f"modality {name} from {origin_of(name, trained)}", 0, counts[name]
-        )
+        Change(len(run.history), f"modality {name}", 0, counts[name], origin_of(name, trained))
         for name in run.plans.modalities
         if name in held - trained
     ]
@@ -37,7 +35,7 @@ def start_new_modalities(run: Run, weights: State) -> State:
         weights: Weights after its last round; left as they are.
     """
     joined = {
-        change.what.removeprefix("modality ").partition(" from ")[0]
+        change.what.removeprefix("modality ")
         for change in run.changes
         if change.origin and change.after == len(run.history)
     }
