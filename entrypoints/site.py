@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
@@ -17,8 +17,14 @@ from mixmfl.core.text import printable
 from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
+    import torch
+
     from mixmfl.federated.client.approval import Approval
     from mixmfl.federated.client.limits import Limits
+    from mixmfl.federated.client.service import SiteConfig
+    from mixmfl.federated.flare.provisioning import Kit
+    from mixmfl.federated.secure_aggregation.identities import KeyFiles
+    from mixmfl.federated.secure_aggregation.signatures import Identity
 
 DESCRIPTION = """\
 Join the federation of KIT, and answer the coordinator until Ctrl-C: statistics for a plan,
@@ -167,15 +173,11 @@ def _work(options: argparse.Namespace) -> int:
     if options.kit is None or options.input is None or options.out is None:
         raise MixmflError("--kit, -i and -o are needed, except with --verify-log")
     _options.check_processes(options.processes)
-    from mixmfl.data.cases import describe
-    from mixmfl.data.modalities import Modalities
     from mixmfl.federated.client.outbound import outbound_table
-    from mixmfl.federated.client.service import SiteConfig, preview_of_site
+    from mixmfl.federated.client.service import preview_of_site
     from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
-    from mixmfl.federated.state import NETWORK_MINIMUM
 
-    flare = _runner.network_engine()
-    kit = flare.open_kit(options.kit, coordinator=False)
+    kit = _runner.network_engine().open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
     keys = KeyFiles(
         kit.folder / "startup",
@@ -183,7 +185,27 @@ def _work(options: argparse.Namespace) -> int:
         options.peers.resolve() if options.peers else None,
     )
     identity = load_identity(kit.name, keys)
-    config = SiteConfig(
+    config = _config(options, kit, device, keys)
+    config.check()
+    _print_site(kit, identity, config)
+    if options.dry_run:
+        fields, remark = preview_of_site(config)
+        print(outbound_table(fields))
+        print(remark, end="")
+        return 0
+    config.audit_log.add("started", to=kit.server, key=identity.fingerprint)
+    print("all messages sent and received are listed here; stop with Ctrl-C", flush=True)
+    _serve(options.kit, kit, config)
+
+
+def _config(
+    options: argparse.Namespace, kit: "Kit", device: "torch.device", keys: "KeyFiles"
+) -> "SiteConfig":
+    from mixmfl.data.modalities import Modalities
+    from mixmfl.federated.client.service import SiteConfig
+    from mixmfl.federated.state import NETWORK_MINIMUM
+
+    return SiteConfig(
         name=kit.name,
         data=options.input.resolve(),
         work=options.out.resolve(),
@@ -203,32 +225,42 @@ def _work(options: argparse.Namespace) -> int:
         server=kit.server,
         syslog=options.syslog,
     )
-    config.check()
+
+
+def _print_site(kit: "Kit", identity: "Identity", config: "SiteConfig") -> None:
+    """Print which site this is, and what its operator must know before it joins."""
+    from mixmfl.data.cases import describe
+
     found = config.cases().found
     print(printable(f"site {kit.name}: {describe(found)}"))
     print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
-    if line := flare.ends_soon(kit, datetime.now(timezone.utc).date()):
+    today = datetime.now(timezone.utc).date()
+    if line := _runner.network_engine().ends_soon(kit, today):
         print(line)
     print(f"fingerprint of this hospital's key: {identity.fingerprint}")
     key = kit.folder / "startup" / "client.key"
     if os.name == "posix" and key.stat().st_mode & 0o077:
         print(f"others on this machine may read {key}, and who has it can act as this hospital;")
         print(f"let its owner alone read it: chmod 600 {shlex.quote(str(key))}")
-    if identity.peers is not None:
-        print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({options.peers})")
+    if identity.peers is not None and config.keys is not None:
+        print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({config.keys.peers})")
     print(config.limits.describe_floors())
     if len(found.cases) < (least := config.minimum.cases):
         print(
             f"statistics of fewer than {least} cases are withheld (--minimum-cases): no plan is "
             "made from this site's images, and none at all where every site has so few"
         )
-    if options.dry_run:
-        fields, remark = preview_of_site(config)
-        print(outbound_table(fields))
-        print(remark, end="")
-        return 0
-    config.audit_log.add("started", to=kit.server, key=identity.fingerprint)
-    print("all messages sent and received are listed here; stop with Ctrl-C", flush=True)
+
+
+def _serve(folder: Path, kit: "Kit", config: "SiteConfig") -> NoReturn:
+    """Run the site's client, again where it ended, and print what is logged until Ctrl-C.
+
+    Args:
+        folder: The kit as it was named; it is read again every day.
+        kit: The kit.
+        config: Settings of the site.
+    """
+    flare = _runner.network_engine()
     config.exchange_log.parent.mkdir(parents=True, exist_ok=True)
     config.exchange_log.touch()
     warned = datetime.now(timezone.utc).date()
@@ -239,8 +271,8 @@ def _work(options: argparse.Namespace) -> int:
                 while process.poll() is None:
                     if (today := datetime.now(timezone.utc).date()) != warned:
                         warned = today
-                        # read again: it may have been replaced, and an expired one ends this
-                        kit = flare.open_kit(options.kit, coordinator=False)
+                        # it may have been replaced, and an expired one ends this
+                        kit = flare.open_kit(folder, coordinator=False)
                         if line := flare.ends_soon(kit, today):
                             print(line, flush=True)
                     if log.tell() > config.exchange_log.stat().st_size:
