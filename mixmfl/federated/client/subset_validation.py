@@ -30,9 +30,10 @@ from mixmfl.federated.client.training import judged_cases, site_network
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import CASES_PER_SUBSET, MEASURE, RunSettings, Site
 from mixmfl.inference.cpu_network import fastest_form
-from mixmfl.inference.every_subset import segment_subsets
+from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.validation import dice_of_case
 
 S = TypeVar("S", ConfidenceSums, Reliability, LargestSums)
@@ -58,58 +59,81 @@ def measure_at_site(
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
     used: Counter[Subset] = Counter()  # number of cases
-    none = dict.fromkeys(plans.labels.foreground, (0,) * BINS)
-    counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(none))
-    sums = dict.fromkeys(plans.labels.foreground, ConfidenceSums())
-    right = dict.fromkeys(plans.labels.foreground, Reliability())
-    largest = dict.fromkeys(plans.labels.foreground, LargestSums())
+    measured = _Measured(plans.labels)
     for case in judged_cases(site, usable):
-        available = sorted(usable.intersection(case.modalities))
-        subsets = [subset for subset in all_subsets(available) if used[subset] < CASES_PER_SUBSET]
+        available = all_subsets(sorted(usable.intersection(case.modalities)))
+        subsets = [subset for subset in available if used[subset] < CASES_PER_SUBSET]
         used.update(subsets)
-        indices = plans.labels.consecutive().only(case.labelled)
-        pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        by_subset: dict[str, list[Reliability]] = defaultdict(list)
         segmentations = segment_subsets(
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
+        measured.add(case, segmentations, whole=available[-1])
+        step()
+    record = measured.record(fewest=site.validation_cases)
+    return outgoing(MEASURE, {"round": task.record["round"], **record})
+
+
+class _Measured:
+    """What is added up over the validation cases of a site, by label or region."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._none = dict.fromkeys(labels.foreground, (0,) * BINS)
+        self._counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(self._none))
+        self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
+        self._reliability = dict.fromkeys(labels.foreground, Reliability())
+        self._largest = dict.fromkeys(labels.foreground, LargestSums())
+
+    def add(
+        self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
+    ) -> None:
+        """Add a case.
+
+        Args:
+            case: The case.
+            segmentations: What was predicted of it from each subset.
+            whole: The subset of all modalities that it has.
+        """
+        reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
+        pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        by_subset: dict[str, list[Reliability]] = defaultdict(list)
         for subset, predicted in segmentations.items():
-            of_case = dice_of_case(predicted.indices, case.labels[:][0], indices)
+            of_case = dice_of_case(predicted.indices, reference, known)
             for name, dice in of_case.items():
-                counts[subset][name] = add_counts([counts[subset][name], count_dice(dice)])
+                counts = self._counts[subset]
+                counts[name] = add_counts([counts[name], count_dice(dice)])
                 pairs[name].append((predicted.confidences[name], dice))
-            for name, part in predicted.reliabilities(case, plans.labels).items():
+            for name, part in predicted.reliabilities(case, self._labels).items():
                 by_subset[name].append(part)
-            if subset == tuple(available):
-                alone = _dice_of_largest(predicted.indices, case.labels[:][0], indices)
+            if subset == whole:
+                alone = _dice_of_largest(predicted.indices, reference, known)
                 for name, dice in of_case.items():
                     both = LargestSums(1, dice, alone[name])
-                    largest[name] = add_largest([largest[name], both])
+                    self._largest[name] = add_largest([self._largest[name], both])
         for name, each in pairs.items():
-            sums[name] = add_sums([sums[name], sums_of_case(each)])
+            self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
-            right[name] = add_reliability([right[name], one])
-        step()
-    rows = [
-        [
-            list(subset),
-            {
-                name: list(found if sum(found) >= site.validation_cases else none[name])
-                for name, found in counts[subset].items()
-            },
+            self._reliability[name] = add_reliability([self._reliability[name], one])
+
+    def record(self, fewest: int) -> dict[str, Any]:
+        """Return the fields of the reply, without what fewer than ``fewest`` cases stand behind."""
+        rows = [
+            [
+                list(subset),
+                {
+                    name: list(found if sum(found) >= fewest else self._none[name])
+                    for name, found in by_name.items()
+                },
+            ]
+            for subset, by_name in sorted(self._counts.items())
         ]
-        for subset in sorted(counts)
-    ]
-    fewest = site.validation_cases
-    record = {
-        "round": task.record["round"],
-        "subsets": rows,
-        "confidence": _of_enough_cases(sums, ConfidenceSums(), fewest),
-        "reliability": _of_enough_cases(right, Reliability(), fewest),
-        "largest": _of_enough_cases(largest, LargestSums(), fewest),
-    }
-    return outgoing(MEASURE, record)
+        return {
+            "subsets": rows,
+            "confidence": _of_enough_cases(self._confidence, ConfidenceSums(), fewest),
+            "reliability": _of_enough_cases(self._reliability, Reliability(), fewest),
+            "largest": _of_enough_cases(self._largest, LargestSums(), fewest),
+        }
 
 
 def _of_enough_cases(by_label: Mapping[str, S], nothing: S, fewest: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ what it sends the engine to start is a path and nothing else.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -200,53 +200,21 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     """
     plans = Plans.load(orders.work / "plans.json")
     resumed = holds_run(orders.out)
-    task = Message(
-        "join",
-        {
-            "version": __version__,
-            "run": orders.name,
-            "plans": plans.to_json(),
-            "settings": dataclasses.asdict(orders.settings),
-            "fold": orders.fold,
-        },
-        {},
-    )
-    # the engine knows who of them all is away
-    answers = ask(dict.fromkeys(orders.sites, task))
-    registered, failed = read_registrations(answers, plans, orders.work)
-    if not resumed:
-        _need_all(task.kind, {**answers.absent, **failed})
-    before = open_run(orders.out).known if resumed else {}
-    # whoever comes back with other cases than it registered is another site to this run
-    here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
-    known = {
-        site: before.get(site) or registered[site]
-        for site in sorted(orders.sites)
-        if site in before or site in here
-    }
-    if not here:
-        raise QuorumError(
-            f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
-            "registered; see the sites' logs"
-        )
-    changed = dict.fromkeys(
-        set(registered) - here, "did not join with the cases that it registered"
-    )
-    why_away = {**answers.absent, **failed, **changed}
+    joined = _join(orders, ask, plans, open_run(orders.out).known if resumed else None)
     initial, start = None, None
     if orders.init is not None and not resumed:
         modalities = Modalities().with_aliases(orders.aliases)
         initial, start = start_from(orders.init, plans, orders.settings, modalities)
     asked = Run(
-        *(orders.out, plans, orders.settings, orders.fold, known),
+        *(orders.out, plans, orders.settings, orders.fold, joined.known),
         stop_when_flat=orders.stop_when_flat,
         start=start,
     )
     run, state, _ = begin(asked, resume=resumed, change=True, initial=initial)
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
-        answers = ask({site: message for site, message in tasks.items() if site in here})
-        away = {site: why_away.get(site, NOT_CONNECTED) for site in set(tasks) - here}
+        answers = ask({site: each for site, each in tasks.items() if site in joined.here})
+        away = {s: joined.away.get(s, NOT_CONNECTED) for s in tasks if s not in joined.here}
         return Answers(answers.came, {**answers.absent, **away})
 
     if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
@@ -256,8 +224,68 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         _personalize(run, ask_those_here)
     size = model.stat().st_size
     content = torch.from_file(str(model), shared=False, size=size, dtype=torch.uint8)
-    ask_those_here(dict.fromkeys(known, Message("model", {}, {"file": content})))
+    ask_those_here(dict.fromkeys(joined.known, Message("model", {}, {"file": content})))
     return True
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Who takes part in a run.
+
+    Attributes:
+        known: Registrations of the run's sites, of those that are away, too.
+        here: The sites that are asked.
+        away: Why the others are not, as far as they said.
+    """
+
+    known: dict[str, Registration]
+    here: Collection[str]
+    away: Mapping[str, str]
+
+
+def _join(
+    orders: TrainingJob, ask: Ask, plans: Plans, before: Mapping[str, Registration] | None
+) -> _Joined:
+    """Ask all sites to join.
+
+    Args:
+        orders: What to train.
+        ask: Sends tasks to the sites and returns their answers.
+        plans: Plans of the run.
+        before: Registrations of all sites that the run has had; None: it is new.
+
+    Raises:
+        MixmflError: A site did not join a new run, or none is left.
+    """
+    record = {
+        "version": __version__,
+        "run": orders.name,
+        "plans": plans.to_json(),
+        "settings": dataclasses.asdict(orders.settings),
+        "fold": orders.fold,
+    }
+    # the engine knows who of them all is away
+    answers = ask(dict.fromkeys(orders.sites, Message("join", record, {})))
+    registered, failed = read_registrations(answers, plans, orders.work)
+    if before is None:
+        _need_all("join", {**answers.absent, **failed})
+        before = {}
+    # whoever comes back with other cases than it registered is another site to this run
+    here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
+    if not here:
+        raise QuorumError(
+            f"run {orders.out}: none of {', '.join(orders.sites)} joined with the cases that it "
+            "registered; see the sites' logs"
+        )
+    known = {
+        site: before.get(site) or registered[site]
+        for site in sorted(orders.sites)
+        if site in before or site in here
+    }
+    changed = dict.fromkeys(
+        set(registered) - here, "did not join with the cases that it registered"
+    )
+    return _Joined(known, here, {**answers.absent, **failed, **changed})
 
 
 def _fingerprint_file(work: Path, site: str) -> Path:
