@@ -137,19 +137,28 @@ class Expectation:
         measured = plural(self.cases, "validation case")
         if not self.inside:
             return measured
-        best, *others = ("+".join(part) for part in self.inside)
-        rest = f", itself filled up from {' and '.join(others)}" if others else ""
         if not self.cases:
-            cases = plural(self.filled, "case")
-            return f"never measured; at least that of {best}, a part of it{rest} ({cases})"
+            return f"never measured; at least {self._of_part()}"
+        best, rest = self._part()
         return f"{measured}, filled up with {self.filled} from {best}, a part of it{rest}"
+
+    def _of_part(self) -> str:
+        """Return in words whose numbers these are where the subset itself was not measured."""
+        best, rest = self._part()
+        return f"that of {best}, a part of it{rest} ({plural(self.filled, 'case')})"
+
+    def _part(self) -> tuple[str, str]:
+        """Return the best part, and in words where its own numbers are from besides."""
+        best, *others = ("+".join(part) for part in self.inside)
+        return best, f", itself filled up from {' and '.join(others)}" if others else ""
 
     def warnings(self) -> list[str]:
         """Say what is known to be bad, or hardly known, about masks from this subset."""
         subset = "+".join(self.modalities)
         warnings = []
         if not self.cases:
-            warnings.append(f"how good masks from {subset} are was never measured")
+            part = f"; the expected Dice is {self._of_part()}" if self.inside else ""
+            warnings.append(f"how good masks from {subset} are was never measured{part}")
         bad = [
             f"{name} {each.median:.2f} (one case in ten {low_in_words(each.low)})"
             for name, each in self.dice.items()

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
-from mixmfl.inference.dicom_seg import check_available, write_segmentation
+from mixmfl.inference.dicom_seg import check_available, is_available, write_segmentation
 from mixmfl.inference.model import Model
 from mixmfl.inference.origin import origin_of
 from mixmfl.inference.outcomes import Outcome, Records
@@ -380,17 +380,30 @@ class _Run:
         files, warnings = [mask.name], list(outcome.warnings)
         source = case.images[outcome.reference]
         shares = {name: from_canonical(each, grid) for name, each in probabilities.items()}
+        failed: dict[str, list[str]] = {}
+
+        def make(what: Sequence[str], write: Callable[[], list[str]]) -> None:
+            try:
+                files.extend(write())
+            except Exception as error:  # the mask is written, and is what matters
+                failed.setdefault(reason_of(error), []).extend(what)
+
         if self.output.as_dicom and isinstance(source, Series):
-            try:
-                files += self._write_dicom(case.name, source, values, shares)
-            except Exception as error:  # the mask is written, and is what matters
-                warnings.append(f"no DICOM segmentation was made: {reason_of(error)}")
+            make(
+                self.output.dicom_kinds,
+                lambda: self._write_dicom(case.name, source, values, shares),
+            )
         if self.maps:
-            try:
+            maps = self.maps
+            make(("maps",), lambda: maps.write(self.out, case.name, shares, grid))
+            if isinstance(source, Series) and is_available():
                 model = "+".join(self.digests)
-                files += self.maps.write(self.out, case.name, source, shares, grid, model)
-            except Exception as error:  # the mask is written, and is what matters
-                warnings.append(f"its maps could not be made: {reason_of(error)}")
+                make(
+                    ("Parametric Map",),
+                    lambda: maps.write_dicom(self.out, case.name, source, shares, model),
+                )
+        for reason, kinds in failed.items():
+            warnings.append(f"not made: {', '.join(kinds)}; {reason}")
         if shown:
             try:
                 name = self.shown(case.name)

@@ -66,3 +66,10 @@ class OutputOptions:
     def as_dicom(self) -> bool:
         """Whether anything is written as DICOM, which goes with a segmentation."""
         return self.dicom_seg or self.dicom_sr or self.dicom_seg_fractional
+
+    @property
+    def dicom_kinds(self) -> list[str]:
+        """What is written as DICOM beside maps, in words."""
+        report = ["Structured Report"] if self.dicom_sr else []
+        fractional = ["fractional DICOM segmentation"] if self.dicom_seg_fractional else []
+        return ["DICOM segmentation", *report, *fractional]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mixmfl.core.text import plural
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, Source, write_image
+from mixmfl.data.image import Grid, write_image
 from mixmfl.evaluation.reliability import entropy
 from mixmfl.evaluation.subset_dice import FEWEST_CASES
 from mixmfl.inference.dicom_seg import is_available, write_parametric_map
@@ -61,39 +61,57 @@ class Maps:
         self,
         out: Path,
         case: str,
-        source: Path | Source,
         probabilities: Mapping[str, npt.NDArray[np.float32]],
         grid: Grid,
-        model: str,
     ) -> list[str]:
-        """Write the maps of a case, each whole or not at all, and return the files.
+        """Write the NIfTI maps of a case, each whole or not at all, and return the files.
 
         Args:
             out: MASKS.
             case: Name of the case.
-            source: The image whose grid the maps have; of a DICOM series a Parametric Map is made.
-            probabilities: By label or region ``(Z, Y, X)``, on that grid.
+            probabilities: By label or region ``(Z, Y, X)``, on the grid.
             grid: The grid.
+
+        Raises:
+            DataError: A file cannot be written.
+        """
+        (out / FOLDER).mkdir(exist_ok=True)
+        files = []
+        for ends, probability in zip(self._ends(), probabilities.values(), strict=True):
+            for end, values in zip(ends, _rounded(probability), strict=True):
+                files.append(f"{FOLDER}/{case}.{end}")
+                write_image(out / files[-1], values, grid)
+        return files
+
+    def write_dicom(
+        self,
+        out: Path,
+        case: str,
+        series: Series,
+        probabilities: Mapping[str, npt.NDArray[np.float32]],
+        model: str,
+    ) -> list[str]:
+        """Write the maps of a DICOM case as one Parametric Map, and return its file.
+
+        Args:
+            out: MASKS.
+            case: Name of the case.
+            series: The series whose grid the maps have.
+            probabilities: By label or region ``(Z, Y, X)``, on that grid.
             model: SHA-256 of the model.
 
         Raises:
-            DataError: A file cannot be written, or the series' headers allow no Parametric Map.
+            DataError: The file cannot be written, or the series' headers allow no Parametric Map.
         """
         (out / FOLDER).mkdir(exist_ok=True)
-        files, quantities = [], {}
-        for ends, (name, probability) in zip(self._ends(), probabilities.items(), strict=True):
+        quantities = {}
+        for name, probability in probabilities.items():
             prefix = "" if name in self.calibrated else "uncalibrated "
-            for what, end, values in zip(
-                ("probability", "entropy"), ends, (probability, entropy(probability)), strict=True
-            ):
-                values = values.round(_DIGITS)
-                files.append(f"{FOLDER}/{case}.{end}")
-                write_image(out / files[-1], values, grid)
+            for what, values in zip(("probability", "entropy"), _rounded(probability), strict=True):
                 quantities[f"{prefix}{what} of {name}"] = values
-        if isinstance(source, Series) and is_available():
-            write_parametric_map(out / FOLDER / f"{case}.dcm", source, quantities, model)
-            files.append(f"{FOLDER}/{case}.dcm")
-        return files
+        file = f"{FOLDER}/{case}.dcm"
+        write_parametric_map(out / file, series, quantities, model)
+        return [file]
 
     def _ends(self) -> list[tuple[str, str]]:
         """Return by label what follows a case's name in its probability's and entropy's file."""
@@ -102,6 +120,11 @@ class Maps:
             (f"{word}.{prefix}probability.nii.gz", f"{word}.{prefix}entropy.nii.gz")
             for word, prefix in zip(self.words.values(), prefixes, strict=True)
         ]
+
+
+def _rounded(probability: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return probability and entropy as files have them."""
+    return probability.round(_DIGITS), entropy(probability).round(_DIGITS)
 
 
 def uncalibrated(models: Sequence[Model]) -> list[str]:

@@ -169,7 +169,10 @@ def test_a_subset_that_nobody_measured_is_bounded_by_a_part_or_unknown() -> None
     assert bound.dice == {"a": LabelDice(0.725, 0.7, 0)}
     assert bound.is_known
     assert bound.basis() == "never measured; at least that of t1, a part of it (5 cases)"
-    assert bound.warnings() == ["how good masks from t1+t2 are was never measured"]
+    assert bound.warnings() == [
+        "how good masks from t1+t2 are was never measured; the expected Dice is that of t1, a part "
+        "of it (5 cases)"
+    ]
     unknown = expect(known, ["t2"])
     assert (unknown.dice, unknown.is_known, unknown.basis()) == ({}, False, "")
     assert not expect([SubsetDice(("t1",), {"a": counts(d90=2)})], ["t1"]).is_known

@@ -633,13 +633,20 @@ def test_a_segmentation_that_cannot_be_made_costs_no_mask_and_warnings_are_few(
     with quiet():  # pydicom, which warns of what many anonymisers write
         write_series(cases / "b", volume(), study="1.2.03.4", series="1.2.0840.01",
                      SeriesDescription="T1")  # fmt: skip
-    asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-seg"]
+    asked = ["-i", cases, "-m", model, "-o", out, "--no-report", "--dicom-sr", "--uncertainty"]
     assert command("mixmfl_predict", *asked) == 0
     output = "".join(capfd.readouterr())
     assert len(output.splitlines()) < 20
     assert "pydicom" not in output
-    assert "no DICOM segmentation was made: series 1 'T1' has no FrameOfReferenceUID" in output
-    assert sorted(file.name for file in out.glob("?.*")) == ["a.nii.gz", "b.dcm", "b.nii.gz"]
+    missing = "series 1 'T1' has no FrameOfReferenceUID"
+    kinds = "DICOM segmentation, Structured Report, Parametric Map"
+    assert f"not made: {kinds}; {missing}" in output
+    assert sorted(file.name for file in out.glob("?.*")) == [
+        "a.nii.gz", "b.dcm", "b.nii.gz", "b.sr.dcm",
+    ]  # fmt: skip
+    maps = [file.name for file in (out / "uncertainty").iterdir()]
+    assert len([name for name in maps if name.startswith("a.")]) == 4  # two of both labels
+    assert [name for name in maps if name.endswith(".dcm")] == ["b.dcm"]
 
 
 def test_the_command_writes_segmentations_of_dicom_cases_only(
