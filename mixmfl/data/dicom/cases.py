@@ -246,17 +246,20 @@ def _row(
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
     """Set aside series of other parts of the body in an examination of the head."""
     parts = [_body_part(row.series.header) for row in rows]
-    if not _HEAD & set(parts) and "flair" not in {row.modality for row in rows}:
-        return list(rows)
+    shown = "others are of the head"
+    if not _HEAD & set(parts):
+        if "flair" not in {row.modality for row in rows}:
+            return list(rows)
+        shown = "a FLAIR is of the head"
     result = []
     for part, row in zip(parts, rows, strict=True):
         if not part or part in _HEAD:
             result.append(row)
         elif row.given:
-            why = f"{row.why}; is of {part}, others are of the head"
+            why = f"{row.why}; is of {part}, {shown}"
             result.append(dataclasses.replace(row, why=why))
         elif row.modality:
-            result.append(_aside(row, f"is of {part}; others are of the head"))
+            result.append(_aside(row, f"is of {part}; {shown}"))
         else:
             result.append(row)
     return result

@@ -229,7 +229,7 @@ def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path:
     write(tmp_path, 3, "AX T1")
     case = only_case(tmp_path)
     assert numbers(case) == {"flair": 1, "t1": 3}
-    note = "set aside: series 2 'SAG T1 C-SPINE' (is of spine; others are of the head)"
+    note = "set aside: series 2 'SAG T1 C-SPINE' (is of spine; a FLAIR is of the head)"
     assert note in case.notes
 
 
