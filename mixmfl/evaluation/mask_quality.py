@@ -22,6 +22,9 @@ from mixmfl.evaluation.subset_dice import FEWEST_CASES, LOW_DICE, MOST_CASES, MO
 COVERAGE = 0.9
 """Share of masks whose Dice is meant to lie in the interval of the estimate."""
 
+_LEAST_MISSING = 0.1
+"""Of a Dice of 1: the spread of better masks is taken to be that of these."""
+
 _MOST = float(MOST_CASES) * MOST_SUBSETS
 
 
@@ -158,7 +161,9 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
 
     Least squares, with the interval for a new observation (Draper and Smith 1998, Applied
     Regression Analysis, section 3.1); masks of a case resemble each other, so cases are counted
-    there in place of masks.
+    there in place of masks. Good masks differ less from the line than bad ones: the standard
+    deviation is taken to be in proportion to what the estimate lacks to 1 (a spread that depends
+    on the mean; Carroll and Ruppert 1988, Transformation and Weighting in Regression, chapter 3).
 
     Args:
         sums: Sums of the label over the validation cases.
@@ -179,7 +184,10 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
     rest = max(0.0, sums.yy / sums.masks - y * y - slope * together)
     free = sums.cases - 2
     away = confidence * confidence - x
-    variance = rest * sums.cases / free * (1 + (1 + away * away / spread) / sums.cases)
     dice = y + slope * away
+    missing = (1 - y) ** 2 + slope * together  # the mean of (1 - estimate)^2 over the masks
+    of_mask = rest * max(1 - dice, _LEAST_MISSING) ** 2 / missing
+    of_line = rest * (1 + away * away / spread) / sums.cases
+    variance = (of_mask + of_line) * sums.cases / free
     half = float(student.ppf((1 + COVERAGE) / 2, free)) * math.sqrt(variance)
     return DiceEstimate(*(min(1.0, max(0.0, each)) for each in (dice, dice - half, dice + half)))

@@ -15,10 +15,17 @@ from mixmfl.evaluation.mask_quality import (
 
 
 def drawn(count: int, seed: int, noise: float = 0.05) -> list[tuple[float, float]]:
-    """Return confidence and Dice of masks, a line in the square of confidence and some noise."""
+    """Return confidence and Dice of masks: a line in the square of confidence, and some noise.
+
+    Args:
+        count: How many masks.
+        seed: Of the generator.
+        noise: Standard deviation, as a share of what a mask lacks to a Dice of 1.
+    """
     generator = np.random.default_rng(seed)
     confidence = generator.uniform(0.6, 0.95, count)
-    dice = 1.2 * confidence**2 - 0.25 + generator.normal(0, noise, count)
+    line = 1.2 * confidence**2 - 0.25
+    dice = line + (1 - line) * generator.normal(0, noise, count)
     return list(zip(confidence.tolist(), dice.tolist(), strict=True))
 
 
@@ -34,22 +41,25 @@ def test_estimate_is_that_of_linear_regression() -> None:
     assert estimate is not None
     assert estimate.dice == pytest.approx(line.intercept + line.slope * 0.64)
     x = np.array([c * c for c, _ in masks])
-    rest = np.array([d for _, d in masks]) - line.intercept - line.slope * x
-    error = math.sqrt((rest @ rest) / 18)  # with n - 2 degrees of freedom
-    away = 1 + 1 / 20 + (0.64 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
-    half = stats.t.ppf(0.95, 18) * error * math.sqrt(away)
+    fitted = line.intercept + line.slope * x
+    rest = np.array([d for _, d in masks]) - fitted
+    error = (rest @ rest) / 18  # with n - 2 degrees of freedom
+    of_mask = error * (1 - estimate.dice) ** 2 / np.mean((1 - fitted) ** 2)
+    of_line = error * (1 / 20 + (0.64 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
+    half = stats.t.ppf(0.95, 18) * math.sqrt(of_mask + of_line)
     assert estimate.high - estimate.dice == pytest.approx(half)
     assert estimate.dice - estimate.low == pytest.approx(half)
 
 
-def test_interval_holds_nine_of_ten_new_masks() -> None:
-    inside = []
-    for seed in range(200):
-        *known, new = drawn(13, seed, noise=0.03)
+def test_interval_holds_nine_of_ten_new_masks_good_or_bad() -> None:
+    inside: dict[bool, list[bool]] = {True: [], False: []}
+    for seed in range(400):
+        *known, new = drawn(31, seed, noise=0.1)
         estimate = estimate_dice(sums_of(known), new[0])
         assert estimate is not None
-        inside.append(estimate.low <= new[1] <= estimate.high)
-    assert np.mean(inside) == pytest.approx(0.9, abs=0.06)
+        inside[estimate.dice > 0.5].append(estimate.low <= new[1] <= estimate.high)
+    assert np.mean(inside[True]) == pytest.approx(0.9, abs=0.06)
+    assert np.mean(inside[False]) == pytest.approx(0.9, abs=0.06)
 
 
 def test_masks_of_one_case_count_as_one_case() -> None:
