@@ -19,7 +19,7 @@ def drawn(count: int, seed: int, noise: float = 0.05) -> list[tuple[float, float
 
     Args:
         count: How many masks.
-        seed: Of the generator.
+        seed: The seed of their generator.
         noise: Standard deviation, as a share of what a mask lacks to a Dice of 1.
     """
     generator = np.random.default_rng(seed)
