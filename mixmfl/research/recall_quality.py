@@ -65,7 +65,7 @@ def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[Reca
         known = [name for name in model.modalities if name in case.modalities]
         if len(known) < 2:
             continue
-        seen, classes = _slices(case, known, model)
+        seen, classes = case_batch(case, known, model)
         images, present = place_modalities(seen, known, network.modalities)
         encoding = network.encode(images, present)
         for modality in known:
@@ -99,7 +99,7 @@ def recall_quality(model: Model, cases: Sequence[PreprocessedCase]) -> list[Reca
     return qualities
 
 
-def _slices(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
+def case_batch(case: PreprocessedCase, known: Sequence[str], model: Model) -> tuple[Tensor, Tensor]:
     """Return the case as one batch: images ``(B, K, *P)`` and classes ``(B, 1, *P)``, padded.
 
     A 2-D network gets its slices, a 3-D one the whole case.

@@ -90,7 +90,7 @@ def test_numbers_are_those_of_a_network_whose_features_are_known(
 
     monkeypatch.setattr(network, "encode", encode)
     monkeypatch.setattr(
-        "mixmfl.research.recall_quality._slices",
+        "mixmfl.research.recall_quality.case_batch",
         lambda case, known, model: (torch.zeros(1, 3, 16, 16), lesion[:, 0]),
     )
     perfect = Prototypes(10 * torch.eye(2), torch.tensor([240.0, 16.0]))
