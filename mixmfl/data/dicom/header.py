@@ -46,6 +46,7 @@ _NAMES = [
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
+    "ReconstructionDiameter",
     "ImageOrientationPatient", "ImagePositionPatient",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
@@ -191,6 +192,7 @@ class Instance:
         number: InstanceNumber; 0 where it is missing.
         slices: The number of slices of its volume, by the scanner; 0 where it is missing.
         images: The number of images of its acquisition; 0 where it is missing.
+        diameter: ReconstructionDiameter, mm; NaN where it is missing.
     """
 
     file: Path
@@ -210,6 +212,7 @@ class Instance:
     number: int
     slices: int
     images: int
+    diameter: float = math.nan
 
     @property
     def person(self) -> str:
@@ -268,6 +271,7 @@ def read_instance(file: Path) -> Instance | None:
         max(_whole(content, _GE_SLICES), _whole(content, _PHILIPS_SLICES),
             _whole(content, "NumberOfSlices")),
         _whole(content, "ImagesInAcquisition"),
+        number_in(values[0], "ReconstructionDiameter"),
     )  # fmt: skip
 
 

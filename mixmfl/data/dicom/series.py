@@ -43,6 +43,10 @@ FEW_OTHERS = 0.8
 """The share of equally scaled images in a series from which the others may be damaged."""
 
 
+SAME_WIDTH = 1.3
+"""How many times as wide as its field of view an image may be, or the reverse, unmentioned."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A series, or one echo or component of it: an image (see ``image.Source``).
@@ -404,6 +408,8 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         doubts.append(f"has {count} images; the scanner made {images}")
     elif gap := _gap(instances):
         doubts.append(gap)
+    if width := _other_width(instances):
+        doubts.append(width)
     scales = Counter(plane.scale for plane in planes)
     usual, times = scales.most_common(1)[0]
     if FEW_OTHERS * count <= times < count:
@@ -449,6 +455,23 @@ def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
     return any(a == b and any(a) for a, b in pairs) and (
         stray.header.number == header.number or stray.header.description == header.description
     )
+
+
+def _other_width(instances: Sequence[Instance]) -> str:
+    """Say that pixels are of another size than the scanner's field of view has; else nothing."""
+    for each in instances:
+        for plane in each.planes:
+            if not (plane.spacing and each.diameter > 0):
+                continue
+            width = max(np.multiply(plane.shape, plane.spacing))
+            if not 1 / SAME_WIDTH < width / each.diameter < SAME_WIDTH:
+                return (
+                    f"is {width:.4g} mm wide by PixelSpacing and {each.diameter:.4g} mm by "
+                    "ReconstructionDiameter; it was resampled or cropped, and its spacing may be "
+                    "wrong"
+                )
+            return ""
+    return ""
 
 
 def _gap(instances: Sequence[Instance]) -> str:

@@ -2,8 +2,9 @@
 
 A user's table decides first. Then series are preferred, in this order, that can be read, that are
 recognised for certain, that are original and not derived, that show most of the body, that have
-most voxels, that are corrected for distortion, and that are axial. Of one protocol's repetitions
-the last is taken, with a warning. Otherwise the modality is left out, and the user must decide; so
+most voxels, that are corrected for distortion, that are axial, and that GE does not call the
+unfiltered ones. The same images under new identifiers count once. Of one protocol's repetitions the
+last is taken, with a warning. Otherwise the modality is left out, and the user must decide; so
 it is where a series and another are parts of one acquisition.
 """
 
@@ -27,6 +28,7 @@ PART = 0.05
 """The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
+_UNFILTERED = "ORIG "  # what GE writes before the name of a series that it also stored filtered
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
@@ -127,12 +129,15 @@ def _best(
     ):
         left = _narrowed(left, is_better)
     most = max(each.series.size for each in left)
+    unfiltered = {f"{_UNFILTERED}{each.series.header.description}" for each in left}
     for is_better in (
         lambda each: each.series.size >= MOST_VOXELS * most,
         lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
         lambda each: _is_axial(each.series),
+        lambda each: each.series.header.description not in unfiltered,
     ):
         left = _narrowed(left, is_better)
+    left = _without_copies(left)
     if len(left) == 1:
         return left[0], left, ""
     names = _names(left)
@@ -159,6 +164,25 @@ def _best(
         )
     last = max(left, key=lambda each: each.series.header.number)
     return last, left, f"{modality} was made more than once, as {names}; the last is taken"
+
+
+def _without_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the series that differ: an archive may give the same images new identifiers."""
+    different: list[Candidate] = []
+    for each in candidates:
+        if not any(_are_same(each.series, other.series) for other in different):
+            different.append(each)
+    return different
+
+
+def _are_same(one: Series, other: Series) -> bool:
+    """Say whether two series of one protocol have the same voxels at the same place."""
+    if one.grid is None or one.grid != other.grid or _protocol(one) != _protocol(other):
+        return False
+    try:
+        return bool(np.array_equal(one.read()[0], other.read()[0]))
+    except DataError:
+        return False
 
 
 def _before_agent(

@@ -84,7 +84,7 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
     p, small = tmp_path / "p", volume()[:3]
     write_series(p / "1", small, SeriesNumber=1, SeriesDescription="localizer")
     write_series(p / "2", volume(), SeriesNumber=2, SeriesDescription="flair_tra")
-    write_series(p / "3", volume(), SeriesNumber=3, SeriesDescription="flair_tra")
+    write_series(p / "3", volume(1), SeriesNumber=3, SeriesDescription="flair_tra")
     write_series(
         p / "4", volume(), SeriesNumber=4, SeriesDescription="t1 MPR cor",
         ImageType=["DERIVED", "SECONDARY", "MPR"],

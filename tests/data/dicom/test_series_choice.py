@@ -34,7 +34,7 @@ def numbers(case: Case) -> dict[str, int]:
 
 
 def write(folder: Path, number: int, text: str, *image: Any, **tags: Any) -> None:
-    voxels, grid = image or (volume(), GRID)
+    voxels, grid = image or (volume(number), GRID)
     write_series(
         folder / "p" / str(number), voxels, grid, SeriesNumber=number, SeriesDescription=text,
         **tags,
@@ -112,12 +112,33 @@ def test_alike_series_whose_numbers_do_not_order_them_are_a_question(
     tmp_path: Path, number: int
 ) -> None:
     write(tmp_path, 1, "T2")
-    for folder in "ab":
-        write_series(tmp_path / "p" / folder, volume(), SeriesNumber=number,
+    for seed, folder in enumerate("ab"):
+        write_series(tmp_path / "p" / folder, volume(seed), SeriesNumber=number,
                      SeriesDescription="FLAIR")  # fmt: skip
     case = only_case(tmp_path)
     assert numbers(case) == {"t2": 1}
     assert "are alike, and their numbers do not say which is the last" in case.warnings[0]
+
+
+def test_the_same_images_under_new_identifiers_count_once(tmp_path: Path) -> None:
+    write(tmp_path, 1, "T2")
+    for folder in "ab":
+        write_series(tmp_path / "p" / folder, volume(), SeriesNumber=4, SeriesDescription="FLAIR")
+    case = only_case(tmp_path)
+    assert (numbers(case), case.warnings) == ({"flair": 4, "t2": 1}, ())
+
+
+def test_what_ge_filtered_goes_before_the_same_unfiltered(tmp_path: Path) -> None:
+    write(tmp_path, 5, "Sag CUBE FLAIR")
+    write(tmp_path, 500, "ORIG Sag CUBE FLAIR")
+    assert numbers(only_case(tmp_path)) == {"flair": 5}
+
+
+def test_a_width_that_is_not_the_scanners_is_told(tmp_path: Path) -> None:
+    write(tmp_path, 1, "FLAIR", ReconstructionDiameter=24)
+    assert only_case(tmp_path).warnings == ()
+    write(tmp_path, 1, "FLAIR", ReconstructionDiameter=240)  # PixelSpacing is of another matrix
+    assert "22.5 mm wide by PixelSpacing and 240 mm by" in only_case(tmp_path).warnings[0]
 
 
 @pytest.mark.parametrize(("count", "by"), [(8, 1.0), (8, -15.0), (8, 16.0), (5, 16.0)])
