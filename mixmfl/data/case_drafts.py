@@ -146,7 +146,8 @@ class Draft:
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
         ]
-        best = _least_processed(lesions or files, _BY_HAND)
+        agreed = [file for file in lesions or files if "consensus" in spaced(file.path.parent.name)]
+        best = _least_processed(agreed or lesions or files, _BY_HAND)
         if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
             records = [FileRecord(file.path, why) for file in files]

@@ -112,7 +112,9 @@ def _is_one_patient(
             several = len({each[-1] for each in numbers}) == len(paths)
             return False, ask_whose_numbers(paths) if several else ""
         return bool(home), ""  # p01/DICOM_t1_5: the folder is the patient
-    if count == len(images) and all(map(is_day, heads)):
+    # 20220301091500_2_T1: with the series' number, as dcm2niix -f %t_%s_%d writes them
+    times = [head if is_day(head) else re.sub(r"[ _-]\d{1,4}$", "", head) for head in heads]
+    if count == len(images) and all(map(is_day, times)):
         if len({re.sub(r"[-_.]", "", head)[:8] for head in heads}) > 1:
             return False, ""
         return True, "" if home else _WHICH_DAY.format(names_of(paths))  # of several, perhaps

@@ -40,6 +40,7 @@ _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; co
 # parts of one examination or patient: a side, a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
     rf"{_SIDE}|\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){{3,}}|"
+    r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo|"
     r"kopf|schadel|hirn|[hbl]ws|wirbelsaule|knie|becken|tete|crane|cerveau|rachis|genou|testa|colonna"
 )
 _FEW = re.compile(r"[ _.-]\d{1,2}")

@@ -189,7 +189,8 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         contrastvloeistof, ce, enh, mdc, mezzo di contrasto, medio de contraste, produit de
         contraste, pdc, cte, inj, injected, injection, injecte, injectee, enhanced, enhancement,
         contrastenhanced, contrast enhanced, contrast agent, iniettato, gdc, contrast medium, dye,
-        gdbopta, gd bopta, gd hp do3a, gdbt do3a, artirem, primovist, eovist, optimark, dotagraf
+        gdbopta, gd bopta, gd hp do3a, gdbt do3a, artirem, primovist, eovist, optimark, dotagraf,
+        kontrascie
     """),
     # each says nothing of an agent without a sign or a preposition
     "letter": _phrases("c, g, k, iv, ev, cm, mc, pc, civ, ivc, ca, gbca"),
@@ -331,7 +332,7 @@ HARMLESS = frozenset(
     new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
     nsa, bh, fb, wdh, srt, cp, cpa, drb, drg, drs,
     dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
-    br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
+    final, finale, br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )

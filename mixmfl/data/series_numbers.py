@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of
+from mixmfl.data.time_points import is_day
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
@@ -107,6 +108,8 @@ def are_of_series(
         return False
     if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
         return False
+    if is_day(group.name) and (group.home or len(re.sub(r"\D", "", group.name)) > len("20220301")):
+        return True  # 20220301091500_2_t1, 20220301091500_3_flair: of one moment
     if group.name in labels:  # one mask for all: seg.nii.gz
         return True
     others = [other.modality_of for other in groups if other is not group]

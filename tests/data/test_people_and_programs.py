@@ -62,6 +62,8 @@ def patient(case: Case) -> str:
         "p1/new/T1 p1/old/T1",
         "p1/T1_1 p1/T1_2 p1/FLAIR_1 p1/FLAIR_2",
         "sub1/1/T1 sub1/2/T1",
+        "S1/Pre/FLAIR S1/Post/FLAIR",
+        "S01_R1_T1 S01_R2_T1",
         "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
@@ -160,6 +162,12 @@ def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> 
     found = found_in(tmp_path, names, labels_needed=True)
     assert [case.label for case in found.cases] == []
     assert any("no label" in refused.reason for refused in found.refused)
+
+
+def test_of_several_raters_the_consensus_is_the_label(tmp_path: Path) -> None:
+    names = "p1/FLAIR p1/rater1/lesion p1/rater2/lesion p1/consensus/lesion"
+    (case,) = found_in(tmp_path, names, labels_needed=True).cases
+    assert case.label == tmp_path / "p1" / "consensus" / "lesion.nii.gz"
 
 
 @pytest.mark.parametrize("names", ["images/LST_FLAIR labels/LST_seg", "LST/FLAIR LST/LST_seg"])
@@ -292,6 +300,10 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
             "p1/T1 p1/T1_BrainExtractionBrain p1/T1_BrainSegmentation0N4 p1/T1_CorticalThickness "
             "p1/T1_BrainSegmentationPosteriors1 p1/T1_logJacobian p1/T1_pydeface",
             {"t1": "p1/T1"},
+        ),
+        (
+            "Weber/20220301091500_2_T1 Weber/20220301091500_3_T2",
+            {"t1": "Weber/20220301091500_2_T1", "t2": "Weber/20220301091500_3_T2"},
         ),
         (  # a patient's visit, of UK Biobank
             "1000012_20252_2_0/T1/T1 1000012_20253_2_0/T2_FLAIR/T2_FLAIR",
