@@ -1,5 +1,6 @@
 """A case while its files are gathered, and the choice of those that are used."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -9,13 +10,20 @@ from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
-from mixmfl.data.image_files import spaced
+from mixmfl.data.image_files import lower_words, spaced, stem_of
 from mixmfl.data.modalities import words_of
 from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 # among several segmentations, these words mark the one to use
 _LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus"}
+# what is made of several raters' labels
+_AGREED = {"consensus", "majority", "staple"}
+# behind the name of an image beside it, these say that an image was made of that one
+_DERIVED = re.compile(
+    r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
+    r"\d{1,2}mm|aug\d*|augmented|sr|norm|normed|rescaled|padded|rotated"
+)
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -146,7 +154,11 @@ class Draft:
         lesions = [
             file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
         ]
-        agreed = [file for file in lesions or files if "consensus" in spaced(file.path.parent.name)]
+        agreed = [
+            file
+            for file in lesions or files
+            if _AGREED & {*lower_words(stem_of(file.path)), *lower_words(file.path.parent.name)}
+        ]
         best = _least_processed(agreed or lesions or files, _BY_HAND)
         if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
@@ -231,12 +243,24 @@ def _least_processed(
     """
     files = [file for file in files if file.given] or list(files)
     files = [file for file in files if not _is_on_template(file)] or list(files)
+    files = _without_derived(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
     steps = [
         sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
     ]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
+
+
+def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
+    """Leave out what was made of another of the files by its name: T1_mpr_tra beside T1."""
+    names = [lower_words(stem_of(file.path)) for file in files]
+
+    def is_derived(name: list[str]) -> bool:
+        further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
+        return any(_DERIVED.fullmatch(word) for words in further for word in words)
+
+    return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
 
 
 def _is_on_template(file: GatheredFile) -> bool:

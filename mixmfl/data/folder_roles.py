@@ -43,7 +43,8 @@ ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is pr
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 
 # beside a word for processing: resampled_1mm, skull_stripped
-_HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull")
+_HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space")
+_NATIVE = re.compile(r"native(?:[ _-]?space)?", re.IGNORECASE)
 
 # of UK Biobank: patient, kind of data, visit, repetition
 _OF_BIOBANK = re.compile(r"^(\d{7})_\d{5}_(\d_\d)$")
@@ -237,7 +238,9 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
         return [other for other in contents if other[:-1] == above and other[-1] != part]
 
     def is_beside_originals() -> bool:
-        return any(other[-1].lower() in (*ORIGINALS, "native") for other in beside())
+        return any(
+            other[-1].lower() in ORIGINALS or is_native_space(other[-1]) for other in beside()
+        )
 
     if part.lower() == "pre":
         return is_beside_originals()
@@ -321,7 +324,28 @@ def named_by_folder(
         and names[file.path.parent.parent, stem_of(file.path)] > 1
         and may_be_name(re.sub(r"\d+", "", stem_of(file.path)))
     }
-    return [_named_by_its_folder(file, folder, below, shared, people, modalities) for file in files]
+    twins = Counter(place.name for place in {file.path.parent for file in files})
+    return [
+        _named_above_patient(file, below, twins, modalities)
+        or _named_by_its_folder(file, folder, below, shared, people, modalities)
+        for file in files
+    ]
+
+
+def _named_above_patient(
+    file: ImageFile, below: Mapping[Path, int], twins: Mapping[str, int], modalities: Modalities
+) -> ImageFile | None:
+    """Read the folder of a sequence that has a folder per patient, as in ``T1w/P01/img.nii.gz``."""
+    patient, around = file.path.parent, file.path.parent.parent
+    if len(file.parents) < 2 or below[patient] > 1 or file.reading.is_known or file.reading.doubt:
+        return None
+    if not (below[around] > 1 or twins[patient.name] > 1) or file.reading.aside:
+        return None
+    above = read_name(composed(around.name), modalities)
+    if not above.is_known or above.case or _home(file, modalities)[-1:] != file.parents[-1:]:
+        return None
+    reading = replace(above, case="", head="")
+    return ImageFile(file.path, reading, (*file.parents[:-2], file.parents[-1]))
 
 
 def _named_by_its_folder(
@@ -359,6 +383,11 @@ def _named_by_its_folder(
         if below[place] > 1:
             return file
     return file
+
+
+def is_native_space(part: str) -> bool:
+    """Say whether a folder's name may be about the space of its images, and not about an agent."""
+    return bool(_NATIVE.fullmatch(part))
 
 
 def may_be_name(stem: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.file_names import read_name
-from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS
+from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
@@ -144,7 +144,7 @@ def with_agent_of_folder(
         if reading.is_bids or reading.modality not in ("t1", "t1c"):
             pass
         elif reading.modality == "t1c":
-            if agent == "without" and part.lower() != "native":  # which is of the space, then
+            if agent == "without" and not is_native_space(part):
                 reading = replace(reading, modality=None, doubt=f"{doubt} to come")
         elif agent == "with" and own != "without":
             reading = replace(reading, modality="t1c")

@@ -223,7 +223,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima, przed"),
     "beside": _phrases("""
         with, w, mit, m, avec, con, met, com, after, nach, n, apres, na, dopo, despues, tras, med,
-        po
+        po, etter, efter
     """),
     "plus": _phrases("plus, positiv, positive"),
     "minus": _phrases("""

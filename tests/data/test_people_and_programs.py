@@ -64,6 +64,7 @@ def patient(case: Case) -> str:
         "sub1/1/T1 sub1/2/T1",
         "S1/Pre/FLAIR S1/Post/FLAIR",
         "S01_R1_T1 S01_R2_T1",
+        "hv01_scan1/T1 hv01_scan2/T1",
         "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
@@ -166,8 +167,11 @@ def test_segmentations_by_programs_are_no_labels(names: str, tmp_path: Path) -> 
 
 def test_of_several_raters_the_consensus_is_the_label(tmp_path: Path) -> None:
     names = "p1/FLAIR p1/rater1/lesion p1/rater2/lesion p1/consensus/lesion"
-    (case,) = found_in(tmp_path, names, labels_needed=True).cases
-    assert case.label == tmp_path / "p1" / "consensus" / "lesion.nii.gz"
+    names += " p2/FLAIR p2/seg_r1 p2/seg_r2 p2/seg_majority"
+    labels = [case.label for case in found_in(tmp_path, names, labels_needed=True).cases]
+    assert labels == [
+        tmp_path / f"{name}.nii.gz" for name in ("p1/consensus/lesion", "p2/seg_majority")
+    ]
 
 
 @pytest.mark.parametrize("names", ["images/LST_FLAIR labels/LST_seg", "LST/FLAIR LST/LST_seg"])
@@ -203,6 +207,7 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "Bilder/p1/T1 Bilder/p2/T1 Masken/p1/seg Masken/p2/seg",
         "images/lesion_1_T1 images/lesion_2_T1 labels/lesion_1 labels/lesion_2",
         "images/p1/FLAIR images/p2/FLAIR masks/p1/T1 masks/p2/FLAIR",
+        "T1w/p1/img T1w/p2/img FLAIR/p2/img GT/p1/img GT/p2/img",
         "lesion01/T1 lesion01/FLAIR lesion01/seg lesion02/T1 lesion02/seg",  # patients
         "Seg/p1_T1 Seg/p1_seg Seg/p2_T1 Seg/p2_seg",
         "Masks/p1/T1 Masks/p1/seg Masks/p2/T1 Masks/p2/seg",
@@ -295,6 +300,9 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ),
         ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
+        ("C1/native_space/T1c C1/mni_space/T1c", {"t1c": "C1/native_space/T1c"}),
+        ("p1/T1_KM p1/T1_KM_MPR_TRA p1/T1_KM_1mm", {"t1c": "p1/T1_KM"}),
+        ("T1_nativ/P01/img T1_KM/P01/img", {"t1": "T1_nativ/P01/img", "t1c": "T1_KM/P01/img"}),
         ("C1/native/T1c C1/native/T1 C1/atlas/T1", {"t1c": "C1/native/T1c", "t1": "C1/native/T1"}),
         (
             "p1/T1 p1/T1_BrainExtractionBrain p1/T1_BrainSegmentation0N4 p1/T1_CorticalThickness "
