@@ -137,9 +137,9 @@ def withhold_rare(
 
     Args:
         memory: Memory of a site.
-        cases: Least number of cases behind a row.
+        cases: Least number of cases, of as many patients, behind a row.
         voxels: Least number of voxels behind a row.
-        behind: For each of the prototypes ``(K,)`` how many cases are behind each row; 0 where
+        behind: For each of the prototypes ``(K,)`` how many patients are behind each row; 0 where
             it is not named.
     """
     released = {}

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -202,6 +202,45 @@ class Fingerprint:
         return ""
 
 
+@dataclass(frozen=True)
+class PatientCounts:
+    """Of how many patients the cases of a site are: several examinations of one count once.
+
+    It stays at the site, and decides what of a fingerprint is withheld.
+
+    Attributes:
+        patients: Number of patients.
+        modalities: How many have a case with each modality.
+        typical: How many are behind what the images of each modality are usually like.
+        heads: How many have a case of each state, see ``Fingerprint``.
+    """
+
+    patients: _Count
+    modalities: Annotated[Mapping[ModalityName, _Count], entries(0, MOST_MODALITIES)]
+    typical: Annotated[Mapping[ModalityName, _Count], entries(0, MOST_MODALITIES)]
+    heads: Annotated[Mapping[Annotated[str, one_of(STATES)], _Count], entries(1, len(STATES))]
+
+
+def count_patients(cases: Iterable[tuple[str, Fingerprint]]) -> PatientCounts:
+    """Return of how many patients cases are.
+
+    Args:
+        cases: The patient of each case, and the case's fingerprint.
+    """
+    parts = list(cases)
+
+    def counted(names: Callable[[Fingerprint], Iterable[str]]) -> dict[str, int]:
+        pairs = {(name, patient) for patient, part in parts for name in names(part)}
+        return _add([Counter(name for name, _ in pairs)])
+
+    return PatientCounts(
+        len({patient for patient, _ in parts}),
+        counted(lambda part: part.modality_cases),
+        counted(lambda part: part.typical),
+        counted(lambda part: part.heads),
+    )
+
+
 def fingerprint_case(
     images: Mapping[str, np.ndarray],
     labels: np.ndarray,
@@ -277,7 +316,9 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
     )
 
 
-def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> Fingerprint | None:
+def withhold_small_counts(
+    fingerprint: Fingerprint, cases: int, voxels: int, behind: PatientCounts | None = None
+) -> Fingerprint | None:
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
     With fewer cases than the minimum that is nothing. Otherwise the histogram of a modality that
@@ -287,32 +328,42 @@ def withhold_small_counts(fingerprint: Fingerprint, cases: int, voxels: int) -> 
 
     Args:
         fingerprint: Fingerprint of the site.
-        cases: Fewest cases behind a statistic.
+        cases: Fewest cases, of as many patients, behind a statistic.
         voxels: Fewest voxels behind a histogram.
+        behind: Of how many patients the cases are; None: each is of another one.
     """
-    if fingerprint.cases < cases:
+    if behind is None:
+        behind = PatientCounts(
+            fingerprint.cases,
+            fingerprint.modality_cases,
+            {name: usual.images for name, usual in fingerprint.typical.items()},
+            fingerprint.heads,
+        )
+    if behind.patients < cases:
         return None
     return replace(
         fingerprint,
-        heads=_few_as_usual(fingerprint.heads, cases),
-        subjects=_few_as_usual(fingerprint.subjects, cases),
-        anatomy=_few_as_usual(fingerprint.anatomy, cases),
+        heads=_few_as_usual(fingerprint.heads, behind.heads, cases),
+        subjects=_few_as_usual(fingerprint.subjects, fingerprint.subjects, cases),
+        anatomy=_few_as_usual(fingerprint.anatomy, fingerprint.anatomy, cases),
         intensities={
             name: histogram
-            if fingerprint.modality_cases[name] >= cases and sum(histogram) >= voxels
+            if behind.modalities[name] >= cases and sum(histogram) >= voxels
             else (0,) * len(histogram)
             for name, histogram in fingerprint.intensities.items()
         },
-        typical={n: each for n, each in fingerprint.typical.items() if each.images >= cases},
+        typical={n: each for n, each in fingerprint.typical.items() if behind.typical[n] >= cases},
     )
 
 
-def _few_as_usual(counts: Mapping[str, int], fewest: int) -> dict[str, int]:
-    """Return counts in which those below ``fewest`` are added to the highest."""
-    usual = max(sorted(counts), key=lambda name: counts[name])
+def _few_as_usual(
+    counts: Mapping[str, int], behind: Mapping[str, int], fewest: int
+) -> dict[str, int]:
+    """Return counts in which those with fewer than ``fewest`` behind join that with most."""
+    usual = max(sorted(counts), key=lambda name: behind[name])
     changed: Counter[str] = Counter()
     for name, number in counts.items():
-        changed[name if number >= fewest else usual] += number
+        changed[name if behind[name] >= fewest else usual] += number
     return _add([changed])
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixmfl.core.worker_pool import spawn_context
 from mixmfl.data.label_sets import labels_each
+from mixmfl.data.patients import patient_of
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.nnunet_training import PatchChooser, training_transforms
@@ -33,7 +34,7 @@ class Batch:
         shown: ``(B, M)`` bool, the modalities of the modality-dropout view; at least one True per
             row, and only where ``present`` is.
         classes: Class indices ``(B, 1, *P)`` per supervised resolution, finest first.
-        cases: ``(B,)`` the number of each patch's case among the site's training cases.
+        patients: ``(B,)`` the number of each patch's patient among those of the training cases.
         labelled: ``(B, N)`` bool, on the CPU: whether a case labels each of the plans' labels or
             regions; None: all cases label all.
     """
@@ -42,7 +43,7 @@ class Batch:
     present: Tensor
     shown: Tensor
     classes: list[Tensor]
-    cases: Tensor
+    patients: Tensor
     labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
@@ -52,7 +53,7 @@ class Batch:
             self.present.to(device),
             self.shown.to(device),
             [item.to(device) for item in self.classes],
-            self.cases,
+            self.patients,
             self.labelled,
         )
 
@@ -119,6 +120,8 @@ class Batches(Dataset[Batch]):
         """
         planned = plans.configuration(configuration)
         self.cases = list(cases)
+        names = [patient_of(case.name, case.patient) for case in self.cases]
+        self.patients = np.unique(names, return_inverse=True)[1]
         self.modalities = plans.modalities
         self.labels = plans.labels
         self.settings = plans.training
@@ -146,7 +149,7 @@ class Batches(Dataset[Batch]):
                 self.sample(self.cases[case], index >= plain, generator)
                 for index, case in enumerate(drawn)
             ]
-        return _batch(items, drawn)
+        return _batch(items, self.patients[drawn])
 
     def cases_drawn(self) -> list[PreprocessedCase]:
         """Return the cases of which any batch of the round has a patch."""
@@ -215,20 +218,20 @@ class PoissonBatches(Dataset[list[Batch]]):
             return [
                 _batch(
                     [batches.sample(batches.cases[case], generator.random() < share, generator)],
-                    [case],
+                    batches.patients[[case]],
                 )
                 for case in chosen
             ]
 
 
-def _batch(items: Sequence[Sample], cases: npt.ArrayLike) -> Batch:
+def _batch(items: Sequence[Sample], patients: npt.NDArray[np.intp]) -> Batch:
     images, present, shown, classes, labelled = zip(*items, strict=True)
     return Batch(
         torch.stack(images),
         torch.stack(present),
         torch.stack(shown),
         [torch.stack(resolution) for resolution in zip(*classes, strict=True)],
-        torch.as_tensor(cases),
+        torch.as_tensor(patients),
         torch.stack(labelled),
     )
 

@@ -39,7 +39,7 @@ class Trained:
         loss: Mean loss over the steps.
         dice_loss: The Dice part of it, from -1 to 0; the rest is cross-entropy.
         memory: Prototypes of the site's own modalities.
-        cases: For each of the prototypes ``(K,)`` how many training cases are behind each row.
+        patients: For each of the prototypes ``(K,)`` how many patients are behind each row.
         optimizer: AdamW's state, by ``<parameter>.<moment>``, and with half precision the
             scale of the gradients.
     """
@@ -47,7 +47,7 @@ class Trained:
     loss: float
     dice_loss: float
     memory: PrototypeMemory
-    cases: Mapping[tuple[str, int], Tensor]
+    patients: Mapping[tuple[str, int], Tensor]
     optimizer: State
 
 
@@ -109,7 +109,7 @@ def train_locally(
     network.train()
     memory = memory_to(memory, device)
     seen: dict[tuple[str, int], Prototypes] = {}
-    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # patches' cases and classes
+    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # patients and classes
     losses: list[Tensor] = []
     dice_losses: list[Tensor] = []
     for prepared in batches:
@@ -128,7 +128,7 @@ def train_locally(
         classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
         observed = _observe_batch(network, encoding, classes, levels, plans)
         for place, (new, has) in observed.items():
-            found.setdefault(place, []).append((batch.cases, has))
+            found.setdefault(place, []).append((batch.patients, has))
             old = [fade(seen[place], settings.memory_decay)] if place in seen else []
             seen[place] = merge_prototypes([*old, new])
     mean_loss = torch.stack(losses).float().mean().item()
@@ -141,7 +141,7 @@ def train_locally(
         mean_loss,
         torch.stack(dice_losses).float().mean().item(),
         memory_to(seen, torch.device("cpu")),
-        {place: _count_cases(parts) for place, parts in found.items()},
+        {place: _count_patients(parts) for place, parts in found.items()},
         {
             **save_optimizer(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
@@ -238,15 +238,15 @@ def _observe_batch(
     return observed
 
 
-def _count_cases(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return ``(K,)`` of how many different cases the patches of each row are.
+def _count_patients(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return ``(K,)`` of how many different patients the patches of each row are.
 
     Args:
-        patches: By step: the case of each patch, ``(B,)``, and its rows, ``(B, K)`` bool.
+        patches: By step: the patient of each patch, ``(B,)``, and its rows, ``(B, K)`` bool.
     """
-    cases = torch.cat([numbers for numbers, _ in patches]).cpu()
+    patients = torch.cat([numbers for numbers, _ in patches]).cpu()
     has = torch.cat([rows for _, rows in patches]).cpu()
-    return torch.tensor([len(set(cases[column].tolist())) for column in has.T])
+    return torch.tensor([len(set(patients[column].tolist())) for column in has.T])
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:

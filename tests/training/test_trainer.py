@@ -60,7 +60,7 @@ def gradients(monkeypatch: pytest.MonkeyPatch, proximal: float) -> tuple[list[St
     present = torch.tensor([[True, True, False]] * 2)
     images = torch.randn(2, 3, 16, 16, generator=generator)
     classes = [torch.randint(0, 3, (2, 1, size, size), generator=generator) for size in (16, 8)]
-    batch = Batch(images, present, present, classes, cases=torch.arange(2))
+    batch = Batch(images, present, present, classes, patients=torch.arange(2))
     blocks = {block_of(name) for name in named}
     training = LocalTraining(plans, "2d", blocks, 1e-2, torch.device("cpu"))
     train_locally(network, {}, {}, [batch, batch], training)

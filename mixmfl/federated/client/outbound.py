@@ -17,7 +17,7 @@ from mixmfl.federated.messages import SENT, Message
 from mixmfl.federated.state import Minimum
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import memory_from_state, memory_to_state, withhold_rare
-from mixmfl.planning.fingerprint import Fingerprint, withhold_small_counts
+from mixmfl.planning.fingerprint import Fingerprint, PatientCounts, withhold_small_counts
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def outgoing(
     *,
     minimum: Minimum | None = None,
     behind: Mapping[tuple[str, int], Tensor] | None = None,
+    patients: PatientCounts | None = None,
 ) -> Message:
     """Build a message that leaves a site.
 
@@ -54,8 +55,9 @@ def outgoing(
         record: The message's fields; a fingerprint in the form of ``Fingerprint.to_json``.
         tensors: Tensors by name; only the kinds ``train`` and ``masked`` have any.
         minimum: The agreed minimum of cases and voxels; None: there is none.
-        behind: How many training cases are behind the rows of prototypes, as for
+        behind: How many patients are behind the rows of prototypes, as for
             ``prototypes.withhold_rare``. Needed where there are prototypes and a minimum.
+        patients: Of how many patients the cases of a fingerprint are; None: each is of another.
 
     Raises:
         ValueError: The message has a field that its kind does not list, which is a bug.
@@ -67,7 +69,7 @@ def outgoing(
         raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
     if kind == "fingerprint":
         fingerprint = Fingerprint.from_json(fields["fingerprint"], "the site's fingerprint")
-        reported = withhold_small_counts(fingerprint, least.cases, least.voxels)
+        reported = withhold_small_counts(fingerprint, least.cases, least.voxels, patients)
         fields["fingerprint"] = None if reported is None else reported.to_json()
     memory = memory_from_state(carried)
     if memory and least != Minimum():
@@ -75,10 +77,18 @@ def outgoing(
     return Message(kind, fields, carried)
 
 
-def outgoing_fingerprint(fingerprint: Fingerprint, labels: Labels, minimum: Minimum) -> Message:
-    """Build a site's message for planning: its fingerprint, and the definition of its labels."""
+def outgoing_fingerprint(
+    fingerprint: Fingerprint,
+    labels: Labels,
+    minimum: Minimum,
+    patients: PatientCounts | None = None,
+) -> Message:
+    """Build a site's message for planning: its fingerprint, and the definition of its labels.
+
+    See ``outgoing`` for ``minimum`` and ``patients``.
+    """
     record = {"fingerprint": fingerprint.to_json(), "labels": labels.to_json()}
-    return outgoing("fingerprint", record, minimum=minimum)
+    return outgoing("fingerprint", record, minimum=minimum, patients=patients)
 
 
 def outbound_fields(message: Message) -> list[OutboundField]:

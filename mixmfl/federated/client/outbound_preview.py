@@ -20,14 +20,18 @@ from mixmfl.federated.client.training import agreed_minimum, outgoing_registrati
 from mixmfl.federated.state import RunSettings, Site, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
-from mixmfl.planning.fingerprint import Fingerprint
+from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
 from mixmfl.planning.plans import Plans
 
 log = logging.getLogger(__name__)
 
 
 def preview_outbound(
-    site: Site, fingerprint: Fingerprint, plans: Plans, settings: RunSettings
+    site: Site,
+    fingerprint: Fingerprint,
+    plans: Plans,
+    settings: RunSettings,
+    patients: PatientCounts | None = None,
 ) -> list[OutboundField]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
@@ -40,6 +44,7 @@ def preview_outbound(
         fingerprint: Fingerprint of the site.
         plans: Plans of the run.
         settings: Settings of the run.
+        patients: Of how many patients the cases are; None: each is of another.
     """
     registration, minimum = register(site), agreed_minimum(site, settings)
     weights = select_blocks(first_state(plans, settings).weights, registration.weights)
@@ -65,7 +70,7 @@ def preview_outbound(
     right = dict.fromkeys(names, Reliability().to_json())
     largest = dict.fromkeys(names, LargestSums().to_json())
     replies = [
-        outgoing_fingerprint(fingerprint, plans.labels, minimum),
+        outgoing_fingerprint(fingerprint, plans.labels, minimum, patients),
         outgoing("preprocess", {"cases": cases}),
         outgoing_registration(registration),
         outgoing("train", {"round": 0, **record}, trained),

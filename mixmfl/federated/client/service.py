@@ -74,10 +74,10 @@ from mixmfl.inference.model import apply_personal_weights, load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.federation_plans import site_folder
-from mixmfl.planning.fingerprint import Fingerprint
+from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import preprocess_site
-from mixmfl.planning.site_fingerprint import fingerprint_site
+from mixmfl.planning.site_fingerprint import fingerprint_site, read_patient_counts
 from mixmfl.planning.site_folders import SiteFolder, find_site
 from mixmfl.training.privacy_budget import Privacy
 
@@ -213,12 +213,16 @@ class SiteConfig:
         check_most_are_known([site.found], modalities)
         return dataclasses.replace(site, name=self.name, brains=self.brains)
 
-    def fingerprint(self) -> tuple[Fingerprint, Labels]:
-        """Return the statistics of the cases, before anything is withheld, and their labels."""
+    def fingerprint(self) -> tuple[Fingerprint, Labels, PatientCounts]:
+        """Return the statistics of the cases, before anything is withheld.
+
+        Returns:
+            The fingerprint, the labels, and of how many patients the cases are.
+        """
         site = self.cases()
         with Workers(self.processes) as workers:
             fingerprint, _ = fingerprint_site(site, self.folder, workers)
-        return fingerprint, site.labels
+        return fingerprint, site.labels, read_patient_counts(self.folder)
 
     def open(self, plans: Plans, configuration: str, fold: str, seed: int) -> Site:
         """Open the preprocessed cases.
@@ -372,7 +376,11 @@ class ClientService:
     def _approve_planning(self, task: Message) -> Callable[[], Message]:
         minimum = self._config.minimum.agreed(Minimum(*task.record["minimum"]))
         self._approve(task.kind, planning_job(task.record, minimum))
-        return lambda: outgoing_fingerprint(*self._config.fingerprint(), minimum)
+        return partial(self._fingerprint, minimum)
+
+    def _fingerprint(self, minimum: Minimum) -> Message:
+        fingerprint, labels, patients = self._config.fingerprint()
+        return outgoing_fingerprint(fingerprint, labels, minimum, patients)
 
     def _approve_preprocessing(self, task: Message) -> Callable[[], Message]:
         plans = _read_plans(task)
@@ -541,8 +549,8 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
     Returns:
         The fields that are known now, and a line on what is not known yet.
     """
-    fingerprint, labels = config.fingerprint()
-    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, config.minimum))
+    fingerprint, labels, patients = config.fingerprint()
+    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, config.minimum, patients))
     file = config.work / "plans.json"
     if not file.is_file():
         return planning, (
@@ -556,7 +564,7 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
     (configuration, *_) = done
     site = config.open(plans, configuration, "0", 0)
     settings = RunSettings(configuration, 0, 1, 1, 1.0)
-    return preview_outbound(site, fingerprint, plans, settings), (
+    return preview_outbound(site, fingerprint, plans, settings, patients), (
         "The bytes of train are those of changes in half precision. The coordinator may ask for "
         "single precision, which is twice as many, or for masked numbers, four times as many.\n"
     )

@@ -131,7 +131,7 @@ def train_at_site(
         {"round": round_number, "loss": trained.loss, "dice_loss": trained.dice_loss},
         tensors,
         minimum=agreed_minimum(site, settings),
-        behind=trained.cases,
+        behind=trained.patients,
     )
     return reply, trained.optimizer
 

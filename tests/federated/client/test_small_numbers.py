@@ -28,7 +28,12 @@ from mixmfl.federated.server.merge import personalization_task, train_task, vali
 from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.state import Minimum, Site, first_state, register
 from mixmfl.networks.parameters import block_of
-from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.fingerprint import (
+    Fingerprint,
+    count_patients,
+    fingerprint_case,
+    merge_fingerprints,
+)
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.privacy_budget import Privacy
 
@@ -120,6 +125,29 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
     assert set(records[0]["typical"]) == {"t1"}
     assert records[0]["modality_cases"]["t2"] == few  # the aggregation weight
     assert set(records[0]["heads"]) == set(usual.heads)
+
+
+def test_many_examinations_of_few_patients_are_few() -> None:
+    usual, odd = of_cases(0, 1), of_cases(1, 1)
+    odd = dataclasses.replace(
+        odd,
+        modality_cases={"t1": 1, "t2": 1},
+        intensities={**odd.intensities, "t2": odd.intensities["t1"]},
+        typical={**odd.typical, "t2": odd.typical["t1"]},
+        heads={"deepbet": 1},
+    )
+    several = [(f"p{number}", usual) for number in range(FLOOR)]
+    several += [("p0", odd)] * 9
+    merged, behind = merge_fingerprints(part for _, part in several), count_patients(several)
+    assert (behind.patients, behind.modalities) == (FLOOR, {"t1": FLOOR, "t2": 1})
+    labels = Labels({"a": 1, "b": 2})
+    left = outgoing_fingerprint(merged, labels, Minimum(FLOOR), behind).record["fingerprint"]
+    assert not any(left["intensities"]["t2"])
+    assert any(left["intensities"]["t1"])
+    assert set(left["typical"]) == {"t1"}
+    assert left["heads"] == {"stripped": FLOOR + 9}
+    few = count_patients(several[1:-9])
+    assert outgoing_fingerprint(merged, labels, Minimum(FLOOR), few).record["fingerprint"] is None
 
 
 @pytest.mark.parametrize("few", FEW)
@@ -245,5 +273,12 @@ def test_no_prototype_of_a_class_in_few_cases_leaves(store: SiteStore, few: int)
     rows = {n: tensor for n, tensor in reply.tensors.items() if n.startswith("memory.")}
     assert rows
     assert not any(tensor.any() for tensor in rows.values())
+    many = store.site("alpha", [("t1", "t2")] * FLOOR)
+    many = dataclasses.replace(
+        many, minimum=Minimum(few), training=of_one_patient(many.training)[:FLOOR]
+    )
+    reply, _ = train_at_site(task, many, PLANS, SETTINGS, {})
+    of_one = [tensor.any() for n, tensor in reply.tensors.items() if n.startswith("memory.")]
+    assert any(of_one) == (few == 1)
     with pytest.raises(PrivacyError, match=f"of {plural(few, 'patient')} have all modal"):
         Limits(training_cases=FLOOR).check_cases(site.training)
