@@ -330,7 +330,7 @@ def withhold_small_counts(
         fingerprint: Fingerprint of the site.
         cases: Fewest cases, of as many patients, behind a statistic.
         voxels: Fewest voxels behind a histogram.
-        behind: Of how many patients the cases are; None: each is of another one.
+        behind: The number of patients whose cases they are; None: each is of another one.
     """
     if behind is None:
         behind = PatientCounts(

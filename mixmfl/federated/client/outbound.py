@@ -57,7 +57,7 @@ def outgoing(
         minimum: The agreed minimum of cases and voxels; None: there is none.
         behind: How many patients are behind the rows of prototypes, as for
             ``prototypes.withhold_rare``. Needed where there are prototypes and a minimum.
-        patients: Of how many patients the cases of a fingerprint are; None: each is of another.
+        patients: The number of patients behind a fingerprint's cases; None: each is of another.
 
     Raises:
         ValueError: The message has a field that its kind does not list, which is a bug.

@@ -44,7 +44,7 @@ def preview_outbound(
         fingerprint: Fingerprint of the site.
         plans: Plans of the run.
         settings: Settings of the run.
-        patients: Of how many patients the cases are; None: each is of another.
+        patients: The number of patients whose cases they are; None: each is of another.
     """
     registration, minimum = register(site), agreed_minimum(site, settings)
     weights = select_blocks(first_state(plans, settings).weights, registration.weights)
