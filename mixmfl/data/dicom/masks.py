@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
+from mixmfl.core.text import quoted
 from mixmfl.data.dicom.files import quiet, read_whole
 from mixmfl.data.dicom.header import by_frame, frames_of, number_in
 from mixmfl.data.image import Grid
@@ -129,7 +130,7 @@ class DrawnMask:
         """Return the mask of each label, ``(Z, Y, X)``."""
         kind = str(content.get("SegmentationType", "BINARY")).upper()
         if kind not in _KINDS:
-            raise DataError(f"has SegmentationType {kind!r}; {', '.join(_KINDS)} are read")
+            raise DataError(f"has SegmentationType {quoted(kind)}; {', '.join(_KINDS)} are read")
         most = number_in(content, "MaximumFractionalValue") if kind == "FRACTIONAL" else 1.0
         if not most > 0:  # NaN, too, with which every voxel would be outside
             raise DataError("has no MaximumFractionalValue, so its fractions have no meaning")
