@@ -185,7 +185,8 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
     free = sums.cases - 2
     away = confidence * confidence - x
     dice = y + slope * away
-    missing = (1 - y) ** 2 + slope * together  # the mean of (1 - estimate)^2 over the masks
+    # the mean of (1 - estimate)^2 over the masks; 0 where all are perfect
+    missing = max((1 - y) ** 2 + slope * together, _LEAST_MISSING**2)
     of_mask = rest * max(1 - dice, _LEAST_MISSING) ** 2 / missing
     of_line = rest * (1 + away * away / spread) / sums.cases
     variance = (of_mask + of_line) * sums.cases / free

@@ -62,6 +62,19 @@ def test_interval_holds_nine_of_ten_new_masks_good_or_bad() -> None:
     assert np.mean(inside[False]) == pytest.approx(0.9, abs=0.06)
 
 
+def test_where_all_masks_are_good_the_interval_is_that_of_one_spread_for_all() -> None:
+    """In proportion to what they lack, which is next to nothing, a lesser one's would be huge."""
+    masks = [(0.7 + 0.02 * n, 0.95 + 0.004 * n + 0.001 * (-1) ** n) for n in range(10)]
+    estimate = estimate_dice(sums_of(masks), 0.8)
+    assert estimate is not None
+    squares = np.array([c * c for c, _ in masks])
+    line = stats.linregress(squares, [d for _, d in masks])
+    rest = np.array([d for _, d in masks]) - line.intercept - line.slope * squares
+    away = (0.64 - squares.mean()) ** 2 / ((squares - squares.mean()) ** 2).sum()
+    half = stats.t.ppf(0.95, 8) * math.sqrt((rest @ rest) / 8 * (1 + 1 / 10 + away))
+    assert estimate.high - estimate.dice == pytest.approx(half)
+
+
 def test_masks_of_one_case_count_as_one_case() -> None:
     masks = drawn(12, 1)
     apart = estimate_dice(sums_of(masks), 0.8)
