@@ -97,7 +97,7 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
         "client/outbound.py": {"outgoing"},
         "messages.py": {"_message"},  # reads one that arrived
         "server/merge.py": {"train_task", "validation_task", "personalization_task"},
-        "server/orders.py": {"train_remotely", "plan_remotely"},
+        "server/orders.py": {"_join", "train_remotely", "plan_remotely"},
         "server/secure_aggregation.py": {"keys_tasks", "masked_tasks"},
     }
 
