@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
-from mixmfl.core.text import quoted
+from mixmfl.core.text import one_line, quoted
 from mixmfl.data.dicom.files import quiet, read_whole
 from mixmfl.data.dicom.header import by_frame, frames_of, number_in
 from mixmfl.data.image import Grid
@@ -86,7 +86,7 @@ class DrawnMask:
         except Exception as error:  # of pydicom, whatever a damaged file makes it raise
             raise DataError(
                 f"{self.file}: cannot be read as a DICOM segmentation ({type(error).__name__}: "
-                f"{error}). Export it again, or give the mask as NIfTI"
+                f"{one_line(error, 300)}). Export it again, or give the mask as NIfTI"
             ) from None
         return self._values(member, grid), grid
 
@@ -96,7 +96,7 @@ class DrawnMask:
         known |= {plain_name(name): other for name, other in self.labels.renamed.items()}
         if plain_name(segment) not in known:
             raise DataError(
-                f"has the segment {segment!r}, which is not among the labels "
+                f"has the segment {quoted(segment)}, which is not among the labels "
                 f'{", ".join(self.labels.foreground)}. Declare it under "labels" in dataset.json; '
                 'by "label_map" it may be another label, "background" or "ignore"'
             )
