@@ -28,7 +28,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
@@ -228,9 +228,7 @@ def probe(rows: Tensor, lesion: Tensor) -> Tensor:
 
 def auc(scores: Tensor, lesion: Tensor) -> float:
     """Return the probability that a voxel of a lesion has a higher score than another."""
-    ranks, inside = rankdata(scores.numpy()), lesion.numpy()
-    count, rest = int(inside.sum()), int((~inside).sum())
-    return float((ranks[inside].sum() - count * (count + 1) / 2) / (count * rest))
+    return float(roc_auc_score(lesion.numpy(), scores.numpy()))
 
 
 @dataclass(frozen=True)
