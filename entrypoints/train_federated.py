@@ -339,8 +339,8 @@ def _train_folds(
     if len(pooled.folds) > 1:
         print(
             f"{folder}/fold_*/{MODEL}: each was written again with what all folds measured; "
-            "weights are as they were, expected Dice and the labels of which the largest part is "
-            "kept are those of all folds"
+            "weights are as they were, expected Dice and the small parts that are removed are "
+            "those of all folds"
         )
     return pooled
 

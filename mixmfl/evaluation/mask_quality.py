@@ -15,8 +15,8 @@ from scipy.stats import t as student
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
-from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.reliability import Reliabilities
+from mixmfl.evaluation.small_components import Components
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
 
 COVERAGE = 0.9
@@ -83,13 +83,13 @@ class Measured:
         expected: How many cases have which Dice, by subset of modalities.
         confidence: How Dice goes with confidence, by label or region.
         reliability: How often the network is right at which probability, by label or region.
-        largest: What Dice is of masks with the largest component only, by label or region.
+        components: What Dice is without small components, by label or region.
     """
 
     expected: Expected = ()
     confidence: Confidence = field(default_factory=dict)
     reliability: Reliabilities = field(default_factory=dict)
-    largest: Largest = field(default_factory=dict)
+    components: Components = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
@@ -97,7 +97,7 @@ class Measured:
             "expected": [each.to_json() for each in self.expected],
             "confidence": {name: each.to_json() for name, each in self.confidence.items()},
             "reliability": {name: each.to_json() for name, each in self.reliability.items()},
-            "largest": {name: each.to_json() for name, each in self.largest.items()},
+            "components": {name: each.to_json() for name, each in self.components.items()},
         }
 
 

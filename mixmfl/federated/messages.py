@@ -51,8 +51,9 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "reliability": "per label or region, over the voxels of the validation cases: how many "
         "have a probability in each of 32 ranges, the sum of these probabilities, and how many of "
         "the voxels are of the label",
-        "largest": "per label or region, over the validation cases from all their modalities: "
-        "their number, the sum of Dice, and that of masks with the largest component only",
+        "components": "per label or region, over the validation cases: their number, the sum of "
+        "Dice from all their modalities, and, as means over all subsets, the sum of Dice of masks "
+        "as they are and without components below 5, 10 and 20 % of the largest",
     },
     "keys": {
         "round": "number of the round",
@@ -77,7 +78,7 @@ SENT: Mapping[str, Mapping[str, str]] = {
 }
 """What a message of each kind may carry beside tensors, in plain words."""
 
-FORMAT = 3
+FORMAT = 4
 
 MOST_BYTES = 4 * 2**30
 """Largest message, where its reader knows no closer limit."""

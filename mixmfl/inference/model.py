@@ -35,7 +35,6 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory, Source, from_canonical
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
-from mixmfl.evaluation.largest_component import Largest, LargestSums
 from mixmfl.evaluation.mask_quality import (
     Confidence,
     ConfidenceSums,
@@ -44,6 +43,7 @@ from mixmfl.evaluation.mask_quality import (
     estimate_dice,
 )
 from mixmfl.evaluation.reliability import Calibration, Reliabilities, Reliability, calibrate
+from mixmfl.evaluation.small_components import Components, ComponentSums, best_shares
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected, SubsetDice
 from mixmfl.inference.cpu_network import CPUNetwork, fastest_form
 from mixmfl.inference.model_folder import model_file
@@ -106,7 +106,8 @@ class _Header:
     expected: Expected = ()
     confidence: Confidence = field(default_factory=dict)
     reliability: Reliabilities = field(default_factory=dict)
-    largest: Largest = field(default_factory=dict)
+    components: Components = field(default_factory=dict)
+    largest: Any = None  # of earlier versions, for the largest component alone; not read
     folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)] = ()
     privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
         field(default_factory=dict)
@@ -133,8 +134,8 @@ class Model:
         confidence: By label or region, how Dice goes with confidence on validation cases; maybe
             nothing is known.
         reliability: By label or region, how often the network is right at which probability, there.
-        largest: By label or region, the Dice of masks with the largest component only, beside that
-            of masks as they are; maybe nothing is known.
+        components: By label or region, the Dice of masks without small components, beside that of
+            masks as they are; maybe nothing is known.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -149,7 +150,7 @@ class Model:
     expected: tuple[SubsetDice, ...] = ()
     confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
-    largest: Mapping[str, LargestSums] = field(default_factory=dict)
+    components: Mapping[str, ComponentSums] = field(default_factory=dict)
     sha256: str = ""
     name: str = ""
 
@@ -242,14 +243,12 @@ class Model:
         return case_predictor(self.runner, self.memory, available)
 
     @property
-    def kept_largest(self) -> tuple[str, ...]:
-        """Return the labels of which masks get the largest component only, as that raised Dice.
+    def component_shares(self) -> Mapping[str, float]:
+        """Return by label the share of its largest component below which others are removed.
 
         Regions share voxels, so that what is removed of one changes others: they keep all.
         """
-        if self.plans.labels.has_regions:
-            return ()
-        return tuple(name for name, sums in self.largest.items() if sums.gains)
+        return {} if self.plans.labels.has_regions else best_shares(self.components)
 
     @property
     def recipe(self) -> Recipe:
@@ -434,7 +433,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         expected=tuple(record.expected),
         confidence=record.confidence,
         reliability=record.reliability,
-        largest=record.largest,
+        components=record.components,
         sha256=sha256(path),
         name=path.name,
     )
@@ -539,11 +538,13 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
-    measured: tuple[tuple[str, Mapping[str, ConfidenceSums | Reliability | LargestSums], str], ...]
+    measured: tuple[
+        tuple[str, Mapping[str, ConfidenceSums | Reliability | ComponentSums], str], ...
+    ]
     measured = (
         ("confidence", header.confidence, "no masks have these sums"),
         ("reliability", header.reliability, "no voxels have these counts"),
-        ("largest", header.largest, "no masks have these sums"),
+        ("components", header.components, "no masks have these sums"),
     )
     for field_name, by_label, impossible in measured:
         if not by_label.keys() <= plans.labels.foreground.keys():

@@ -155,7 +155,7 @@ def folder_notes(path: Path) -> list[str]:
     return [
         f"{path}: is one of the folds {', '.join(record.folds)}, not all of which are trained. "
         "When they are, this model's file is written again with what all of them measured: other "
-        "expected Dice, and maybe other labels of which the largest part is kept"
+        "expected Dice, and maybe other small parts that are removed"
     ]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixmfl.core.text import plural
+from mixmfl.evaluation.small_components import shares_text
 from mixmfl.inference.model import Model
 from mixmfl.planning.heads import PLANNED_WORDS
 from mixmfl.planning.model_card import ModelCard
@@ -48,7 +49,7 @@ def origin_of(model: Model) -> Origin:
         "voxels": _voxels(card),
         "intensity of what was labelled": _intensities(model),
         "validated on": _validation(model),
-        "largest part only": ", ".join(model.kept_largest) or "of no label",
+        "small parts removed": shares_text(model.component_shares) or "of no label",
         "licence": dataset.licence or NOT_STATED,
         "intended use": dataset.intended_use or NOT_STATED,
         "written by": f"mixmfl {model.record['mixmfl_version']}, round {model.record['round']}",
@@ -64,7 +65,7 @@ def _subjects(card: ModelCard) -> str:
 
 def _validation(model: Model) -> str:
     """Return on how many cases Dice was measured, in the fold or folds that held them back."""
-    cases = max((sums.cases for sums in model.largest.values()), default=0)
+    cases = max((sums.cases for sums in model.components.values()), default=0)
     if not cases:
         return NOT_STATED
     folds = model.record["folds"]

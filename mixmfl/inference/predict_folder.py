@@ -58,7 +58,7 @@ _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
 )
-_LARGEST = "smaller parts of a label, which the federation's validation found to be false mostly"
+_SMALL = "smaller parts of a label, which the federation's validation found to be false mostly"
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ class _Run:
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         renamed = self.renaming_notes(job.case.name)
         removed = (
-            [f"{segmented.removed * voxel_ml:.2f} ml were removed: {_LARGEST}"]
+            [f"{segmented.removed * voxel_ml:.2f} ml were removed: {_SMALL}"]
             if segmented.removed
             else []
         )

@@ -19,8 +19,8 @@ from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural, times
 from mixmfl.data.load_case import LoadedCase
-from mixmfl.evaluation.largest_component import keep_largest
 from mixmfl.evaluation.reliability import Calibration
+from mixmfl.evaluation.small_components import remove_small
 from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
@@ -89,8 +89,8 @@ class SegmentationModel(Protocol):
         """Curves of calibrated probabilities, by label or region, where they are known."""
 
     @property
-    def kept_largest(self) -> tuple[str, ...]:
-        """Labels of which masks get the largest component only."""
+    def component_shares(self) -> Mapping[str, float]:
+        """By label the share of its largest component below which others are removed."""
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -328,7 +328,7 @@ class Segmented:
         volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
-        removed: Voxels that became background, as only the largest component of a label is kept.
+        removed: Voxels that became background with small components.
     """
 
     indices: Array
@@ -347,8 +347,8 @@ def segment(
     """Run the networks over a case.
 
     Models that share their input, such as the folds of a run, are averaged in their logits, and
-    these results in their probabilities, as nnU-Net does with folds and with configurations. Of
-    labels that all models keep the largest component of, only that is kept.
+    these results in their probabilities, as nnU-Net does with folds and with configurations. Small
+    components go that all models would remove.
 
     Args:
         models: One model, or several that are averaged.
@@ -399,8 +399,9 @@ def segment(
         for share in shares.values():
             share[~prepared.head] = 0
     classes = described.consecutive().foreground
-    kept = [name for name in classes if all(name in model.kept_largest for model in models)]
-    mask, removed = keep_largest(mask, [classes[name] for name in kept])
+    common = set.intersection(*(set(model.component_shares) for model in models))
+    least = {classes[n]: min(model.component_shares[n] for model in models) for n in sorted(common)}
+    mask, removed = remove_small(mask, least)
     return Segmented(mask, sure, ranges, shares, removed)
 
 

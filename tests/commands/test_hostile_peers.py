@@ -30,9 +30,9 @@ from mixmfl.core.strict_json import MOST_DIGITS, parse_json
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import describe, find_cases
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.reliability import Reliability
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.service import ClientService, SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
@@ -421,7 +421,9 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
                     "subsets": [[["t1"], counts], [["t1", "t2"], counts]],
                     "confidence": dict.fromkeys(counts, ConfidenceSums().to_json()),
                     "reliability": dict.fromkeys(counts, Reliability().to_json()),
-                    "largest": dict.fromkeys(counts, LargestSums(1, 0.5, 0.6).to_json()),
+                    "components": dict.fromkeys(
+                        counts, ComponentSums(1, 0.5, (0.5, 0.6, 0.6, 0.6)).to_json()
+                    ),
                 },
                 {},
             ),

@@ -15,10 +15,10 @@ from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import AggregationError, ModelError
 from mixmfl.core.tensor_store import read
-from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import BINS as BINS_OF_VOXELS
 from mixmfl.evaluation.reliability import Reliability
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -71,6 +71,16 @@ def test_the_model_file_says_what_dice_its_sites_measured(
         assert t1.counts[name] == add_counts(count_dice(part[name].total) for part in single)
         assert sum(t1.counts[name]) == 2
     assert expect(model.expected, ["t1", "flair"]).cases == 1
+    more = [
+        validate(model.network, model.memory, south.validation, used, PLANS, "2d", model.device)
+        for used in (["flair"], ["t1", "flair"])
+    ]
+    for name in ("lesion", "core"):
+        at_north, *at_south = (part[name].total for part in (*single, *more))
+        sums = model.components[name]
+        assert sums.cases == 2
+        assert sums.dice == pytest.approx(at_north + at_south[-1])
+        assert sums.by_share[0] == pytest.approx(at_north + sum(at_south) / 3)
     lesion = model.confidence["lesion"]
     assert (lesion.cases, lesion.masks) == (2, 4)  # one site has two modalities, the other one
     right = model.reliability["lesion"]
@@ -229,7 +239,7 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
         )
         assert measured.confidence["lesion"].cases == number
         assert measured.reliability.get("lesion", Reliability()).cases == number
-        assert measured.largest["lesion"].cases == number
+        assert measured.components["lesion"].cases == number
 
 
 def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
@@ -241,7 +251,7 @@ def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
         "subsets": [[["t1"], counts]],
         "confidence": {**confidence, **sums},
         "reliability": {**reliability, **(right or {})},
-        "largest": {name: LargestSums().to_json() for name in PLANS.labels.foreground},
+        "components": {name: ComponentSums().to_json() for name in PLANS.labels.foreground},
     }
     return Message("measure", record, {})
 

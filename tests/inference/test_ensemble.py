@@ -1,4 +1,4 @@
-"""Several models: which files a folder stands for, their mean, and the largest component."""
+"""Several models: which files a folder stands for, their mean, and small components."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from mixmfl.core.errors import ModelError
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory
 from mixmfl.data.load_case import LoadedCase, load_case
-from mixmfl.evaluation.largest_component import LargestSums, keep_largest
 from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.small_components import ComponentSums, remove_small
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.confidence import confidences
 from mixmfl.inference.model import Model, load_model, save_model
@@ -30,7 +30,10 @@ from mixmfl.inference.segmentation import Options, predict_case, prepare, segmen
 from mixmfl.inference.sliding_window import predict_volume
 from mixmfl.planning.nnunet_preprocessing import restore, restore_probabilities
 
-GAINS = {"lesion": LargestSums(9, 5.0, 6.0), "core": LargestSums(9, 5.0, 4.0)}
+GAINS = {
+    "lesion": ComponentSums(9, 5.0, (5.0, 5.1, 5.2, 6.0)),
+    "core": ComponentSums(9, 5.0, (5.0, 4.9, 4.8, 4.7)),
+}
 
 
 def save(file: Path, seed: int, measured: Measured | None = None) -> Model:
@@ -120,13 +123,13 @@ def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itsel
 
 
 @pytest.mark.filterwarnings("ignore:case 'a'. .* its background was not removed")
-def test_a_label_keeps_its_largest_part_where_all_models_say_so(
+def test_a_label_loses_its_small_parts_where_all_models_say_so(
     tmp_path: Path, models: list[Model], case: LoadedCase
 ) -> None:
     plain = predict_case([models[0]], case)
-    decided = save(tmp_path / "m.safetensors", 0, Measured(largest=GAINS))
-    assert decided.kept_largest == ("lesion",)
-    expected, removed = keep_largest(plain, [(1,)])
+    decided = save(tmp_path / "m.safetensors", 0, Measured(components=GAINS))
+    assert decided.component_shares == {"lesion": 0.2}
+    expected, removed = remove_small(plain, {(1,): 0.2})
     assert removed > 0
     assert np.array_equal(predict_case([decided], case), expected)
     together = [decided, models[0]]  # the second says nothing of it

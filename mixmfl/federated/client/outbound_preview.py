@@ -5,9 +5,9 @@ import logging
 import torch
 
 from mixmfl.core.version import __version__
-from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.reliability import Reliability
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.evaluation.subset_dice import BINS, all_subsets
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.client.outbound import (
@@ -68,7 +68,7 @@ def preview_outbound(
     names = plans.labels.foreground
     sums = dict.fromkeys(names, ConfidenceSums().to_json())
     right = dict.fromkeys(names, Reliability().to_json())
-    largest = dict.fromkeys(names, LargestSums().to_json())
+    components = dict.fromkeys(names, ComponentSums().to_json())
     replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum, patients),
         outgoing("preprocess", {"cases": cases}),
@@ -76,7 +76,8 @@ def preview_outbound(
         outgoing("train", {"round": 0, **record}, trained),
         outgoing("validate", {"round": 0, "dice": dice}),
         outgoing(
-            "measure", {**measured, "confidence": sums, "reliability": right, "largest": largest}
+            "measure",
+            {**measured, "confidence": sums, "reliability": right, "components": components},
         ),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),

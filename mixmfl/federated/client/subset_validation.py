@@ -2,21 +2,20 @@
 
 A site sends how many of its validation cases have which Dice, for each subset of their modalities,
 by label the sums from which the Dice of a mask is estimated, by label how often the network is
-right at which probability, and by label the sums that say whether to keep only the largest
-component of a mask.
+right at which probability, and by label the sums that say which small components of a mask to
+remove.
 """
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any, TypeVar
 
-import numpy.typing as npt
-
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.largest_component import LargestSums, add_largest, keep_largest
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
+from mixmfl.evaluation.small_components import ComponentSums, add_components, dice_by_share
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -34,9 +33,8 @@ from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
-from mixmfl.training.validation import dice_of_case
 
-S = TypeVar("S", ConfidenceSums, Reliability, LargestSums)
+S = TypeVar("S", ConfidenceSums, Reliability, ComponentSums)
 
 
 def measure_at_site(
@@ -82,7 +80,7 @@ class _Measured:
         self._counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(self._none))
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
-        self._largest = dict.fromkeys(labels.foreground, LargestSums())
+        self._components = dict.fromkeys(labels.foreground, ComponentSums())
 
     def add(
         self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
@@ -96,22 +94,25 @@ class _Measured:
         """
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        by_share: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+        of_whole: dict[str, float] = {}
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
         for subset, predicted in segmentations.items():
-            of_case = dice_of_case(predicted.indices, reference, known)
-            for name, dice in of_case.items():
+            for name, dice in dice_by_share(predicted.indices, reference, known).items():
                 counts = self._counts[subset]
-                counts[name] = add_counts([counts[name], count_dice(dice)])
-                pairs[name].append((predicted.confidences[name], dice))
+                counts[name] = add_counts([counts[name], count_dice(dice[0])])
+                pairs[name].append((predicted.confidences[name], dice[0]))
+                by_share[name].append(dice)
+                if subset == whole:
+                    of_whole[name] = dice[0]
             for name, part in predicted.reliabilities(case, self._labels).items():
                 by_subset[name].append(part)
-            if subset == whole:
-                alone = _dice_of_largest(predicted.indices, reference, known)
-                for name, dice in of_case.items():
-                    both = LargestSums(1, dice, alone[name])
-                    self._largest[name] = add_largest([self._largest[name], both])
         for name, each in pairs.items():
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
+        for name, of_mask in of_whole.items():
+            means = tuple(fmean(column) for column in zip(*by_share[name], strict=True))
+            sums = [self._components[name], ComponentSums(1, of_mask, means)]
+            self._components[name] = add_components(sums)
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
             self._reliability[name] = add_reliability([self._reliability[name], one])
@@ -132,7 +133,7 @@ class _Measured:
             "subsets": rows,
             "confidence": _of_enough_cases(self._confidence, ConfidenceSums(), fewest),
             "reliability": _of_enough_cases(self._reliability, Reliability(), fewest),
-            "largest": _of_enough_cases(self._largest, LargestSums(), fewest),
+            "components": _of_enough_cases(self._components, ComponentSums(), fewest),
         }
 
 
@@ -142,15 +143,3 @@ def _of_enough_cases(by_label: Mapping[str, S], nothing: S, fewest: int) -> dict
         name: (sums if sums.cases >= fewest else nothing).to_json()
         for name, sums in by_label.items()
     }
-
-
-def _dice_of_largest(
-    predicted: npt.NDArray[Any], reference: npt.NDArray[Any], indices: Labels
-) -> dict[str, float]:
-    """Return the Dice of each label if only its largest component is kept.
-
-    Regions share voxels, so that what is removed of one changes others: they keep all components.
-    """
-    if not indices.has_regions:
-        predicted = keep_largest(predicted, indices.foreground.values())[0]
-    return dice_of_case(predicted, reference, indices)

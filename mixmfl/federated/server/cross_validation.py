@@ -16,6 +16,7 @@ from mixmfl.core.files import replacing, write_json, write_text
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.small_components import best_shares, shares_text
 from mixmfl.federated.server.export import Pooled, export_model
 from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
 from mixmfl.federated.server.run import Run, choose_round
@@ -69,17 +70,16 @@ class CrossValidation:
             f"cross-validated Dice of {self.configuration}, {plural(len(self.folds), 'fold')}:"
         ]
         for site, found in {"all sites": self.measured, **self.sites}.items():
-            cases = max((sums.cases for sums in found.largest.values()), default=0)
+            cases = max((sums.cases for sums in found.components.values()), default=0)
             dice = ", ".join(f"{name} {value:.3f}" for name, value in _dice_of(found).items())
             lines.append(f"  {site}: {dice or 'not measured'} ({plural(cases, 'case')})")
-        gains = [name for name, sums in self.measured.largest.items() if sums.gains]
-        if gains:
-            lines.append(f"  prediction keeps only the largest part of: {', '.join(gains)}")
+        if small := shares_text(best_shares(self.measured.components)):
+            lines.append(f"  prediction removes small parts of: {small}")
         return lines + unequal_lengths(self.lengths)
 
 
 def _dice_of(measured: Measured) -> dict[str, float]:
-    return {n: sums.dice / sums.cases for n, sums in measured.largest.items() if sums.cases}
+    return {n: sums.dice / sums.cases for n, sums in measured.components.items() if sums.cases}
 
 
 def holds_folds(folder: Path) -> bool:

@@ -8,9 +8,9 @@ from mixmfl.core.files import read_long_json, write_json, write_text
 from mixmfl.core.json_fields import Range, named
 from mixmfl.core.records import read_value
 from mixmfl.core.text import one_line
-from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence, Measured
 from mixmfl.evaluation.reliability import Reliabilities
+from mixmfl.evaluation.small_components import Components
 from mixmfl.evaluation.subset_dice import Expected
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.run import Run
@@ -63,7 +63,7 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
             raise ValueError("it is not what was written")
         if content["round"] != number:
             return None
-        # those of earlier versions have no sites, and nothing of reliability and largest components
+        # those of earlier versions have no sites, and nothing of reliability and components
         found = named(content.get("sites", {}), Range(0, MOST_SITES), "sites", ModelError)
         sites = {site: read_measured_json(each, one_line(site)) for site, each in found.items()}
         return read_measured_json(content, "all sites"), sites
@@ -89,5 +89,5 @@ def read_measured_json(content: Any, source: str) -> Measured:
         read_value(
             Reliabilities, content.get("reliability", {}), f"{source}: reliability", ModelError
         ),
-        read_value(Largest, content.get("largest", {}), f"{source}: largest", ModelError),
+        read_value(Components, content.get("components", {}), f"{source}: components", ModelError),
     )

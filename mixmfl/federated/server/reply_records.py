@@ -14,9 +14,9 @@ from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
-from mixmfl.evaluation.largest_component import Largest
 from mixmfl.evaluation.mask_quality import Confidence
 from mixmfl.evaluation.reliability import Reliabilities
+from mixmfl.evaluation.small_components import Components
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import (
@@ -149,7 +149,7 @@ class MeasureReply:
     ]
     confidence: Confidence
     reliability: Reliabilities
-    largest: Largest
+    components: Components
 
 
 @dataclass(frozen=True)

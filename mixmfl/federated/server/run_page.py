@@ -15,6 +15,7 @@ from mixmfl.core.nan import mean, or_nan
 from mixmfl.evaluation.charts import Chart, Point
 from mixmfl.evaluation.html import HeatTable, Section, Table, page
 from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.small_components import best_shares, shares_text
 from mixmfl.evaluation.subset_dice import expect
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.measured import load_measured
@@ -197,7 +198,7 @@ def _pooled(run: Run, measured: Measured, sites: Mapping[str, Measured]) -> Tabl
     names = list(run.plans.labels.foreground)
     rows = []
     for site, found in {"all sites": measured, **sites}.items():
-        sums = [found.largest.get(name) for name in names]
+        sums = [found.components.get(name) for name in names]
         shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
         cases = max((each.cases for each in sums if each), default=0)
         rows.append([site, *shown, str(cases)])
@@ -212,10 +213,9 @@ def _subsets(run: Run, measured: Measured) -> Section:
         values.append([dice[name].median if name in dice else math.nan for name in names])
     subsets = [each.modalities for each in measured.expected]
     table = HeatTable(subsets, run.plans.modalities, names, values)
-    kept = [name for name, sums in measured.largest.items() if sums.gains]
     text = _SUBSETS
-    if kept and not run.plans.labels.has_regions:
-        text += f"\n\nPrediction keeps only the largest part of: {', '.join(kept)}."
+    if small := shares_text(best_shares(measured.components)):
+        text += f"\n\nPrediction removes small parts of: {small}."
     return Section("Dice from every subset", text, table)
 
 

@@ -90,7 +90,7 @@ def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
         ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
     )
     for site, found in {"": measured, **by_site}.items():
-        for label, sums in found.largest.items():
+        for label, sums in found.components.items():
             if sums.cases:
                 average = f"{sums.dice / sums.cases:.4f}"
                 writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])

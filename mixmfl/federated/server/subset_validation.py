@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
-from mixmfl.evaluation.largest_component import add_largest
 from mixmfl.evaluation.mask_quality import Measured, add_sums
 from mixmfl.evaluation.reliability import add_reliability
+from mixmfl.evaluation.small_components import add_components
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
@@ -67,10 +67,13 @@ def read_measured(
     _check_sums(site, read.confidence, lambda sums: sums.masks, plans, labelled, words)
     words = "voxels by probability that none are", "probabilities of"
     _check_sums(site, read.reliability, lambda sums: sums.cases, plans, labelled, words)
-    words = "sums of Dice that no cases have", "Dice of the largest part of"
-    _check_sums(site, read.largest, lambda sums: sums.cases, plans, labelled, words)
+    words = "sums of Dice that no cases have", "Dice without small components of"
+    _check_sums(site, read.components, lambda sums: sums.cases, plans, labelled, words)
     return Measured(
-        tuple(expected.values()), dict(read.confidence), dict(read.reliability), dict(read.largest)
+        tuple(expected.values()),
+        dict(read.confidence),
+        dict(read.reliability),
+        dict(read.components),
     )
 
 
@@ -132,12 +135,12 @@ def merge_measured(sites: Sequence[Measured]) -> Measured:
         )
     confidence = _added([site.confidence for site in sites], add_sums)
     right = _added([site.reliability for site in sites], add_reliability)
-    largest = _added([site.largest for site in sites], add_largest)
+    components = _added([site.components for site in sites], add_components)
     return Measured(
         merged,
         {name: sums for name, sums in confidence.items() if sums.masks},
         {name: each for name, each in right.items() if each.cases},
-        {name: sums for name, sums in largest.items() if sums.cases},
+        {name: sums for name, sums in components.items() if sums.cases},
     )
 
 

@@ -193,7 +193,7 @@ def test_an_exported_copy_is_the_model_of_all_but_for_the_sites_own_blocks(
     (common, header), (found, my_header) = tensor_store.read(of_all), tensor_store.read(mine)
     assert my_header.pop("expected") == []  # what was measured is the Dice of the global model
     assert header.pop("expected") != []
-    for name in ("confidence", "reliability", "largest"):
+    for name in ("confidence", "reliability", "components"):
         assert my_header.pop(name) == {}
         assert header.pop(name) != {}
     digests = ("tensors_sha256", "header_sha256")

@@ -16,7 +16,7 @@ from small_federation import PLANS, SETTINGS, SiteStore, write_work
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.text import plural
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.largest_component import LargestSums
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outgoing_fingerprint
@@ -57,7 +57,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("measure", "subsets"): WITHHELD,
     ("measure", "confidence"): WITHHELD,
     ("measure", "reliability"): WITHHELD,
-    ("measure", "largest"): WITHHELD,
+    ("measure", "components"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,
@@ -195,7 +195,7 @@ def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
     assert sent(asked, "t1", "t2")["dice"]["lesion"][1] == 5
     assert sent(asked, "t1")["dice"]["lesion"] == [0.0, 0]
     measured = measure_task(state, "mixed", registrations)
-    assert sent(measured, "t1")["largest"]["lesion"] == LargestSums().to_json()
+    assert sent(measured, "t1")["components"]["lesion"] == ComponentSums().to_json()
     copied = personalization_task(state, "mixed", registrations)
     assert sent(copied, "t1") == {"dice": None, "dice_before": None}
     # nor of cases that are examinations of few patients

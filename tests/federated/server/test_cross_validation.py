@@ -12,8 +12,8 @@ from small import small_plans, stored_site
 from small_federation import Cases, write_work
 
 from mixmfl.core.errors import ModelError
-from mixmfl.evaluation.largest_component import LargestSums
 from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
@@ -61,13 +61,15 @@ def test_what_all_folds_measured_is_in_every_model(whole: Path) -> None:
     assert [run.fold for run in runs] == ["0", "1"]
     measured = [load_measured(run, 1) for run in runs]
     pooled = merge_measured([each for each in measured if each])
-    assert pooled.largest["lesion"].cases == 4  # two of each site
+    assert pooled.components["lesion"].cases == 4  # two of each site
     for fold in ("0", "1", "all"):
         model = load_model(whole / f"fold_{fold}" / "model.safetensors")
         assert list(model.expected) == pooled.expected
-        assert {name: dataclasses.asdict(sums) for name, sums in model.largest.items()} == {
-            name: pytest.approx(dataclasses.asdict(sums)) for name, sums in pooled.largest.items()
-        }
+        for name, sums in pooled.components.items():
+            known = model.components[name]
+            assert known.cases == sums.cases
+            assert known.dice == pytest.approx(sums.dice)
+            assert known.by_share == pytest.approx(sums.by_share)
         assert model.record["folds"] == ("0", "1")
     assert model_files(whole) == [whole / f"fold_{n}" / "model.safetensors" for n in (0, 1)]
     rows = (whole / "cross_validation.csv").read_text().splitlines()
@@ -176,8 +178,8 @@ def test_privacy_that_folds_spend_adds_up_and_their_mean_is_registered(
 
 
 def folds_of(name: str, dice: Mapping[str, float], folder: Path) -> CrossValidation:
-    largest = {label: LargestSums(10, 10 * value, 0.0) for label, value in dice.items()}
-    return CrossValidation(folder, name, ("0", "1"), Measured(largest=largest), {})
+    largest = {label: ComponentSums(10, 10 * value) for label, value in dice.items()}
+    return CrossValidation(folder, name, ("0", "1"), Measured(components=largest), {})
 
 
 def test_the_configuration_with_the_higher_mean_dice_is_best(tmp_path: Path) -> None:

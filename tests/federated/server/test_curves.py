@@ -86,7 +86,7 @@ def test_tables_have_the_federation_s_dice_and_every_subset(done: tuple[Run, Cal
     assert by_site
     assert by_site.keys() == run.registrations.keys()
     for site, part in {"": measured, **by_site}.items():
-        for label, sums in part.largest.items():
+        for label, sums in part.components.items():
             row = found.pop((site, EACH_CASE, label))
             assert row["cases"] == str(sums.cases)
             assert float(row["mean_dice"]) == pytest.approx(sums.dice / sums.cases, abs=1e-4)
