@@ -38,7 +38,7 @@ from mixmfl.networks.base import place_modalities
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import Prototypes, classes_at, recall
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
-from mixmfl.research.benchmark.run import FOLD
+from mixmfl.research.benchmark.trainers import FOLD
 from mixmfl.research.recall_quality import case_batch
 
 MOST = 500

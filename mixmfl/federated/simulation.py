@@ -27,6 +27,7 @@ from mixmfl.federated.server.coordinator import (
     AS_PLANNED,
     Answer,
     Answers,
+    Ask,
     Variation,
     begin,
     finish,
@@ -110,7 +111,9 @@ def simulate(
     cases = sum(len(site.validation) for site in sites)
     step = _counted(progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step) as executors:
-        ask = _LocalSites(sites, executors, out, optimizers, on_message, step)
+        ask: Ask = _LocalSites(sites, executors, out, optimizers, on_message, step)
+        if variation.between is not None:
+            ask = variation.between(run, ask)
         train_rounds(run, state, ask, optimizers, report=report, variation=variation)
         finish(run, ask)
     return run

@@ -107,10 +107,14 @@ class Variation:
         edit_memory: Applied to the merged prototypes after every round, for an ablation.
         rule: Merges the sites' changes of a block, in place of the rule that the plans name; not
             in a masked run, where the server sees their sum alone.
+        between: Given the run and what brings tasks to its sites, returns what does so instead: it
+            may change tasks and answers, keep what stays at a site, or train in another way. Of a
+            simulation only.
     """
 
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
     rule: Rule | None = None
+    between: Callable[[Run, Ask], Ask] | None = None
 
 
 AS_PLANNED = Variation()

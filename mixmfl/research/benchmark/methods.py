@@ -21,6 +21,8 @@ from mixmfl.core.files import sha256
 from mixmfl.federated.aggregation import Rule
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
+from mixmfl.research.benchmark.local_norms import with_local_norms
+from mixmfl.research.benchmark.trainers import Trainer
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Method:
         rule: Function that merges the sites' changes of a block, in place of the planned rule.
         init: File of weights that training starts from, as ``--init`` of mixmfl_train_federated;
             ``{seed}`` in it stands for the seed, which is the fold of patients. Empty: random ones.
+        trainer: Function that trains the sites, in place of rounds between server and sites; it
+            may return a model for each site.
     """
 
     what: str
@@ -46,6 +50,12 @@ class Method:
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
     rule: Rule | None = None
     init: str = ""
+    trainer: Trainer | None = None
+
+    @property
+    def has_global_model(self) -> bool:
+        """Whether there is a federated model that sites can fine-tune."""
+        return self.sites == "together" and self.trainer is None
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the method, as JSON content."""
@@ -57,6 +67,7 @@ class Method:
             "edit_memory": edited,
             **({"rule": self.rule.__name__} if self.rule else {}),
             **({"init": self.init} if self.init else {}),
+            **({"trainer": self.trainer.__name__} if self.trainer else {}),
         }
 
     def apply(self, plans: Plans) -> Plans:
@@ -109,6 +120,15 @@ BASELINES = {
     ),
     "mdm": Method("as planned: tailored and shared encoders, and what else the plans switch on"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
+}
+
+PUBLISHED = {
+    "fedbn": Method(
+        "`fedavg`, but the norms of each site stay there, so that each has a model of its own",
+        network=_STACKED,
+        training={"modality_dropping": 0},
+        trainer=with_local_norms,
+    ),
 }
 
 
@@ -170,11 +190,15 @@ ABLATIONS = {
         "earlier batches of a round count for half", network=_DEEP, training={"memory_decay": 0.5}
     ),
 }
-METHODS = {**BASELINES, **ABLATIONS}
+METHODS = {**BASELINES, **PUBLISHED, **ABLATIONS}
 OURS = frozenset(METHODS)
 OUTSIDE: dict[str, "Outside"] = {}
 """Where the methods of others are from, by name; see ``register``."""
-GROUPS = {"baselines": tuple(BASELINES), "ablation": tuple(ABLATIONS)}
+GROUPS = {
+    "baselines": tuple(BASELINES),
+    "published": tuple(PUBLISHED),
+    "ablation": tuple(ABLATIONS),
+}
 SITE = "+site"
 """Suffix of a method's name: the method with the sites' personalised models."""
 
@@ -254,6 +278,6 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
         base = base_of(name)
         if base not in METHODS:
             raise DataError(f"method {name!r}: there are {', '.join((*GROUPS, *METHODS))}")
-        if base != name and METHODS[base].sites != "together":
+        if base != name and not METHODS[base].has_global_model:
             raise DataError(f"method {name!r}: {base} has no federated model to fine-tune")
     return tuple(dict.fromkeys(chosen))

@@ -31,15 +31,11 @@ from mixmfl.core.files import read_long_json, write_json, write_text
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
-from mixmfl.data.modalities import Modalities
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.server.initial_state import start_from
-from mixmfl.federated.server.run import Run, SiteRound
-from mixmfl.federated.server.run_record import holds_run
-from mixmfl.federated.simulation import simulate, simulate_personalization
+from mixmfl.federated.simulation import simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.inference.every_subset import SubsetMask, segment_subsets
@@ -71,9 +67,9 @@ from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 from mixmfl.research.benchmark.statistics import Cost, Scores
 from mixmfl.research.benchmark.tables import markdown
+from mixmfl.research.benchmark.trainers import FOLD, Job, Trained, in_rounds
 from mixmfl.research.recall_quality import RecallQuality, recall_quality
 
-FOLD = "0"
 LEADERBOARD = "leaderboard.html"
 ALL = "all"
 """Name of the one run of a method that does not train at each site alone."""
@@ -309,7 +305,7 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: 
     )
     folder = benchmark.folder(name, seed)
     _begin(folder, describe(name, seed))
-    runs: dict[str, Run] = {}
+    trained: dict[str, Trained] = {}
     for federation, members in _federations(method, sites).items():
         settings = RunSettings(
             benchmark.configuration,
@@ -319,27 +315,31 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: 
             plans.training.learning_rate,
         )
         tried = _train_each_rate(benchmark, method, plans, members, settings, folder / federation)
-        runs[federation] = max(tried, key=_best_dice)
-    files = {name: run.folder / "model.safetensors" for name, run in runs.items()}
+        trained[federation] = max(tried, key=lambda each: each.best_dice)
+    files = {site: file for each in trained.values() for site, file in each.files.items()}
     cost = Cost(
         name,
         seed,
-        _sent_bytes(method, runs),
-        sum(each.seconds for each in _site_rounds(runs)),
-        {federation: run.settings.learning_rate for federation, run in runs.items()},
-        {federation: _known_dice(run) for federation, run in runs.items()},
+        _sent_bytes(method, trained),
+        sum(each.seconds for each in trained.values()),
+        {federation: each.learning_rate for federation, each in trained.items()},
+        {
+            federation: {str(number): dice for number, dice in each.dice.items()}
+            for federation, each in trained.items()
+        },
     )
     if not benchmark.is_done(name, seed):
         of_site = {site.name: files[site.name if site.name in files else ALL] for site in sites}
         _score(benchmark, cost, of_site)
     if not personal:
         return
-    run = runs[ALL]
+    run = trained[ALL].run
+    assert run is not None  # ``choose`` refuses +site of other methods
     began = time.monotonic()
     simulate_personalization(run, sites)
     personalised = {}
     for site in sites:
-        personalised[site.name] = files[ALL]
+        personalised[site.name] = files[site.name]
         if site.name in run.personal and run.personal[site.name].kept:
             file = benchmark.folder(name + SITE, seed) / f"{site.name}.safetensors"
             export_model(run.folder, "best", file, site.name)
@@ -356,7 +356,7 @@ def _train_each_rate(
     sites: Sequence[Site],
     settings: RunSettings,
     out: Path,
-) -> list[Run]:
+) -> list[Trained]:
     """Train a federation once, or once per learning rate of the benchmark."""
     by_folder = {
         out.with_name(f"{out.name}-rate-{rate:g}"): dataclasses.replace(
@@ -364,20 +364,10 @@ def _train_each_rate(
         )
         for rate in benchmark.learning_rates
     } or {out: settings}
-    init = method.init_file(settings.seed)
+    variation, init = Variation(method.edit_memory, method.rule), method.init_file(settings.seed)
+    train = method.trainer or in_rounds
     return [
-        simulate(
-            plans,
-            sites,
-            each,
-            FOLD,
-            folder,
-            resume=holds_run(folder),
-            initial=start_from(init, plans, each, Modalities())
-            if init and not holds_run(folder)
-            else None,
-            variation=Variation(method.edit_memory, method.rule),
-        )
+        train(Job(plans, sites, each, folder, variation, init))
         for folder, each in by_folder.items()
     ]
 
@@ -397,15 +387,6 @@ def _begin(folder: Path, described: Mapping[str, Any]) -> None:
     if before != described:
         shutil.rmtree(folder)
     write_json(record, described)
-
-
-def _known_dice(run: Run) -> dict[str, float]:
-    return {str(number): dice for number, dice in run.dice.items() if not math.isnan(dice)}
-
-
-def _best_dice(run: Run) -> float:
-    """Return the mean validation Dice of a run's best round; -1 where nothing was validated."""
-    return run.dice[run.best_round] if run.best_round else -1.0
 
 
 def own_modalities(sites: Sequence[Site], plans: Plans) -> dict[str, tuple[str, ...]]:
@@ -531,16 +512,11 @@ def _introduction(benchmark: Benchmark, scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def _sent_bytes(method: Method, runs: Mapping[str, Run]) -> float:
+def _sent_bytes(method: Method, trained: Mapping[str, Trained]) -> float:
     """Return the bytes that a site sent in training, mean over sites; NaN where it sent images."""
     if method.sites != "together":
         return 0.0 if method.sites == "alone" else math.nan
-    run = runs[ALL]
-    return sum(each.sent_bytes for each in _site_rounds(runs)) / len(run.registrations)
-
-
-def _site_rounds(runs: Mapping[str, Run]) -> list[SiteRound]:
-    return [each for run in runs.values() for sites in run.history for each in sites.values()]
+    return trained[ALL].sent_bytes
 
 
 def _federations(method: Method, sites: Sequence[Site]) -> dict[str, list[Site]]:
