@@ -41,6 +41,7 @@ DOORS = {
         "planning.nnunet_preprocessing",
         "training.nnunet_training",
         "inference.sliding_window",
+        "research.benchmark.nnunet",
     },
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"training.nnunet_training"},

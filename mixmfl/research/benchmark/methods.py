@@ -22,6 +22,7 @@ from mixmfl.federated.aggregation import Rule
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
 from mixmfl.research.benchmark.local_norms import with_local_norms
+from mixmfl.research.benchmark.nnunet import by_nnunet
 from mixmfl.research.benchmark.trainers import Trainer
 
 
@@ -122,12 +123,28 @@ BASELINES = {
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
 }
 
+_OF_NNUNET = {"modality_dropping": 0, "learning_rate": 0.01}
+"""What the plans of nnU-Net's trainer say; of the rest it reads nothing."""
 PUBLISHED = {
     "fedbn": Method(
         "`fedavg`, but the norms of each site stay there, so that each has a model of its own",
         network=_STACKED,
         training={"modality_dropping": 0},
         trainer=with_local_norms,
+    ),
+    "nnunet": Method(
+        "nnU-Net's own trainer on the pooled cases of all sites, zeros for missing modalities",
+        sites="pooled",
+        network=_STACKED,
+        training=_OF_NNUNET,
+        trainer=by_nnunet,
+    ),
+    "nnunet-local": Method(
+        "nnU-Net's own trainer at each site alone, zeros for missing modalities",
+        sites="alone",
+        network=_STACKED,
+        training=_OF_NNUNET,
+        trainer=by_nnunet,
     ),
 }
 
