@@ -110,7 +110,7 @@ def simulate(
     )
     cases = sum(len(site.validation) for site in sites)
     step = _counted(progress, "measuring Dice of every subset, cases", cases)
-    with _device_executors(sites, run.plans, run.settings, step) as executors:
+    with _device_executors(sites, run.plans, run.settings, step, variation) as executors:
         ask: Ask = _LocalSites(sites, executors, out, optimizers, on_message, step)
         if variation.between is not None:
             ask = variation.between(run, ask)
@@ -235,7 +235,11 @@ class _LocalSites:
 
 @contextmanager
 def _device_executors(
-    sites: Sequence[Site], plans: Plans, settings: RunSettings, step: Callable[[], None]
+    sites: Sequence[Site],
+    plans: Plans,
+    settings: RunSettings,
+    step: Callable[[], None],
+    variation: Variation,
 ) -> Iterator[Mapping[str, Callable[..., Wait]]]:
     """Yield for each device a function that starts a task; a device does its tasks in order.
 
@@ -249,9 +253,16 @@ def _device_executors(
         by_device.setdefault(str(site.device), []).append((site, signers.get(site.name)))
     if len(by_device) == 1:
         ((device, here),) = by_device.items()
-        clients = {site.name: Client(site, plans, settings, signer, step) for site, signer in here}
+        clients = {
+            site.name: Client(
+                *(site, plans, settings, signer, step),
+                loss=variation.loss(site) if variation.loss else None,
+            )
+            for site, signer in here
+        }
         yield {device: lambda *task: partial(_do_task, clients, *task)}
         return
+    assert variation.loss is None  # it would not come back from another process
     context, threads = spawn_context(), torch.get_num_threads()
     with ExitStack() as stack:
         pools = {

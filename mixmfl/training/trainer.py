@@ -1,6 +1,6 @@
 """A site's gradient steps, on one device and independent of any server."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,7 @@ class LocalTraining:
         blocks: Blocks that the site trains; the other parameters are not changed.
         learning_rate: Learning rate of this round.
         device: Device to compute on.
+        loss: Returns a batch's loss and its encoding; None: ``batch_loss``.
     """
 
     plans: Plans
@@ -68,6 +69,7 @@ class LocalTraining:
     blocks: Collection[str]
     learning_rate: float
     device: torch.device
+    loss: "BatchLoss | None" = None
 
 
 def train_locally(
@@ -101,6 +103,7 @@ def train_locally(
     supervision = supervision_of(plans, training.configuration)
     levels = prototype_sizes(plans, training.configuration)
     dtype = autocast_dtype(device)
+    loss_of = training.loss or batch_loss
     # the scale is part of the optimizer state: finding it again would cost steps
     scale = float(optimizer_state.get(_SCALE, torch.tensor(2.0**16)))
     scaled = dtype == torch.float16  # bfloat16 has float32's range
@@ -116,7 +119,7 @@ def train_locally(
         batch = prepared.to(device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            loss, encoding = batch_loss(network, batch, memory, supervision)
+            loss, encoding = loss_of(network, batch, memory, supervision)
         scaler.scale(loss.total).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         add_proximal(parameters, start, settings.proximal)
@@ -211,6 +214,10 @@ def batch_loss(
     losses = [compare(logits) for logits in network.decode_views(views, memory)]
     total = torch.stack([loss.total for loss in losses]).mean()
     return Loss(total, torch.stack([loss.dice for loss in losses]).mean()), encoding
+
+
+BatchLoss = Callable[[SegmentationNet, Batch, PrototypeMemory, Supervision], tuple[Loss, Encoding]]
+"""A function like ``batch_loss``."""
 
 
 @torch.no_grad()

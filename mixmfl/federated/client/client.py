@@ -21,6 +21,7 @@ from mixmfl.federated.messages import Message
 from mixmfl.federated.state import MEASURE, RunSettings, Site
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
+from mixmfl.training.trainer import BatchLoss
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class Client:
         settings: RunSettings,
         signer: Signer | None = None,
         step: Callable[[], None] = lambda: None,
+        loss: BatchLoss | None = None,
     ) -> None:
         """Take the site with its cases, plans and settings of the run, and its part in masked runs.
 
         ``step`` is called after every case that is measured, and every round of a personalised
-        model.
+        model; ``loss`` is that of a batch in research.
 
         Raises:
             PrivacyError: The run is masked, and the site has nothing to sign its keys with.
@@ -63,7 +65,7 @@ class Client:
             raise PrivacyError(
                 "the run is masked, and this site has no key of a kit to sign its part with"
             )
-        self._step = step
+        self._step, self._loss = step, loss
         self.site, self.plans, self.settings = site, plans, settings
         self._signer = signer
         self._key: RoundKey | None = None
@@ -102,7 +104,8 @@ class Client:
             raise PrivacyError(
                 "the server asked for a plain reply in a run that was agreed to be masked"
             )
-        return Handled(*train_at_site(task, self.site, self.plans, self.settings, optimizer))
+        of_run = self.site, self.plans, self.settings
+        return Handled(*train_at_site(task, *of_run, optimizer, self._loss))
 
     def _send_key(self, task: Message, optimizer: Tensors) -> Handled:
         reply, self._key = send_key(task, self._masking())

@@ -40,7 +40,7 @@ from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
-from mixmfl.training.trainer import LocalTraining, train_locally
+from mixmfl.training.trainer import BatchLoss, LocalTraining, train_locally
 from mixmfl.training.validation import dice_sums, validate
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def train_at_site(
     plans: Plans,
     settings: RunSettings,
     optimizer_state: Tensors,
+    loss: BatchLoss | None = None,
 ) -> tuple[Message, State]:
     """Train as the task says.
 
@@ -83,6 +84,7 @@ def train_at_site(
         settings: Settings of the run.
         optimizer_state: Optimizer state that this function returned in the site's last round, or
             empty.
+        loss: Loss of a batch, for research; None: ``batch_loss``.
 
     Returns:
         The reply (changes of the site's blocks, prototypes of its modalities, mean loss and its
@@ -105,7 +107,7 @@ def train_at_site(
         (settings.seed, round_number, site.name),
         settings.local_steps,
     )
-    training = _local_training(task, site, plans, settings)
+    training = dataclasses.replace(_local_training(task, site, plans, settings), loss=loss)
     drawn = batches.cases_drawn() if site.training_cases > 1 and not settings.masked else []
     if drawn:
         _check_drawn(patients_of(drawn), round_number, site)

@@ -54,10 +54,11 @@ from mixmfl.federated.server.secure_aggregation import (
 )
 from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
 from mixmfl.federated.server.update_checks import check_validation
-from mixmfl.federated.state import Diagnostics, ServerState, first_state, mean_dice, read_dice
+from mixmfl.federated.state import Diagnostics, ServerState, Site, first_state, mean_dice, read_dice
 from mixmfl.inference.model_folder import EVERY_CASE
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PrototypeMemory
+from mixmfl.training.trainer import BatchLoss
 from mixmfl.training.validation import DiceSum
 
 log = logging.getLogger(__name__)
@@ -110,11 +111,14 @@ class Variation:
         between: Given the run and what brings tasks to its sites, returns what does so instead: it
             may change tasks and answers, keep what stays at a site, or train in another way. Of a
             simulation only.
+        loss: Given a site, returns the loss of its batches, in place of that on masks. Of a plain
+            simulation on one device only.
     """
 
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None
     rule: Rule | None = None
     between: Callable[[Run, Ask], Ask] | None = None
+    loss: Callable[[Site], BatchLoss] | None = None
 
 
 AS_PLANNED = Variation()

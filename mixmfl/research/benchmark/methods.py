@@ -21,6 +21,7 @@ from mixmfl.core.files import sha256
 from mixmfl.federated.aggregation import Rule
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans, replace_settings
+from mixmfl.research.benchmark.fedamm import by_fedamm
 from mixmfl.research.benchmark.local_norms import with_local_norms
 from mixmfl.research.benchmark.nnunet import by_nnunet
 from mixmfl.research.benchmark.trainers import Trainer
@@ -93,6 +94,7 @@ class Outside:
     file: Path
 
 
+_TAILORED = {"shared_width": 0, "compensation_levels": []}
 _STACKED = {"form": "stacked", "compensation_levels": []}
 BASELINES = {
     "local": Method(
@@ -117,7 +119,7 @@ BASELINES = {
     ),
     "tailored": Method(
         "an encoder per modality, averaged over those who have it; no shared stream, no memory",
-        network={"shared_width": 0, "compensation_levels": []},
+        network=_TAILORED,
     ),
     "mdm": Method("as planned: tailored and shared encoders, and what else the plans switch on"),
     "central": Method("the network of `mdm` on the pooled cases of all sites", sites="pooled"),
@@ -131,6 +133,12 @@ PUBLISHED = {
         network=_STACKED,
         training={"modality_dropping": 0},
         trainer=with_local_norms,
+    ),
+    "fedamm": Method(
+        "`tailored`, with FedAMM's distillation from all modalities to each and to centres",
+        network=_TAILORED,
+        training={"modality_dropping": 0},
+        trainer=by_fedamm,
     ),
     "nnunet": Method(
         "nnU-Net's own trainer on the pooled cases of all sites, zeros for missing modalities",
