@@ -26,6 +26,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
+from mixmfl.networks.anchored import AnchoredNet
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
 from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean
@@ -61,7 +62,7 @@ def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) ->
 
 def supports(network: SegmentationNet) -> bool:
     """Return whether ``CPUNetwork`` can run the network: its operators are those of nnU-Net."""
-    return all(
+    return not isinstance(network, AnchoredNet) and all(
         isinstance(unit.norm, _InstanceNorm)
         and isinstance(getattr(unit, "nonlin", nn.LeakyReLU()), nn.LeakyReLU)
         for unit in network.modules()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mixmfl.networks.anchored import AnchoredNet
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.parameters import check_forms
@@ -25,6 +26,8 @@ def build_network(plans: Plans, configuration: str, seed: int) -> SegmentationNe
         torch.manual_seed(seed)
         if plans.network.form == "stacked":
             return StackedNet(plans.modalities, heads, planned)
+        if plans.network.form == "anchored":
+            return AnchoredNet(plans.modalities, heads, planned, plans.network)
         return MDMNet(plans.modalities, heads, planned, plans.network)
 
 

@@ -267,12 +267,14 @@ def count_network(
         parts = [encoder(1, network.shared_width)] if network.shared_width else []
         if network.tailored_width:
             parts += [encoder(1, network.tailored_width)] * modalities
-        recalling = {level % len(features) for level in network.compensation_levels}
+        remembered = {level % len(features) for level in network.compensation_levels}
         for level, channels in enumerate(features):
             tailored = stream_channels(network.tailored_width, channels)
             read = modalities * tailored + stream_channels(network.shared_width, channels)
-            trust = int(level in recalling)  # one number
-            parts.append((1, (read + 3) * channels + trust))
+            attends = level in remembered and network.form == "anchored"
+            # how it reads the memory: three matrices, or one number
+            reads = (channels + 2 * tailored) * channels if attends else int(level in remembered)
+            parts.append((1, (read + 3) * channels + reads))
     joined = 1 if network.decoder_skips == "added" and not stacked else 2
     for number, repeated in enumerate(decoder_convs, start=1):
         below, here = features[-number], features[-number - 1]

@@ -283,7 +283,8 @@ def _check_streams(network: NetworkSettings, source: str) -> None:
         raise PlansError(
             f"{source}: network: tailored_width and shared_width are both 0; one is needed"
         )
-    both = network.form != "stacked" and network.tailored_width and network.shared_width
+    alone = network.form == "anchored"  # whose memory needs no shared stream
+    both = network.form != "stacked" and network.tailored_width and (alone or network.shared_width)
     if not both and network.compensation_levels:
         raise PlansError(
             f"{source}: a memory needs both streams; leave network: compensation_levels empty"

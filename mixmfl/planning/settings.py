@@ -82,12 +82,13 @@ class NetworkSettings:
     """Settings of the network, beyond the stages that the planner lays out."""
 
     form: Annotated[
-        Literal["decoupled", "stacked"],
+        Literal["decoupled", "stacked", "anchored"],
         setting(
             "word",
             "`decoupled` has an encoder per modality; `stacked` is a plain U-Net with a channel "
             "per modality, zeros for missing ones, used as a baseline; the other fields then have "
-            "no effect",
+            "no effect; `anchored`, another baseline, is `decoupled` with fused maps that attend "
+            "to the memory at `compensation_levels`",
         ),
     ] = "decoupled"
     tailored_width: Annotated[

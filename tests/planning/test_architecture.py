@@ -573,10 +573,15 @@ def test_labels_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("form", "patch"),
-    [("decoupled", (16, 16)), ("decoupled", (8, 16, 16)), ("stacked", (8, 16, 16))],
+    [
+        ("decoupled", (16, 16)),
+        ("decoupled", (8, 16, 16)),
+        ("stacked", (8, 16, 16)),
+        ("anchored", (16, 16)),
+    ],
 )
 def test_what_is_counted_is_what_is_built(form: str, patch: tuple[int, ...]) -> None:
-    levels = [[], [-1, -2]] if form == "decoupled" else [[]]
+    levels = [[]] if form == "stacked" else [[], [-1, -2]]
     kinds = (("added", False), ("concatenated", False), ("concatenated", True))
     for (skips, residual), recalling in product(kinds, levels):
         changes = {"form": form, "compensation_levels": recalling}

@@ -140,6 +140,10 @@ PUBLISHED = {
         training={"modality_dropping": 0},
         trainer=by_fedamm,
     ),
+    "fedmema": Method(
+        "`tailored`, whose fused maps attend to class means of all modalities, from all sites",
+        network={**_TAILORED, "form": "anchored", "compensation_levels": [-1, -2, -3]},
+    ),
     "nnunet": Method(
         "nnU-Net's own trainer on the pooled cases of all sites, zeros for missing modalities",
         sites="pooled",
