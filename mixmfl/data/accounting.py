@@ -59,10 +59,23 @@ def _rest(folder: Path, known_paths: set[Path], above: tuple[Path, ...]) -> Iter
     for entry in entries:
         if entry.name.startswith("."):
             yield FileRecord(entry, "hidden: its name begins with a dot")
+        elif is_twin_folder(entry, (*above, real)[0]):
+            yield FileRecord(entry, "a link to a folder that is read where it lies")
         elif entry.is_dir():
             yield from _rest(entry, known_paths, (*above, real))
         elif _here(entry) not in known_paths:
             yield FileRecord(entry, _why_not_read(entry))
+
+
+def is_twin_folder(place: Path, top: Path) -> bool:
+    """Say whether a folder is a link to one below ``top``, which is a path without links."""
+    real = place.resolve()
+    return (
+        place.is_symlink()
+        and place.is_dir()
+        and real.is_relative_to(top)
+        and not any(part.startswith(".") for part in real.relative_to(top).parts)
+    )
 
 
 def _why_not_read(path: Path) -> str:

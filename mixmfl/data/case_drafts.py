@@ -1,5 +1,6 @@
 """A case while its files are gathered, and the choice of those that are used."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
@@ -11,7 +12,8 @@ from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
 from mixmfl.data.image_files import lower_words, spaced, stem_of
-from mixmfl.data.modalities import words_of
+from mixmfl.data.modalities import names_part, words_of
+from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
@@ -19,11 +21,15 @@ _EXTEND = "if a file is a modality that we do not know by this name, give --alia
 _LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus"}
 # what is made of several raters' labels
 _AGREED = {"consensus", "majority", "staple"}
-# behind the name of an image beside it, these say that an image was made of that one
+# behind the name of an image beside it, these say that an image was made of that one, or is worse
 _DERIVED = re.compile(
     r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
-    r"\d{1,2}mm|aug\d*|augmented|sr|norm|normed|rescaled|padded|rotated"
+    r"\d{1,2}mm|aug\d*|augmented|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
+    r"old|alt|ancien|vieux|backup|bad|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
 )
+_FINAL = {"final", "finale", "definitive", "endgultig"}
+# of diffusion images, the one that is looked at
+_WEIGHTED = {"trace", "tracew", "isotropic"}
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -151,15 +157,11 @@ class Draft:
     def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[FileRecord], str]:
         """Return the segmentation, the records of all label files, and why none was chosen."""
         files = [file for file in self.files if file.reading.is_label]
-        lesions = [
-            file for file in files if _LESION & {w.lower() for w in words_of(file.path.name)}
-        ]
-        agreed = [
-            file
-            for file in lesions or files
-            if _AGREED & {*lower_words(stem_of(file.path)), *lower_words(file.path.parent.name)}
-        ]
-        best = _least_processed(agreed or lesions or files, _BY_HAND)
+        best = files
+        of_parts = any(names_part(stem_of(file.path)) for file in files)
+        for preferred in (_AGREED, _FINAL) if of_parts else (_AGREED, _LESION, _FINAL):
+            best = [file for file in best if preferred & _words_of_label(file)] or best
+        best = _least_processed(best, _BY_HAND)
         if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
             records = [FileRecord(file.path, why) for file in files]
@@ -178,6 +180,14 @@ class Draft:
         """Return the name before a label's words if all images are called otherwise."""
         names = {file.path: spaced(file.reading.head) for file in self.files if not file.given}
         own = names.get(label, "")
+        around = {
+            word
+            for path in (label, *images.values())
+            for part in path.parent.parts
+            for word in lower_words(part)
+        }
+        if around | _AGREED | _FINAL >= {*own.split()}:
+            return ""
         heads = [names.get(path, "") for path in images.values()]
         if len(own) < 3 or not all(heads) or any(h in own or own in h for h in heads):
             return ""
@@ -242,25 +252,54 @@ def _least_processed(
     once more on even ones: that is the one to use.
     """
     files = [file for file in files if file.given] or list(files)
+    if len(files) < 2:
+        return files
     files = [file for file in files if not _is_on_template(file)] or list(files)
     files = _without_derived(files)
+    files = [file for file in files if _is_weighted(file)] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
     steps = [
         sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
     ]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
+    if len({file.path.with_name(stem_of(file.path)) for file in best}) == 1:  # T1.nii and T1.mgz
+        in_nifti = [file for file in best if file.path.name.lower().endswith((".nii", ".nii.gz"))]
+        best = in_nifti or best
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
 
 
+def _words_of_label(file: GatheredFile) -> set[str]:
+    names = (stem_of(file.path), file.path.parent.name)
+    return {word for name in names for word in lower_words(without_accents(name))}
+
+
 def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
-    """Leave out what was made of another of the files by its name: T1_mpr_tra beside T1."""
-    names = [lower_words(stem_of(file.path)) for file in files]
+    """Leave out what was made of another of the files, or is worse than it, by its name.
+
+    So are ``T1_mpr_tra``, ``bad/T1`` and ``3DT1`` beside ``T1``.
+    """
+    common = os.path.commonpath([file.path.parent for file in files])
+    names = [
+        [
+            word
+            for part in (stem_of(file.path), *file.path.parent.relative_to(common).parts)
+            for word in lower_words(part)
+        ]
+        for file in files
+    ]
 
     def is_derived(name: list[str]) -> bool:
+        if name[0].startswith("3d") and [name[0][2:], *name[1:]] in names:
+            return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
         return any(_DERIVED.fullmatch(word) for words in further for word in words)
 
     return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
+
+
+def _is_weighted(file: GatheredFile) -> bool:
+    """Say whether a diffusion image is the one that is looked at, and not the raw series."""
+    return file.reading.modality == "dwi" and bool(_WEIGHTED & {*lower_words(stem_of(file.path))})
 
 
 def _is_on_template(file: GatheredFile) -> bool:

@@ -18,6 +18,7 @@ from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.folder_roles import (
     ANY_IMAGE,
     folders_of_labels,
+    label_tree_above,
     may_be_name,
     named_by_folder,
     read_file,
@@ -36,7 +37,11 @@ from mixmfl.data.neighbouring_names import (
 )
 from mixmfl.data.patients import patients_by_place
 from mixmfl.data.series_numbers import ask_whose_numbers
-from mixmfl.data.time_points import is_examination, is_of_another_state
+from mixmfl.data.time_points import (
+    begins_with_examination,
+    is_examination,
+    is_of_another_state,
+)
 from mixmfl.data.tool_outputs import (
     without_products_of_tools,
     without_segmentations_of_tools,
@@ -94,7 +99,19 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = _joined_by_name(files, folder)
     rests, unclear = identifiers(files)
     known = [file for file in files if file.reading.is_known]
-    case_folders = {file.home for file in known if not rests.get(file.path, file.reading.case)}
+    rests_at: dict[Parts, set[str]] = defaultdict(set)
+    for file in known:
+        if file.reading.modality:
+            rests_at[file.home].add(rests.get(file.path, file.reading.case))
+    case_folders = {
+        file.home
+        for file in known
+        if not rests.get(file.path, file.reading.case)
+        # study1_T1, study2_T1 and gt, which may be of either
+        and not (
+            len(rests_at[file.home]) > 1 and all(map(begins_with_examination, rests_at[file.home]))
+        )
+    }
 
     def key(file: ImageFile) -> Key:
         tops = (file.home[:length] for length in range(1, len(file.home) + 1))
@@ -108,7 +125,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
         places[place].add(rest)
     for file in known:
         if file.reading.is_label:
-            key_of[file.path] = _key_of_label(file, key(file), places)
+            key_of[file.path] = _key_of_label(file, key(file), places, folder)
     key_of |= _labels_called_otherwise(files, key_of)
     keys = set(key_of.values())
     name_of = _name_cases(keys, folder)
@@ -201,7 +218,9 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
     ]
 
 
-def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]]) -> Key:
+def _key_of_label(
+    file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]], folder: Path
+) -> Key:
     """Return the case that a label belongs to."""
     place, label_rest = key
     rests = places.get(place, ())
@@ -223,6 +242,19 @@ def _key_of_label(file: ImageFile, key: Key, places: Mapping[Parts, Collection[s
         for rest in found
         if ((*other, rest) if rest else other)[-len(mine) :] == mine
     ]
+    if not ends and label_tree_above(file.path, folder):  # Masken/final/p1_final of Bilder/p1/T1
+        words = lower_words(label_rest)
+        named = [
+            ((other, rest), lower_words(rest or other[-1]))
+            for other, found in places.items()
+            for rest in found
+            if rest or other
+        ]
+        ends = [
+            candidate
+            for candidate, name in named
+            if words[: len(name)] == name and all(map(str.isalpha, words[len(name) :]))
+        ]
     return ends[0] if len(ends) == 1 else key
 
 

@@ -9,10 +9,11 @@ from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
 from mixmfl.data.series_numbers import (
     are_of_series,
     ask_whose_numbers,
+    is_series,
     is_uid,
     numbered_images,
 )
-from mixmfl.data.time_points import are_of_other_times, is_day, names_examination
+from mixmfl.data.time_points import are_of_other_times, is_day, names_examination, names_patient
 
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
@@ -52,6 +53,9 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
         rests.update(_parts_of_names(home, mine))
         if any(each.home == home and not each.name for each in numbered):
             continue  # see below
+        if len(mine) == 1 and any(map(names_patient, home)) and is_series(mine[0].reading.head):
+            rests[mine[0].path] = ""  # P1/E2/S1_T1
+            continue
         is_one, question = _is_one_patient(home, mine, rests, homes_of)
         if is_one:
             rests.update((image.path, "") for image in mine)

@@ -22,6 +22,7 @@ from mixmfl.data.accounting import (
     FileRecord,
     header_of,
     inside,
+    is_twin_folder,
     other_format,
     rest_below,
     why_other,
@@ -172,11 +173,12 @@ def find_cases(
         )
 
     labels = None
-    if read_dataset_json(folder):
+    described = _only_data_set(folder, files)
+    if read_dataset_json(described):
         with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
-            labels = read_folder_labels(folder)
+            labels = read_folder_labels(described)
     layout = "nnU-Net's channel numbers"
-    drafts = _draft_from_channels(folder, modalities)
+    drafts = _draft_from_channels(described, modalities)
     if drafts is not None:
         patients: Mapping[str, str] = patients_by_place({name: ((), name) for name in drafts})
     else:
@@ -371,6 +373,13 @@ def _with_unread(
     ], records
 
 
+def _only_data_set(folder: Path, images: Sequence[Path]) -> Path:
+    """Return the only data set in a folder of nnU-Net's data sets; else the folder."""
+    inner = {folder / path.relative_to(folder).parts[0] for path in images}
+    only = inner.pop() if len(inner) == 1 else folder
+    return only if (only / "imagesTr").is_dir() else folder
+
+
 def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft] | None:
     """Gather the cases of nnU-Net's raw layout; None where the folder is not in it."""
     subfolders = (folder / name for name in ("imagesTr", "imagesTs"))
@@ -457,7 +466,12 @@ def _bids_ignored(folder: Path) -> list[str]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
+    """Return the images below a folder; those of a folder with links to it count once."""
+    files = [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
+    around = {place for file in files for place in file.parents if folder in place.parents}
+    top = folder.resolve()
+    twins = {place for place in around if is_twin_folder(place, top)}
+    return [file for file in files if twins.isdisjoint(file.parents)] if twins else files
 
 
 def _first_of(lines: Sequence[str]) -> list[str]:

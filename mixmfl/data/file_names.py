@@ -66,6 +66,7 @@ class FileName:
 _CONNECTORS = frozenset(
     ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
 )
+_SCANNERS = frozenset(("mr", "mri"))
 # words that may begin a patient's name, and before a sequence say what it is
 _ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
@@ -75,7 +76,7 @@ _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
 _ANTS = re.compile(
-    r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:inverse)?warp)$|(?<=brainsegmentation)(posteriors)"
+    r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:(?:inverse)?warp|genericaffine))$|(?<=brainsegmentation)(posteriors)"
 )
 # an image whose lesions were filled, for programs that measure healthy tissue
 _FILLED = re.compile(
@@ -111,6 +112,9 @@ SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", 
 _BY_HAND = re.compile(r"(?i)manually[ _-]?(?:corrected|edited|revised)")
 
 _MAKERS_OF_TWO = (("hd", "glio"), ("total", "segmentator"), ("nn", "unet"), ("lst", "ai"))
+
+OF_ARCHIVE = re.compile(r"^\d+\.\d{6}-(.+?)(?:-\d+)?$")
+"""A series as TCIA names it: 3.000000-AX T1-11111."""
 
 # T1_3T, T1_1.5T
 _FIELD = re.compile(r"(?i)[ _-](?:0[.,]5|1[.,_]?5|3(?:[.,]0)?|7(?:[.,]0)?) ?T(?:esla)?(?=[ _.-]|$)")
@@ -163,7 +167,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
-    stem = _FIELD.sub("", stem)
+    stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", stem))
     stem = _FILLED.sub("filled", stem)
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
@@ -217,7 +221,9 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return aside(_DATATYPES[folder.lower()])
     if suffix in _ASIDE_SUFFIXES:
         return aside(_ASIDE_SUFFIXES[suffix])
-    processing = tuple(f"{key}-{entities[key]}" for key in ("space", "desc") if key in entities)
+    processing = tuple(
+        f"{key}-{entities[key]}" for key in ("space", "desc", "rec") if key in entities
+    )
     matches = modalities.matches([suffix])
     if any(match.kind == LABEL for match in matches):
         words = [entities.get("label", ""), entities.get("desc", ""), suffix]
@@ -269,6 +275,8 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     words = words_of(stem)
     matches = modalities.matches(words)
     first = _first_of_sequence(stem, words, matches)
+    if 1 < first < len(words) and words[first - 1].lower() in _SCANNERS:
+        first -= 1  # p01_MR_t1
     if first == len(words):
         return FileName(case=stem, head=stem)
     offset = _offset(stem, words, first)
@@ -429,7 +437,9 @@ def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
     left = [
         word
         for at, word in enumerate(body)
-        if at not in matched and not is_sequence_word(word) and word.lower() not in PROCESSING
+        if at not in matched
+        and not is_sequence_word(word)
+        and word.lower() not in PROCESSING | _SCANNERS
     ]
     return "_".join(filter(None, (head, *left)))
 

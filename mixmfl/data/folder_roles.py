@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from mixmfl.data.file_names import BY_PROGRAM, FileName, maker_in, read_name
+from mixmfl.data.file_names import BY_PROGRAM, OF_ARCHIVE, FileName, maker_in, read_name
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, spaced, stem_of
-from mixmfl.data.modalities import Modalities
+from mixmfl.data.modalities import Modalities, names_part, words_of
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, without_accents
 
@@ -43,15 +43,13 @@ ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is pr
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 
 # beside a word for processing: resampled_1mm, skull_stripped
-_HOW_PROCESSED = re.compile(r"\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space")
+_HOW_PROCESSED = re.compile(r"111|\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space")
 _NATIVE = re.compile(r"native(?:[ _-]?space)?", re.IGNORECASE)
 
 # of UK Biobank: patient, kind of data, visit, repetition
 _OF_BIOBANK = re.compile(r"^(\d{7})_\d{5}_(\d_\d)$")
 
 _BEFORE = ("pre", "prae", "pra")
-
-_OF_ARCHIVE = re.compile(r"\d+\.\d{6}-(.+?)(?:-\d+)?")  # 3.000000-AX T1-11111, of TCIA
 
 # folders that store a collection, or a part of it, as words: raw, archive/2024, train, batch_2
 _STORES = {
@@ -74,6 +72,12 @@ _LABEL_TREES = {
                  "masques", "mascaras", "maschere", "maskers")
 }  # fmt: skip
 
+# what programs write beside the masks that they predict
+_RECORDS = {
+    "mixmfl": ("cases.json", "cases.csv"),
+    "nnU-Net": ("predict_from_raw_data_args.json",),
+}
+
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
 
 
@@ -92,7 +96,8 @@ def is_store(part: str) -> bool:
 def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalities) -> set[Path]:
     """Return the folders whose files are labels, whatever these are called: ``labels/p1_T1``.
 
-    Below ``masks`` so is ``masks/p1/T1`` if another ``p1`` holds images. A folder is called as
+    Below ``masks`` so is ``masks/p1/T1`` if another ``p1`` holds images, and ``masks/final/p1`` if
+    images elsewhere are of ``p1``. A folder is called as
     labels and holds none where a case has images of several kinds, or an image and a label, in it
     and no image beside it: ``Tumor/p1_T1`` and ``Tumor/p1_T2``, and ``lesion01`` as a patient.
     """
@@ -101,16 +106,25 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
     called: dict[str, list[Path]] = defaultdict(list)
     for place in places:
         called[place.name].append(place)
-    trees = {
-        place
-        for place in places - named
-        for above in place.parents
-        if spaced(above.name) in _LABEL_TREES
-        and above.is_relative_to(folder)
-        and above != folder
-        and any(above not in other.parents for other in called[place.name])
+    cases = {
+        read_name(stem_of(path), modalities).case
+        for path in paths
+        if not label_tree_above(path, folder)
     }
+    trees = set()
+    for place in places - named:
+        if above := label_tree_above(place, folder):
+            stems = {stem_of(path) for path in paths if path.parent == place}
+            is_twin = any(above not in other.parents for other in called[place.name])
+            if is_twin or stems <= cases:
+                trees.add(place)
     return (named - _holding_images(named, paths, modalities)) | trees
+
+
+def label_tree_above(path: Path, folder: Path) -> Path | None:
+    """Return the folder of labels alone that a path lies in at any depth; None without any."""
+    around = path.relative_to(folder).parents
+    return next((folder / each for each in around if spaced(each.name) in _LABEL_TREES), None)
 
 
 def _holding_images(named: Set[Path], paths: Sequence[Path], modalities: Modalities) -> set[Path]:
@@ -153,9 +167,17 @@ def read_file(
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
         file_name = replace(file_name, case="", head="")
+    unknown = not (file_name.is_known or file_name.aside or file_name.doubt)
+    if unknown and names_part(file_name.case):  # edema.nii.gz, p01_infarct.nii.gz
+        case = "_".join(words_of(file_name.case)[:-1])
+        file_name = FileName(case, is_label=True, head=case)
     if path.parent in of_labels and not file_name.aside:
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
-    if file_name.is_label and (maker := next(filter(None, map(maker_in, parents)), "")):
+    ai = frozenset(("ai",)) if label_tree_above(path, folder) else frozenset()
+    makers = (maker_in(part, ai) for part in parents)
+    if file_name.is_label and (maker := next(filter(None, makers), "")):
+        file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
+    if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     if rejected := next((part for part in parents if spaced(part) in _REJECTED), ""):
         why = f"a file of the folder {rejected!r}"
@@ -170,6 +192,13 @@ def read_file(
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name, modality=None, doubt="", aside=aside)
     return ImageFile(path, file_name, parents)
+
+
+def _written_by(folder: Path) -> str:
+    """Return the program whose records of predicted masks lie in a folder, or nothing."""
+    found = (name for name, records in _RECORDS.items()
+             if all((folder / each).exists() for each in records))  # fmt: skip
+    return next(found, "")
 
 
 def _made_at(parents: Parts, file_name: FileName, folder: Path) -> int | None:
@@ -253,7 +282,10 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
         return False
     mine = contents[(*above, part)] - {""}
     return (
-        len(part) > 7 or is_beside_originals() or any(contents[other] & mine for other in beside())
+        len(part) > 7
+        or "t88" in words
+        or is_beside_originals()
+        or any(contents[other] & mine for other in beside())
     )
 
 
@@ -362,7 +394,7 @@ def _named_by_its_folder(
     for place in file.path.parents:
         if place == folder or (below[place] > 1 and place != file.path.parent):
             return file
-        name = _OF_ARCHIVE.sub(r"\1", composed(place.name))
+        name = OF_ARCHIVE.sub(r"\1", composed(place.name))
         above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(composed, place.relative_to(folder).parts[:-1]))
         tail = _words_of_kind(stem_of(file.path))

@@ -21,8 +21,8 @@ LABEL_WORDS = (
     "seg", "dseg", "segmentation", "segmentations", "label", "labels", "labelstr", "labelsts",
     "mask", "masks", "gt", "ground truth", "groundtruth", "truth", "lesion", "lesions",
     "gtv", "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
-    "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation", "annotations",
-    "delineation", "delineations",
+    "lesionsmooth", "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation",
+    "annotations", "delineation", "delineations",
     "o ot",  # of BraTS 2013 to 2015 and ISLES 2015
     "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
     "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
@@ -51,6 +51,14 @@ OTHER_WORDS = (
     "origsegs", "firstsegs",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
+
+# parts of lesions that may each have a label of its own; at the end of names without a sequence
+_PARTS = {
+    "edema", "oedema", "odem", "oedem", "oedeme", "edeme", "necrosis", "necrotic", "nekrose",
+    "necrose", "necrosi", "core", "cavity", "enhancing", "nonenhancing", "penumbra", "infarct",
+    "infarction", "infarkt", "infarto", "hemorrhage", "haemorrhage", "blutung", "metastasis",
+    "metastases", "metastase", "metastasen", "abscess", "abszess",
+}  # fmt: skip
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
 _WORD = re.compile(r"[^\s_.\-]+")
@@ -192,6 +200,12 @@ def _longest_matches(words: list[str], kinds: Mapping[Words, str]) -> list[Match
                 matches.append(Match(start, start + length, kind))
                 taken.update(range(start, start + length))
     return sorted(matches, key=lambda match: match.start)
+
+
+def names_part(stem: str) -> bool:
+    """Say whether a name ends in the word for a part of a lesion, as that of its label does."""
+    words = words_of(without_accents(stem))
+    return bool(words) and words[-1].rstrip("0123456789") in _PARTS
 
 
 def words_of(text: str) -> list[str]:

@@ -60,15 +60,23 @@ def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
     Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1.
     """
     names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
-    decided = []
-    for file in files:
-        stem = stem_of(file.path).lower()
-        parts = _CT1.split(stem)
-        beside = {each for each in _BESIDE_CT1 if (file.path.parent, each.join(parts)) in names}
-        if file.reading.doubt and len(parts) == 2 and beside and beside <= {"t1", "t1w"}:
-            file = replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
-        decided.append(file)
-    return decided
+
+    def beside(file: ImageFile) -> set[str]:
+        parts = _CT1.split(stem_of(file.path).lower())
+        if not file.reading.doubt or len(parts) != 2:
+            return {"no CT1"}
+        return {each for each in _BESIDE_CT1 if (file.path.parent, each.join(parts)) in names}
+
+    others = {file.path: beside(file) for file in files}
+    is_t1c = {path for path, found in others.items() if found and found <= {"t1", "t1w"}}
+    folders = {path.parent for path in is_t1c}  # CT1_reg beside CT1, while T1 is not moved
+    is_t1c |= {path for path, found in others.items() if not found and path.parent in folders}
+    return [
+        replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
+        if file.path in is_t1c
+        else file
+        for file in files
+    ]
 
 
 def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:

@@ -16,6 +16,7 @@ from mixmfl.data.time_points import (
     is_examination,
     is_month,
     names_examination,
+    names_patient,
 )
 
 _SIDE = "left|right|links|rechts|gauche|droite"
@@ -32,7 +33,7 @@ _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{4,})[-_]\d{1,2}")
 _COUNT = re.compile(r"\d{1,2}")
-_PATIENT = re.compile(r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+")
+_COUNT_IN_PATIENT = re.compile(r"(?:[a-oq-z][ _-]?)?\d{1,2}", re.IGNORECASE)  # P1/E1
 _CONTROLS = re.compile(
     r"(?:healthy[ _-]?)?controls?|hc|healthy|kontrollen|temoins|controles|controlli"
 )
@@ -157,8 +158,8 @@ def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tupl
 
 def _is_count(folders: Sequence[str], depth: int) -> bool:
     """Say whether a folder counts the examinations of the patient that the one around it names."""
-    around = without_accents(folders[depth - 1])
-    return bool(_COUNT.fullmatch(folders[depth]) and _PATIENT.fullmatch(around))
+    around = folders[depth - 1]
+    return bool(_COUNT_IN_PATIENT.fullmatch(folders[depth]) and names_patient(around))
 
 
 def _is_within(part: str) -> bool:

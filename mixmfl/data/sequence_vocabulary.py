@@ -47,7 +47,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     """),
     "dwi": _phrases("""
         dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
-        b1000, b 1000, b800, b900, b1200, isotropic dwi, resolve, dwib1000
+        b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi, resolve,
+        dwib1000
     """),
     "adc": _phrases("adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient"),
 }  # fmt: skip
@@ -169,7 +170,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "magnitude of an SWI": _phrases("mag images, magnitude images, mag image, swi mag, mag swi"),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
-        displacement, warpfield, jac, genericaffine, 0genericaffine, inv warp
+        displacement, warpfield, jac, genericaffine, 0genericaffine, 1genericaffine, inv warp
     """),
     "mask": _phrases("""
         mask, masks, seg, segs, dseg, probseg, segmentation, segmentations, label, labels, aseg,
@@ -291,7 +292,7 @@ PROCESSING = frozenset(
     zscore, histmatch, tilt, prenorm, lin, nonlin,
     superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored
+    whitestripe, zscored, stx, stereotaxic
 """)
 )
 

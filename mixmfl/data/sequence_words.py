@@ -297,6 +297,8 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
         return "fat image"  # of a Dixon, as its end says
     if words & _FAT_AND_WATER and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
         return "fat image"
+    if "b0" in words and kinds and kinds <= {"dwi", "t2"}:
+        return "diffusion without weighting"
     for aside in ASIDES:
         if aside not in meanings:
             continue
@@ -346,8 +348,6 @@ def _contrast(kinds: Set[str], words: Set[str], meanings: Set[str]) -> tuple[str
         return "", "double inversion, or a direction"
     if "real" in words and t1:
         return "", "the real part, or an inversion that keeps its sign"
-    if "b0" in words and others <= {"dwi", "t2"}:
-        return "", "is not weighted by diffusion"
     if not t1 and "adc" in others and others <= {"adc", "dwi", "t2"}:
         modality = "adc"
     elif not t1 and "swi" in others and others <= {"swi", "t2", "t2star"}:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of
-from mixmfl.data.time_points import is_day
+from mixmfl.data.time_points import is_day, names_patient
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
@@ -16,12 +16,18 @@ _NUMBER = re.compile(
 )
 
 
+_SERIES = re.compile(r"(?:s|se|ser|serie|series|scan|im)[ _.-]*\d{1,4}")
 _UID = re.compile(r"\d+(?:\.\d+){4,}")
 
 
 def is_uid(name: str) -> bool:
     """Say whether a name is a DICOM UID, as archives name files by."""
     return bool(_UID.fullmatch(name))
+
+
+def is_series(name: str) -> bool:
+    """Say whether a name is a word for series with its number: S1, series_3."""
+    return bool(_SERIES.fullmatch(name.lower()))
 
 
 def ask_whose_numbers(paths: Sequence[Path]) -> str:
@@ -106,16 +112,19 @@ def are_of_series(
     is_patient = bool(re.search(r"\d[^ _.-]*$", group.name))  # PAT001_4_t1, not Training_001_t1
     if group.name and group.have_zeros and not is_patient:
         return False
+    others = [other.modality_of for other in groups if other is not group]
+    shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
+    is_protocol = bool(shared) and all(one == other for one, other in shared)
     if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
-        return False
+        return None if group.home and is_protocol else False
+    if any(map(names_patient, group.home)) and all(is_series(i.reading.head) for i in group.images):
+        return True  # P1/E1/S1_t1, P1/E1/S2_t2
     if is_day(group.name) and (group.home or len(re.sub(r"\D", "", group.name)) > len("20220301")):
         return True  # 20220301091500_2_t1, 20220301091500_3_flair: of one moment
     if group.name in labels:  # one mask for all: seg.nii.gz
         return True
-    others = [other.modality_of for other in groups if other is not group]
-    shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
     if (group.home or group.name) and shared:  # a protocol's numbers come back with each patient
-        return True if all(one == other for one, other in shared) else None
+        return is_protocol or None
     first, last = min(mine), max(mine)
     counted = first < 2 and last - first == len(mine) - 1  # 1, 2, 3, as patients are, too
     jumps = last - first > len(mine) - 1

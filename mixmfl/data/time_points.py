@@ -86,9 +86,10 @@ _WHEN = (
     re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])"),
 )
 _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
-_ALONE_WORDS = re.compile(_ALONE)
+_ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03_preop
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
+_PATIENT = re.compile(r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+")
 _NAMED_WORDS = re.compile(_NAMED)
 _FIRST_WORDS = re.compile(rf"(?:{_NAMED}|{_STATE})(?![a-z0-9])")
 
@@ -106,6 +107,11 @@ def is_examination(text: str) -> bool:
 def begins_with_examination(text: str) -> bool:
     """Say whether a text is a time point, or begins with a word that surely is one."""
     return is_examination(text) or bool(_FIRST_WORDS.match(text.lower()))
+
+
+def names_patient(text: str) -> bool:
+    """Say whether a text is a word for a patient and a number, and nothing else."""
+    return bool(_PATIENT.fullmatch(without_accents(text)))
 
 
 def is_month(text: str) -> bool:

@@ -11,7 +11,7 @@ from mixmfl.data.image_files import ImageFile, stem_of
 from mixmfl.data.sequence_words import without_accents
 
 # what SPM and CAT12 write before the name of an image that they made something of
-_SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-3]|i?y_|u_|ples_l[gp]a_)+")
+_SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
 # of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
@@ -53,6 +53,16 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         made = next((each for each in file.path.parents if each.suffix == ".anat"), None)
         return by_stem.get(made.parent, {}).get(made.stem) if made else None
 
+    def is_unfiltered(file: ImageFile) -> bool:
+        stem = stem_of(file.path)
+        return stem.startswith("ORIG_") and stem[len("ORIG_") :] in by_stem[file.path.parent]
+
+    with_images = {
+        place.name
+        for file in files
+        if file.reading.modality and not _subject_of_freesurfer(file.path)
+        for place in file.path.parents
+    } - {""}
     originals = [original_of(file) for file in files]
     # letters alone may begin a patient's name, as in sam_T1 beside am_T1
     sure = {
@@ -64,6 +74,12 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     for file, (at, original) in zip(files, originals, strict=True):
         if anatomical := fsl_original_of(file):
             file = _made_of(file, anatomical, "fsl_anat")
+        elif is_unfiltered(file):
+            why = "an image before the filter of GE's scanner"
+            file = replace(file, reading=file.reading.set_aside(why))
+        elif _subject_of_freesurfer(file.path) in with_images:
+            why = "an image that FreeSurfer made of another"
+            file = replace(file, reading=file.reading.set_aside(why))
         elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
             stem_of(file.path).lower()
         ):
@@ -80,6 +96,12 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
                 file = _made_of(file, original, "dcm2nii" if turned else "SPM")
         left.append(file)
     return left
+
+
+def _subject_of_freesurfer(path: Path) -> str:
+    """Return the name of the subject in whose folder of FreeSurfer's an image lies, or nothing."""
+    folders = path.parents if path.suffix.lower() == ".mgz" else ()
+    return next((each.parent.name for each in folders if each.name == "mri"), "")
 
 
 def _made_of(file: ImageFile, original: ImageFile, program: str) -> ImageFile:

@@ -809,8 +809,8 @@ def test_a_folder_per_image_is_one_patient_where_names_and_folders_say_so(tmp_pa
     make_files(tmp_path, "OAS3_MR_d01/anat4/sub-OAS3_ses-d01_T2w.nii.gz")
     make_files(tmp_path, "a/1/x_p7_t1.nii.gz", "a/2/x_p7_t2.nii.gz")  # of one number at two places
     assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
-        "2011-06-02_ADNI_002_S_0295_MR": {"t1", "flair"},
-        "2012-07-03_ADNI_002_S_0295_MR": {"t1", "flair"},
+        "2011-06-02_ADNI_002_S_0295": {"t1", "flair"},
+        "2012-07-03_ADNI_002_S_0295": {"t1", "flair"},
         "sub-OAS3_ses-d01": {"t1", "t2"},
         "a_1_x_p7": {"t1"},
         "a_2_x_p7": {"t2"},

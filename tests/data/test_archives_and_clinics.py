@@ -1,0 +1,138 @@
+"""Folders of archives, programs and clinics, each with what is to be read from it."""
+
+from pathlib import Path
+
+import pytest
+
+from mixmfl.data.cases import Found, account, find_cases
+from mixmfl.data.patients import patient_of
+
+
+def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
+    """Make a file of other content for each word or line, and find the cases among them."""
+    for number, name in enumerate(names.split("\n") if "\n" in names else names.split()):
+        path = folder / name.strip()
+        path = path if path.suffix else path.with_name(f"{path.name}.nii.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]))
+    return find_cases(folder, labels_needed=labels_needed)
+
+
+def uses(found: Found) -> dict[str, list[str]]:
+    """Return the files that each case is made from, below the folder and without endings."""
+    return {
+        case.name: sorted(
+            path.relative_to(found.folder).as_posix().removesuffix(".nii.gz")
+            for path in (*case.files.values(), *([case.label] if case.label else []))
+            if isinstance(path, Path)
+        )
+        for case in found.cases
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "used"),
+    [
+        ("p/T1 p/T1_motion p/bad/T1", "p/T1"),
+        ("p/T1 p/old/T1", "p/T1"),
+        ("p/T1 p/3DT1", "p/T1"),
+        ("p/t1_sag p/t1_sag_ND", "p/t1_sag"),
+        ("p/T1 p/T1.mgz", "p/T1"),
+        ("p/700_FLAIR p/ORIG_700_FLAIR p/300_T1 p/400_T2", "p/300_T1 p/400_T2 p/700_FLAIR"),
+        ("p/DWI_raw p/DWI_TRACE", "p/DWI_TRACE"),
+        ("p/DWI_b0 p/DWI_b1000", "p/DWI_b1000"),
+        ("p/p_hbv p/p_t2w", "p/p_hbv p/p_t2w"),
+        ("sub-1/sub-1_T1w sub-1/sub-1_rec-norm_T1w", "sub-1/sub-1_T1w"),
+        ("p/T1 p/CT1 p/T1_r2s_bet p/CT1_r2s_bet_reg", "p/CT1 p/T1"),
+        ("p/anat_T1 p/mri/p7anat_T1", "p/anat_T1"),
+        ("p/p_t1 p/p_t1_BrainExtractionPrior0GenericAffine", "p/p_t1"),
+        ("nifti/bert/T1 fs/bert/mri/T1.mgz fs/bert/mri/aseg.mgz", "nifti/bert/T1"),
+        ("OAS1_1/OAS1_1_T1 OAS1_1/T88_111/OAS1_1_T1_111_t88", "OAS1_1/OAS1_1_T1"),
+        ("X1/d/3.000000-AX T1 PRE-926.nii.gz\nX1/d/5.000000-AX FLAIR-111.nii.gz",
+         "X1/d/3.000000-AX T1 PRE-926 X1/d/5.000000-AX FLAIR-111"),
+    ],
+)  # fmt: skip
+def test_one_of_several_images_is_used_where_names_say_which(
+    names: str, used: str, tmp_path: Path
+) -> None:
+    found = found_in(tmp_path, names)
+    (images,) = uses(found).values()
+    assert " ".join(images) == used
+    assert found.cases[0].warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        ("p/T1 p/infarct", "p/infarct"),
+        ("p/T1 p/tumor p/edema", None),
+        ("p/T1 p/KM-Tumor p/Nekrose p/Ödem", None),
+        ("p/T1 p/lesions_A p/STAPLE_mask", "p/STAPLE_mask"),
+        ("p/T1 p/p_majorityvote_seg p/p_final_seg", "p/p_final_seg"),
+        ("p/T1 p/seg p/old/seg", "p/seg"),
+        ("p7/p7_MR_t1 p7/p7_Lesion_Mask", "p7/p7_Lesion_Mask"),
+        ("images/p7/p7_1_t2w labels/gland/human/p7_1 labels/gland/AI/p7_1",
+         "labels/gland/human/p7_1"),
+        ("Bilder/p7/T1 Segmentierungen/p7_seg_final", "Segmentierungen/p7_seg_final"),
+        ("031/t01/031_t1w_deface_stx 031/t01/031_LesionSmooth_stx",
+         "031/t01/031_LesionSmooth_stx"),
+        ("p/T1 masks/p masks/cases.json masks/cases.csv", None),
+        ("p/T1 masks/p masks/predict_from_raw_data_args.json", None),
+        ("p/study1_T1 p/study2_T1 p/gt", None),
+    ],
+)  # fmt: skip
+def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path: Path) -> None:
+    found = found_in(tmp_path, names, labels_needed=True)
+    labels = [case.label.relative_to(tmp_path).as_posix() for case in found.cases
+              if isinstance(case.label, Path)]  # fmt: skip
+    assert labels == ([f"{label}.nii.gz"] if label else [])
+    assert all(case.warnings == () for case in found.cases)
+
+
+@pytest.mark.parametrize(
+    ("names", "people"),
+    [
+        ("P1/E1/S1_T1 P1/E1/S2_T2 P1/E2/S1_T1 P2/E1/S1_T1", 2),
+        ("P1/E1/S1_T1 P1/E2/S1_T1", 1),
+        ("Meier/2019-05-03_preop/T1 Meier/2019-05-05_postop/T1", 1),
+    ],
+)
+def test_examinations_in_folders_are_of_the_person_around_them(
+    names: str, people: int, tmp_path: Path
+) -> None:
+    found = found_in(tmp_path, names)
+    assert len({patient_of(case.name, case.person) for case in found.cases}) == people
+    assert found.refused == ()
+    assert not any(case.warnings for case in found.cases)
+
+
+def test_an_unread_label_of_two_examinations_joins_them_not(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p1/study1_T1 p1/study1_FLAIR p1/study2_T1 p1/study2_FLAIR p1/gt")
+    assert [sorted(case.images) for case in found.cases] == [["flair", "t1"], ["flair", "t1"]]
+
+
+def test_numbers_of_a_protocol_with_a_label_each_are_a_question(tmp_path: Path) -> None:
+    names = " ".join(f"{p}/4_t1 {p}/9_t1_km {p}/4_seg {p}/9_seg" for p in ("ew", "hk"))
+    found = found_in(tmp_path, names)
+    assert found.cases == ()
+    assert "may be of one patient's series or of several patients" in found.refused[0].reason
+
+
+def test_a_link_to_a_folder_that_is_read_gives_no_second_patient(tmp_path: Path) -> None:
+    found_in(tmp_path, "store/p1/T1 store/p1/FLAIR store/p2/T1")
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "p1").symlink_to(tmp_path / "store" / "p1")
+    found = account(find_cases(tmp_path))
+    assert [case.name for case in found.cases] == ["store_p1", "store_p2"]
+    assert [each.why for each in found.aside] == ["a link to a folder that is read where it lies"]
+
+
+def test_the_folder_above_a_data_set_of_nnunet_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "Dataset501_X").mkdir()
+    (tmp_path / "Dataset501_X" / "dataset.json").write_text(
+        '{"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}'
+    )
+    names = "Dataset501_X/imagesTr/p1_0000 Dataset501_X/labelsTr/p1"
+    found = found_in(tmp_path, names, labels_needed=True)
+    assert [(case.name, list(case.images)) for case in found.cases] == [("p1", ["t1"])]
+    assert found.labels is not None
