@@ -13,6 +13,7 @@ from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.image import are_copies
 from mixmfl.data.image_files import lower_words, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
+from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.sidecars import sidecar_doubt
 
@@ -27,7 +28,7 @@ _DERIVED = re.compile(
     r"\d{1,2}mm|aug\d*|augmented|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
     r"old|alt|ancien|vieux|backup|bad|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
 )
-_FINAL = {"final", "finale", "definitive", "endgultig"}
+_FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "manuelle", "manuale"}
 # of diffusion images, the one that is looked at
 _WEIGHTED = {"trace", "tracew", "isotropic"}
 # what a person does to a label, so that it is no worse for it
@@ -290,6 +291,9 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
 
     def is_derived(name: list[str]) -> bool:
         if name[0].startswith("3d") and [name[0][2:], *name[1:]] in names:
+            return True
+        before = [name[: -len(other)] for other in names if name[-len(other) :] == other != name]
+        if any(PROCESSING.issuperset(words) for words in before):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
         return any(_DERIVED.fullmatch(word) for words in further for word in words)

@@ -129,7 +129,7 @@ _IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two wo
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
 _SUFFIXES = {
     "t1w": "t1", "t2w": "t2", "flair": "flair", "pdw": "pd", "pd": "pd", "t2starw": "t2star",
-    "t2star": "t2star", "dwi": "dwi", "swi": "swi",
+    "t2star": "t2star", "t2s": "t2star", "dwi": "dwi", "swi": "swi",
 }  # fmt: skip
 _ASIDE_SUFFIXES = {
     **dict.fromkeys(("epi", "magnitude", "magnitude1", "magnitude2", "phasediff", "phase1",

@@ -32,6 +32,7 @@ _EXAMINATION = re.compile(
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{4,})[-_]\d{1,2}")
+_LETTERED = re.compile(r"(.*\d)[a-eA-E]")
 _COUNT = re.compile(r"\d{1,2}")
 _COUNT_IN_PATIENT = re.compile(r"(?:[a-oq-z][ _-]?)?\d{1,2}", re.IGNORECASE)  # P1/E1
 _CONTROLS = re.compile(
@@ -81,8 +82,7 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     Args:
         places: The folders of each case, and what its files' names say of it.
     """
-    kinds = _kinds_of_folders(folders for folders, rest in places.values() if not rest)
-    parts_of = {name: _parts_at(folders, rest, kinds) for name, (folders, rest) in places.items()}
+    parts_of = _parts_of(places)
     firsts = [_NAME_FIRST.fullmatch(parts[-1]) for parts in parts_of.values() if parts]
     people = {match[1] for match in firsts if match}
     patient_at = {
@@ -121,14 +121,28 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     }
 
 
+def _parts_of(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, tuple[str, ...]]:
+    """Return the names that may tell the patient of each case.
+
+    Beside an examination lie examinations: ``Huber/Verlauf 1`` and ``Huber/MRT alt``.
+    """
+    of_folders = [tuple(folders) for folders, rest in places.values() if not rest]
+    kinds = _kinds_of_folders(of_folders)
+    examined = {folders[:-1] for folders in of_folders if is_examination("".join(folders[-1:]))}
+    parts_of = {}
+    for name, (folders, rest) in places.items():
+        around = tuple(folders[:-1])
+        is_beside = not rest and around and around in examined
+        parts_of[name] = without_stores(around) if is_beside else _parts_at(folders, rest, kinds)
+    return parts_of
+
+
 def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
-    """Return names without a number that come back below several patients' numbers: p1/a, p2/a."""
+    """Return names without a number that come back below several patients: p1/a, p2/a."""
     above: dict[str, set[Sequence[str]]] = defaultdict(set)
     for folders in all_folders:
         patient, kind = folders[-2:] if len(folders) > 1 else ("", "")
-        is_patient = re.search(r"\d", patient) and not (
-            is_store(patient) or is_examination(patient)
-        )
+        is_patient = patient and not (is_store(patient) or is_examination(patient))
         if is_patient and not re.search(r"\d", kind):
             above[kind].add(folders[:-1])
     return {name for name, places in above.items() if len(places) > 1}
@@ -193,14 +207,18 @@ def _original_of(patient: str, is_alone: bool) -> str:
 
 
 def _counted(patients: Iterable[str]) -> dict[str, str]:
-    """Return the patients whose examinations are counted: 0001_01, 0001_02, 0002_01."""
+    """Return the patients whose examinations are counted: 0001_01, 0001_02, 0002_01; S1A, S1B."""
     numbers: dict[str, set[str]] = defaultdict(set)
+    letters: dict[str, set[str]] = defaultdict(set)
     for patient in patients:
         if match := _COUNTED.fullmatch(patient):
             numbers[match[1]].add(patient)
+        if match := _LETTERED.fullmatch(patient):
+            letters[match[1]].add(patient)
     counts = [len(names) for names in numbers.values()]
     if len(counts) < 2 or not 1 < max(counts) <= _MOST_EXAMINATIONS:
-        return {}
+        numbers.clear()
+    numbers |= {base: names for base, names in letters.items() if len(names) > 1}
     return {name: base for base, names in numbers.items() for name in names}
 
 

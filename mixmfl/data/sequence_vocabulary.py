@@ -203,7 +203,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         with iv
     """),
     "without": _phrases("""
-        native, nativ, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
+        native, nativ, nat, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
         pregad, pregado, prekm, precon, pre con, non con, noncon, wo con, without con, no con, w o
         con, noncontrast, nocontrast, nogad, nogd, unenhanced, okm, ohnekm, vkm, vorkm, basale,
         nonenhanced, smdc, precontrasto, preinj, nativt1, wocontrast, wogad, wogd, wocon, nongd,

@@ -59,7 +59,8 @@ _SCAN = r"mri?|mrt|irm|rmn?|scan|exam|examen|esame|study|studie|untersuchung"
 _ALONE = (
     rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
     rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
-    rf"(?:{_SCAN})[ _-]+(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
+    rf"(?:{_SCAN})[ _-]+(?:(?:du|vom|of|from|del|le|on)[ _-]+)?"
+    rf"(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
     rf"{_LOOSE_DAY}-.+-\d{{5}}|"  # 12-05-2001-MRI BRAIN-12345, of TCIA
     rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
