@@ -42,19 +42,25 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.server.export import export_model
     from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_record import open_run
-    from mixmfl.inference.model_folder import fold_folder, is_in_folds, model_files, read_folds
+    from mixmfl.inference.model_folder import (
+        best_configuration,
+        fold_folder,
+        holds_folds,
+        models_of_folds,
+        read_folds,
+    )
 
-    if is_in_folds(options.input):
-        files = model_files(options.input)
+    run = best_configuration(options.input)
+    if holds_folds(run):
+        files = models_of_folds(run)
         if options.out.suffix == ".safetensors" or options.site or options.round != "best":
-            run = files[0].parent.parent
             folds = ", ".join(str(fold_folder(run, fold)) for fold in read_folds(run).folds)
             raise MixmflError(
                 f"{options.input}: is a run in folds, and a file holds one model, of a round or a "
                 f"site; name one of {folds}. -o FOLDER, without --round and --site, writes those "
                 "that mixmfl_predict averages"
             )
-        export_folds(options.input, options.out)
+        export_folds(run, options.out)
         print(f"{plural(len(files), 'model')}, of which prediction takes the mean: {options.out}")
         return 0
     if options.out.suffix != ".safetensors":

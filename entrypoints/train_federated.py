@@ -206,9 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from mixmfl.federated.server.cross_validation import configurations_of, holds_folds
+    from mixmfl.federated.server.cross_validation import configurations_of
     from mixmfl.federated.server.tracking import check_tracker
-    from mixmfl.inference.model_folder import MODEL
+    from mixmfl.inference.model_folder import MODEL, holds_folds
     from mixmfl.planning.plans import Plans
 
     if not (options.input / "plans.json").is_file():
@@ -250,9 +250,14 @@ def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
         begun_fold,
         choose_configuration,
         configurations_of,
-        holds_folds,
     )
-    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder, read_folds
+    from mixmfl.inference.model_folder import (
+        EVERY_CASE,
+        MODEL,
+        fold_folder,
+        holds_folds,
+        read_folds,
+    )
     from mixmfl.planning.plans import usual_configuration
 
     out = options.out

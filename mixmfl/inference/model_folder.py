@@ -82,14 +82,52 @@ class ConfigurationsRecord:
     ] = field(default_factory=dict)
 
 
-def is_in_folds(path: Path) -> bool:
-    """Say whether a folder is that of a run in folds, of one configuration or of several."""
-    return (path / CONFIGURATIONS_FILE).is_file() or (path / CROSS_VALIDATION_FILE).is_file()
+def holds_folds(folder: Path) -> bool:
+    """Say whether a run in folds, of one configuration, was started in a folder."""
+    return (folder / CROSS_VALIDATION_FILE).is_file()
 
 
 def fold_folder(folder: Path, fold: str) -> Path:
     """Return the folder of one fold of a run."""
     return folder / f"fold_{fold}"
+
+
+def best_configuration(folder: Path) -> Path:
+    """Return the folder of the best of several configurations; of a single one its own folder.
+
+    Raises:
+        ModelError: None was chosen yet.
+    """
+    if not (folder / CONFIGURATIONS_FILE).is_file():
+        return folder
+    best = read_configurations(folder).best
+    if best is None or not holds_folds(folder / best):
+        raise ModelError(
+            f"{folder / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
+            "mixmfl_train_federated --resume, or name the folder of one configuration"
+        )
+    return folder / best
+
+
+def models_of_folds(folder: Path) -> dict[str, Path]:
+    """Return the model files that prediction averages, by fold.
+
+    Args:
+        folder: Folder of a run in folds, of one configuration.
+
+    Raises:
+        ModelError: A fold is not trained to its end.
+    """
+    record = read_folds(folder)
+    # that of all cases is no part of the mean, unless it is alone
+    folds = [fold for fold in record.folds if fold != EVERY_CASE] or list(record.folds)
+    files = {fold: fold_folder(folder, fold) / MODEL for fold in folds}
+    if not record.rounds or not all(file.is_file() for file in files.values()):
+        raise ModelError(
+            f"{folder}: not all of its folds ({', '.join(record.folds)}) are trained; end the "
+            "run by mixmfl_train_federated --resume, or name the model files of single folds"
+        )
+    return files
 
 
 def model_files(path: Path) -> list[Path]:
@@ -106,9 +144,9 @@ def model_files(path: Path) -> list[Path]:
         return [path]
     if not exists(path) or not path.is_dir():
         raise ModelError(f"{path}: there is no such model file or run")
-    folder = _best_configuration(path)
-    if (folder / CROSS_VALIDATION_FILE).is_file():
-        return _models_of_folds(folder)
+    folder = best_configuration(path)
+    if holds_folds(folder):
+        return list(models_of_folds(folder).values())
     if (folder / MODEL).is_file():
         return [folder / MODEL]
     raise ModelError(
@@ -144,8 +182,8 @@ def folder_notes(path: Path) -> list[str]:
     Args:
         path: A file or folder that ``model_files`` takes.
     """
-    if path.is_dir() and (_best_configuration(path) / CROSS_VALIDATION_FILE).is_file():
-        return unequal_lengths(read_folds(_best_configuration(path)).lengths)
+    if path.is_dir() and holds_folds(folder := best_configuration(path)):
+        return unequal_lengths(read_folds(folder).lengths)
     run, fold = _run_and_fold(path)
     if not fold:
         return []
@@ -180,7 +218,7 @@ def _run_and_fold(path: Path) -> tuple[Path, str]:
     """Return the run in folds that the model of one fold belongs to, and the fold; else ''."""
     folder = (path if path.is_dir() else path.parent).resolve()
     run = folder.parent
-    if not (run / CROSS_VALIDATION_FILE).is_file():
+    if not holds_folds(run):
         return run, ""
     folds = read_folds(run).folds
     return run, next((fold for fold in folds if fold_folder(run, fold) == folder), "")
@@ -220,29 +258,3 @@ def read_configurations(folder: Path) -> ConfigurationsRecord:
     """
     file = folder / CONFIGURATIONS_FILE
     return read_record(ConfigurationsRecord, read_json(file, ModelError), str(file), ModelError)
-
-
-def _best_configuration(folder: Path) -> Path:
-    """Return the folder of the best of several configurations; of a single one its own folder."""
-    if not (folder / CONFIGURATIONS_FILE).is_file():
-        return folder
-    best = read_configurations(folder).best
-    if best is None or not (folder / best / CROSS_VALIDATION_FILE).is_file():
-        raise ModelError(
-            f"{folder / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
-            "mixmfl_train_federated --resume, or name the folder of one configuration"
-        )
-    return folder / best
-
-
-def _models_of_folds(folder: Path) -> list[Path]:
-    record = read_folds(folder)
-    # that of all cases is no part of the mean, unless it is alone
-    folds = [fold for fold in record.folds if fold != EVERY_CASE] or list(record.folds)
-    files = [fold_folder(folder, fold) / MODEL for fold in folds]
-    if not record.rounds or not all(file.is_file() for file in files):
-        raise ModelError(
-            f"{folder}: not all of its folds ({', '.join(record.folds)}) are trained; end the "
-            "run by mixmfl_train_federated --resume, or name the model files of single folds"
-        )
-    return files

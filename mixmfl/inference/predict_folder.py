@@ -43,7 +43,7 @@ from mixmfl.inference.segmentation import (
     prepare,
     segment,
 )
-from mixmfl.inference.uncertainty import Maps, uncalibrated
+from mixmfl.inference.uncertainty import Maps, uncalibrated, write_maps, write_maps_as_dicom
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
 
@@ -394,13 +394,13 @@ class _Run:
                 lambda: self._write_dicom(case.name, source, values, shares),
             )
         if self.maps:
-            maps = self.maps
-            make(("maps",), lambda: maps.write(self.out, case.name, shares, grid))
+            maps = self.maps.draw(shares)
+            make(("maps",), lambda: write_maps(self.out, case.name, maps, grid))
             if isinstance(source, Series) and is_available():
                 model = "+".join(self.digests)
                 make(
                     ("Parametric Map",),
-                    lambda: maps.write_dicom(self.out, case.name, source, shares, model),
+                    lambda: write_maps_as_dicom(self.out, case.name, maps, source, model),
                 )
         for reason, kinds in failed.items():
             warnings.append(f"not made: {', '.join(kinds)}; {reason}")

@@ -33,6 +33,21 @@ _DIGITS = 4  # of a map; more are noise, which packs badly
 
 
 @dataclass(frozen=True)
+class Map:
+    """A map of one case.
+
+    Attributes:
+        quantity: What it shows, such as ``"uncalibrated entropy of lesion"``.
+        end: What follows the case's name in the map's file.
+        values: Numbers from 0 to 1 ``(Z, Y, X)``, rounded as files have them.
+    """
+
+    quantity: str
+    end: str
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Maps:
     """Which maps are written of every case.
 
@@ -52,79 +67,73 @@ class Maps:
 
     def files(self, case: Case) -> list[str]:
         """Return the files of a case, relative to MASKS."""
-        files = [f"{FOLDER}/{case.name}.{end}" for ends in self._ends() for end in ends]
+        files = [f"{FOLDER}/{case.name}.{end}" for _, end in self._names()]
         if is_available() and all(isinstance(each, Series) for each in case.images.values()):
             files.append(f"{FOLDER}/{case.name}.dcm")
         return files
 
-    def write(
-        self,
-        out: Path,
-        case: str,
-        probabilities: Mapping[str, npt.NDArray[np.float32]],
-        grid: Grid,
-    ) -> list[str]:
-        """Write the NIfTI maps of a case, each whole or not at all, and return the files.
+    def draw(self, probabilities: Mapping[str, npt.NDArray[np.float32]]) -> list[Map]:
+        """Return the maps of a case.
 
         Args:
-            out: MASKS.
-            case: Name of the case.
-            probabilities: By label or region ``(Z, Y, X)``, on the grid.
-            grid: The grid.
-
-        Raises:
-            DataError: A file cannot be written.
+            probabilities: By label or region ``(Z, Y, X)``, on the grid of the mask.
         """
-        (out / FOLDER).mkdir(exist_ok=True)
-        files = []
-        for ends, probability in zip(self._ends(), probabilities.values(), strict=True):
-            for end, values in zip(ends, _rounded(probability), strict=True):
-                files.append(f"{FOLDER}/{case}.{end}")
-                write_image(out / files[-1], values, grid)
-        return files
-
-    def write_dicom(
-        self,
-        out: Path,
-        case: str,
-        series: Series,
-        probabilities: Mapping[str, npt.NDArray[np.float32]],
-        model: str,
-    ) -> list[str]:
-        """Write the maps of a DICOM case as one Parametric Map, and return its file.
-
-        Args:
-            out: MASKS.
-            case: Name of the case.
-            series: The series whose grid the maps have.
-            probabilities: By label or region ``(Z, Y, X)``, on that grid.
-            model: SHA-256 of the model.
-
-        Raises:
-            DataError: The file cannot be written, or the series' headers allow no Parametric Map.
-        """
-        (out / FOLDER).mkdir(exist_ok=True)
-        quantities = {}
-        for name, probability in probabilities.items():
-            prefix = "" if name in self.calibrated else "uncalibrated "
-            for what, values in zip(("probability", "entropy"), _rounded(probability), strict=True):
-                quantities[f"{prefix}{what} of {name}"] = values
-        file = f"{FOLDER}/{case}.dcm"
-        write_parametric_map(out / file, series, quantities, model)
-        return [file]
-
-    def _ends(self) -> list[tuple[str, str]]:
-        """Return by label what follows a case's name in its probability's and entropy's file."""
-        prefixes = ("" if name in self.calibrated else "uncalibrated_" for name in self.words)
-        return [
-            (f"{word}.{prefix}probability.nii.gz", f"{word}.{prefix}entropy.nii.gz")
-            for word, prefix in zip(self.words.values(), prefixes, strict=True)
+        values = [
+            each.round(_DIGITS)
+            for probability in probabilities.values()
+            for each in (probability, entropy(probability))
         ]
+        return [Map(*names, of) for names, of in zip(self._names(), values, strict=True)]
+
+    def _names(self) -> list[tuple[str, str]]:
+        """Return quantity and end of file of each map: by label, probability before entropy."""
+        names = []
+        for label, word in self.words.items():
+            for what in ("probability", "entropy"):
+                shown = what if label in self.calibrated else f"uncalibrated {what}"
+                end = f"{word}.{shown.replace(' ', '_')}.nii.gz"
+                names.append((f"{shown} of {label}", end))
+        return names
 
 
-def _rounded(probability: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
-    """Return probability and entropy as files have them."""
-    return probability.round(_DIGITS), entropy(probability).round(_DIGITS)
+def write_maps(out: Path, case: str, maps: Sequence[Map], grid: Grid) -> list[str]:
+    """Write the maps of a case as NIfTI, each file whole or not at all, and return the files.
+
+    Args:
+        out: MASKS.
+        case: Name of the case.
+        maps: The maps.
+        grid: Their grid.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    (out / FOLDER).mkdir(exist_ok=True)
+    files = [f"{FOLDER}/{case}.{each.end}" for each in maps]
+    for file, each in zip(files, maps, strict=True):
+        write_image(out / file, each.values, grid)
+    return files
+
+
+def write_maps_as_dicom(
+    out: Path, case: str, maps: Sequence[Map], series: Series, model: str
+) -> list[str]:
+    """Write the maps of a DICOM case as one Parametric Map, and return its file.
+
+    Args:
+        out: MASKS.
+        case: Name of the case.
+        maps: The maps.
+        series: The series whose grid they have.
+        model: SHA-256 of the model.
+
+    Raises:
+        DataError: The file cannot be written, or the series' headers allow no Parametric Map.
+    """
+    (out / FOLDER).mkdir(exist_ok=True)
+    file = f"{FOLDER}/{case}.dcm"
+    write_parametric_map(out / file, series, {each.quantity: each.values for each in maps}, model)
+    return [file]
 
 
 def uncalibrated(models: Sequence[Model]) -> list[str]:

@@ -32,7 +32,8 @@ from mixmfl.inference.model_folder import (
     MODEL,
     FoldsRecord,
     fold_folder,
-    model_files,
+    holds_folds,
+    models_of_folds,
     read_configurations,
     read_folds,
     unequal_lengths,
@@ -80,11 +81,6 @@ class CrossValidation:
 
 def _dice_of(measured: Measured) -> dict[str, float]:
     return {n: sums.dice / sums.cases for n, sums in measured.components.items() if sums.cases}
-
-
-def holds_folds(folder: Path) -> bool:
-    """Say whether a run in folds was started in a folder."""
-    return (folder / CROSS_VALIDATION_FILE).is_file()
 
 
 def begin_folds(
@@ -197,27 +193,24 @@ def export_folds(folder: Path, out: Path) -> None:
     The folder can be named wherever that of the run can to predict, and holds nothing else of it.
 
     Args:
-        folder: Folder of a run in folds; of several configurations the best is copied.
+        folder: Folder of a run in folds, of one configuration.
         out: The folder to write.
 
     Raises:
         ModelError: The folds are not all trained, or ``out`` is there already.
     """
-    files = model_files(folder)
+    record, files = read_folds(folder), models_of_folds(folder)
     if out.exists():
         raise ModelError(f"{out}: exists already; name a new folder")
-    run = files[0].parent.parent
-    record = read_folds(run)
-    folds = tuple(f for f in record.folds if fold_folder(run, f) / MODEL in files)
     with replacing(out.resolve()) as temporary:
-        for fold, file in zip(folds, files, strict=True):
+        for fold, file in files.items():
             fold_folder(temporary, fold).mkdir(parents=True)
             shutil.copyfile(file, fold_folder(temporary, fold) / MODEL)
         copied = dataclasses.replace(
             record,
-            folds=folds,
-            rounds={fold: record.rounds[fold] for fold in folds},
-            lengths={fold: n for fold, n in record.lengths.items() if fold in folds},
+            folds=tuple(files),
+            rounds={fold: record.rounds[fold] for fold in files},
+            lengths={fold: n for fold, n in record.lengths.items() if fold in files},
         )
         _write(temporary, copied)
 
