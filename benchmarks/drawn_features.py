@@ -372,7 +372,7 @@ def measure(file: Path) -> tuple[Model, list[Memory], list[PreprocessedCase], li
     assert isinstance(model.network, MDMNet)  # of method mdm
     work = file.parents[5] / "work"
     generator = torch.Generator().manual_seed(0)
-    sites = open_sites(work, model.plans, model.configuration, FOLD, 0, model.device, 0)
+    sites = open_sites(work, model.plans, model.configuration, FOLD, 0)
     training = [sample(model, case, generator) for site in sites for case in site.training]
     folders = sorted((work / "tests").glob(f"*/{model.configuration}"))
     cases = [open_case(folder, name) for folder in folders for name in case_names(folder)]

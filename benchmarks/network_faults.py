@@ -26,7 +26,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
-import torch
 from loopback import MODALITIES, Cable, Loopback
 from small import write_preset
 
@@ -237,9 +236,7 @@ def expected(federation: Loopback, rounds: int) -> bytes:
     sites = [
         site
         for name in MODALITIES
-        for site in open_sites(
-            federation.folder / name, federation.plans, "2d", "0", 0, torch.device("cpu"), 0
-        )
+        for site in open_sites(federation.folder / name, federation.plans, "2d", "0", 0)
     ]
     rate = federation.plans.training.learning_rate
     least = NETWORK_MINIMUM

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def test_scores(model: Model, work: Path, seed: str) -> Scores:
     """Return the Dice of a training's test patients, with every share and the chosen ones."""
     number = int(seed.removeprefix("seed"))
-    sites = open_sites(work, model.plans, model.configuration, FOLD, number, model.device, 0)
+    sites = open_sites(work, model.plans, model.configuration, FOLD, number)
     held = [case for site in sites for case in site.validation]
     chosen = {name: sums.best_share for name, sums in validation_sums(model, held).items()}
     print(f"{work.parent.name}: {chosen}", flush=True)

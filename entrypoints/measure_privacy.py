@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
@@ -50,15 +51,9 @@ def _work(options: argparse.Namespace) -> int:
         local_steps=options.local_steps,
         learning_rate=plans.training.learning_rate,
     )
-    sites = open_sites(
-        options.input,
-        plans,
-        options.configuration,
-        "all",
-        options.seed,
-        devices.find_device(options.device),
-        0,
-    )
+    device = devices.find_device(options.device)
+    opened = open_sites(options.input, plans, options.configuration, "all", options.seed)
+    sites = [replace(site, device=device) for site in opened]
     with _runner.bars() as report:
         print(measure(plans, sites, settings, options.out, report))
     return 0

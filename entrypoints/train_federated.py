@@ -515,7 +515,7 @@ def _settings(
 
 def _simulated(options: argparse.Namespace, training: _Training) -> int:
     from mixmfl.core.files import locked
-    from mixmfl.federated.simulation import simulate, simulate_personalization
+    from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
     sites = _open_sites(options, training)
     initial = _start(options.alias, training)
@@ -541,8 +541,7 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
             change=True,
             stop_when_flat=training.stop_when_flat,
             initial=initial,
-            report=report,
-            progress=progress,
+            callbacks=Callbacks(report, progress=progress),
         )
         if options.personalize:
             simulate_personalization(run, sites, progress)
@@ -569,14 +568,13 @@ def _open_sites(options: argparse.Namespace, training: _Training) -> "list[Site]
         training.settings.configuration,
         training.fold,
         training.settings.seed,
-        chosen[0],
-        workers,
         training.sites,
     )
     sites = [
         replace(
             site,
             device=chosen[number % len(chosen)],
+            workers=workers,
             privacy=_options.privacy(options, options.out / "privacy" / f"{site.name}.json"),
         )
         for number, site in enumerate(opened)

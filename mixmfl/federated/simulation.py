@@ -41,11 +41,29 @@ from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, regi
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
-OnMessage = Callable[[str, Message, Message], None]
+AfterTask = Callable[[str, Message, Message], None]
 """Takes a site's name, a task and the reply."""
 
 Progress = Callable[[str, int, int], None]
 """Takes what is done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a simulation calls while it runs.
+
+    Attributes:
+        after_round: Called with the run after every round.
+        after_task: Called with the site's name, the task and the reply after every task.
+        progress: Called while the model is measured after the last round.
+    """
+
+    after_round: Callable[[Run], None] = lambda run: None
+    after_task: AfterTask = lambda site, task, reply: None
+    progress: Progress = lambda what, done, total: None
+
+
+SILENT = Callbacks()
 
 
 def simulate(
@@ -59,10 +77,8 @@ def simulate(
     change: bool = False,
     stop_when_flat: int = 0,
     initial: tuple[ServerState, Start] | None = None,
-    report: Callable[[Run], None] = lambda run: None,
     variation: Variation = AS_PLANNED,
-    on_message: OnMessage = lambda site, task, reply: None,
-    progress: Progress = lambda what, done, total: None,
+    callbacks: Callbacks = SILENT,
 ) -> Run:
     """Run the federation and export its model.
 
@@ -81,10 +97,8 @@ def simulate(
             has all rounds.
         initial: The state that a new run starts from, and what it was taken from; see
             ``start_from``. None: a random one.
-        report: Called with the run after every round.
         variation: What research changes of the method.
-        on_message: Called with the site's name, the task and the reply, for every task.
-        progress: Called while the model is measured after the last round.
+        callbacks: What is called meanwhile.
 
     Returns:
         The run; its model is ``out/model.safetensors``.
@@ -109,12 +123,12 @@ def simulate(
         requested, resume=resume, change=change, optimizers=True, initial=first
     )
     cases = sum(len(site.validation) for site in sites)
-    step = _counted(progress, "measuring Dice of every subset, cases", cases)
+    step = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step, variation) as executors:
-        ask: Ask = _LocalSites(sites, executors, out, optimizers, on_message, step)
+        ask: Ask = _LocalSites(sites, executors, out, optimizers, callbacks.after_task, step)
         if variation.between is not None:
             ask = variation.between(run, ask)
-        train_rounds(run, state, ask, optimizers, report=report, variation=variation)
+        train_rounds(run, state, ask, optimizers, report=callbacks.after_round, variation=variation)
         finish(run, ask)
     return run
 
@@ -181,7 +195,7 @@ class _LocalSites:
         executors: By device, what starts a task there.
         folder: Folder of the run; what waits for the end of a round waits on its disk.
         optimizers: Optimizer states by site; a task of training replaces that of its site.
-        on_message: Called with the site's name, the task and the reply, for every task.
+        after_task: Called with the site's name, the task and the reply, for every task.
         step: Called for every case that a site in another process has measured.
     """
 
@@ -189,7 +203,7 @@ class _LocalSites:
     executors: Mapping[str, Callable[..., Wait]]
     folder: Path
     optimizers: dict[str, Tensors]
-    on_message: OnMessage
+    after_task: AfterTask
     step: Callable[[], None]
 
     def __call__(self, tasks: Mapping[str, Message]) -> Answers:
@@ -206,7 +220,7 @@ class _LocalSites:
             except (AggregationError, PrivacyError) as error:
                 absent[site.name] = str(error)
                 continue
-            self.on_message(site.name, tasks[site.name], answer.message)
+            self.after_task(site.name, tasks[site.name], answer.message)
             answers[site.name] = answer
         return Answers(answers, absent)
 

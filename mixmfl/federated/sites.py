@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.patients import patient_of
@@ -63,16 +62,17 @@ def split_fold(
 
 
 def open_sites(
-    work: Path,
-    plans: Plans,
-    configuration: str,
-    fold: str,
-    seed: int,
-    device: torch.device,
-    workers: int,
-    chosen: Sequence[str] = (),
+    work: Path, plans: Plans, configuration: str, fold: str, seed: int, chosen: Sequence[str] = ()
 ) -> list[Site]:
-    """Open the preprocessed cases of the sites in ``WORK/sites``.
+    """Open the preprocessed cases of the sites in ``WORK/sites``, to be computed on the CPU.
+
+    Args:
+        work: Folder that ``mixmfl_plan_preprocess`` made.
+        plans: Plans of the run.
+        configuration: Configuration of the plans.
+        fold: Fold that validates, and with ``seed`` splits the cases; see ``split_fold``.
+        seed: Seed of the run.
+        chosen: Names of sites; empty: all that are preprocessed.
 
     Raises:
         DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
@@ -83,7 +83,6 @@ def open_sites(
             f"{sites_folder(work)}: there is no site {', '.join(unknown)}; the sites are "
             f"{', '.join(known) or 'none'}. Name some of these by --sites"
         )
-    planned = plans.preprocessing(configuration)
     available = [name for name in known if (site_folder(work, name) / configuration).is_dir()]
     if not available or (missing := sorted(set(chosen) - set(available))):
         others = sorted({p.parent.name for p in sites_folder(work).glob("*/*/*.json")})
@@ -99,18 +98,31 @@ def open_sites(
         )
     sites = []
     for name in sorted(set(chosen)) or available:
-        folder = site_folder(work, name) / configuration
-        cases = {case: open_case(folder, case) for case in case_names(folder)}
-        if not cases:
-            raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
+        cases = _open_cases(work, name, plans, configuration)
         held_by = {case: opened.modalities for case, opened in cases.items()}
         patients = {case: opened.patient for case, opened in cases.items()}
         training, validation = split_fold(held_by, fold, seed, name, patients)
-        if any(case.planned != planned for case in cases.values()):
-            raise DataError(
-                f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "
-                f"mixmfl_plan_preprocess -c {configuration} again"
-            )
         trained, held = (tuple(cases[n] for n in names) for names in (training, validation))
-        sites.append(Site(name, trained, held, device, workers))
+        sites.append(Site(name, trained, held))
     return sites
+
+
+def _open_cases(
+    work: Path, site: str, plans: Plans, configuration: str
+) -> dict[str, PreprocessedCase]:
+    """Open the preprocessed cases of a site, by name.
+
+    Raises:
+        DataError: There are none, or they were preprocessed with other plans.
+    """
+    folder = site_folder(work, site) / configuration
+    cases = {case: open_case(folder, case) for case in case_names(folder)}
+    if not cases:
+        raise DataError(f"{folder}: holds no preprocessed case; run mixmfl_plan_preprocess")
+    planned = plans.preprocessing(configuration)
+    if any(case.planned != planned for case in cases.values()):
+        raise DataError(
+            f"{folder}: was preprocessed with other plans than {work / 'plans.json'}; run "
+            f"mixmfl_plan_preprocess -c {configuration} again"
+        )
+    return cases

@@ -146,7 +146,7 @@ class Site:
         name: Name of the site.
         training: Training cases.
         validation: Validation cases, maybe none.
-        device: Device that computes.
+        device: Device that computes; the CPU unless another is named.
         workers: Processes that prepare batches; 0: this one does.
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
@@ -157,7 +157,7 @@ class Site:
     name: str
     training: tuple[PreprocessedCase, ...]
     validation: tuple[PreprocessedCase, ...]
-    device: torch.device
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0
     minimum: Minimum = field(default_factory=Minimum)
     privacy: Privacy | None = None

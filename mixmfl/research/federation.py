@@ -5,7 +5,7 @@ The commands do the same from files to files; see docs/notebooks.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mixmfl.data.labels import read_folder_labels
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.run import Run
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings
 from mixmfl.planning.federation_plans import (
@@ -140,7 +140,15 @@ def simulate_federation(
         planned.learning_rate if learning_rate is None else learning_rate,
     )
     read_record(RunSettings, asdict(settings), "settings", MixmflError)
-    sites = open_sites(work, plans, configuration, fold, seed, find_device(device), 0)
+    computing = find_device(device)
+    opened = open_sites(work, plans, configuration, fold, seed)
+    sites = [replace(site, device=computing) for site in opened]
     return simulate(
-        plans, sites, settings, fold, Path(out), report=report, variation=Variation(rule=rule)
+        plans,
+        sites,
+        settings,
+        fold,
+        Path(out),
+        variation=Variation(rule=rule),
+        callbacks=Callbacks(report),
     )

@@ -31,7 +31,7 @@ from mixmfl.federated.aggregation import add_changes, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.run import Run
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import RunSettings, ServerState, Site, mean_dice, register
 from mixmfl.networks.base import place_modalities
 from mixmfl.networks.build import build_network
@@ -215,7 +215,7 @@ def attack(
     halves = {site.name: split_candidates(site, settings.seed) for site in sites}
     training = [_protected(member, protection, folder) for member, _ in halves.values()]
     settings = dataclasses.replace(settings, masked=protection.masked)
-    run, state, observations = on_message(plans, training, settings, folder / "run")
+    run, state, observations = observe_run(plans, training, settings, folder / "run")
     scores: dict[str, list[npt.NDArray[np.float64]]] = {}
     for member, others in halves.values():
         candidates = (*member.training, *others)
@@ -256,7 +256,7 @@ def attack(
     )
 
 
-def on_message(
+def observe_run(
     plans: Plans, sites: Sequence[Site], settings: RunSettings, folder: Path
 ) -> tuple[Run, ServerState, dict[str, list[Observation]]]:
     """Train, and return by site what the server saw of it in the last rounds.
@@ -279,7 +279,7 @@ def on_message(
             after[site] += [weights_of(task)] if before[site] else []
             before[site].append(weights_of(task))
 
-    run = simulate(plans, sites, settings, "all", folder, on_message=listen)
+    run = simulate(plans, sites, settings, "all", folder, callbacks=Callbacks(after_task=listen))
     state = load_state_of(run, settings.rounds)
     observations = {}
     for site in before:

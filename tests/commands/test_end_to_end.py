@@ -66,7 +66,6 @@ def work(federation: Path, preset: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train once for all tests of prediction."""
-    import torch
 
     from mixmfl.federated.simulation import simulate
     from mixmfl.federated.sites import open_sites
@@ -76,7 +75,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     plans = Plans.load(work / "plans.json")
     settings = RunSettings("2d", 0, 4, 40, 0.01)
-    sites = open_sites(work, plans, "2d", "all", 0, torch.device("cpu"), 0)
+    sites = open_sites(work, plans, "2d", "all", 0)
     simulate(plans, sites, settings, "all", out)
     return out
 

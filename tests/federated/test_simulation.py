@@ -23,7 +23,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.sites import split_fold
 from mixmfl.federated.state import SPLIT, Site
 from mixmfl.inference.model import load_model
@@ -112,9 +112,9 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
 
     out = tmp_path / "cut"
     with pytest.raises(_KilledError):
-        simulate(plans, sites, SETTINGS, "0", out, report=kill)
+        simulate(plans, sites, SETTINGS, "0", out, callbacks=Callbacks(kill))
     with pytest.raises(_KilledError):
-        simulate(plans, sites, SETTINGS, "0", out, resume=True, report=kill)
+        simulate(plans, sites, SETTINGS, "0", out, resume=True, callbacks=Callbacks(kill))
     resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
     assert len(resumed.history) == 3
     assert equal(weights(whole), weights(resumed))
@@ -213,7 +213,8 @@ def test_a_process_per_device_gives_the_same_run(
     out = tmp_path / "apart"
     steps: list[tuple[int, int]] = []
     together = simulate(
-        *(plans, apart, SETTINGS, "0", out), progress=lambda what, *step: steps.append(step)
+        *(plans, apart, SETTINGS, "0", out),
+        callbacks=Callbacks(progress=lambda what, *step: steps.append(step)),
     )
     assert steps == [(1, 2), (2, 2)]  # the validation case of each site
     assert equal(weights(whole), weights(together))

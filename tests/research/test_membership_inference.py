@@ -19,7 +19,7 @@ from mixmfl.research.membership_inference import (
     attack_table,
     interval,
     measure,
-    on_message,
+    observe_run,
     split_candidates,
 )
 
@@ -57,7 +57,7 @@ def test_half_of_the_cases_train_and_as_many_do_not(sites: list[Site]) -> None:
 def test_the_attacker_sees_each_site_and_under_masks_only_what_all_came_to(
     sites: list[Site], tmp_path: Path
 ) -> None:
-    _, _, plain = on_message(PLANS, sites, SETTINGS, tmp_path / "plain")
+    _, _, plain = observe_run(PLANS, sites, SETTINGS, tmp_path / "plain")
     assert {len(seen) for seen in plain.values()} == {WATCHED}
     name = "decoder.seg_layers.1.weight"
     last = [seen[-1].after[name] for seen in plain.values()]
@@ -66,7 +66,7 @@ def test_the_attacker_sees_each_site_and_under_masks_only_what_all_came_to(
         assert 0 < float((seen[-1].after[name] - seen[-1].before[name]).abs().max()) < 0.1
         assert float(seen[-1].after[name].abs().max()) > 0.1
     hidden = dataclasses.replace(SETTINGS, masked=True)
-    _, state, masked = on_message(PLANS, sites, hidden, tmp_path / "masked")
+    _, state, masked = observe_run(PLANS, sites, hidden, tmp_path / "masked")
     for seen in masked.values():
         assert (seen[-1].after[name] == state.weights[name]).all()
         assert (seen[-1].before[name] == seen[-2].after[name]).all()

@@ -230,12 +230,11 @@ class SiteConfig:
         Raises:
             DataError: There are none, or they were preprocessed with other plans.
         """
-        device = devices.find_device(self.device)
-        (site,) = open_sites(
-            self.work, plans, configuration, fold, seed, device, self.workers, [self.name]
-        )
+        (site,) = open_sites(self.work, plans, configuration, fold, seed, [self.name])
         return dataclasses.replace(
             site,
+            device=devices.find_device(self.device),
+            workers=self.workers,
             minimum=self.minimum,
             privacy=self.privacy,
             validation_cases=self.limits.validation_cases,

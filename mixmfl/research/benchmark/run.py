@@ -172,7 +172,7 @@ def open_benchmark(
         work, out, plans, configuration, rounds, local_steps, device, workers, rates
     )
     tests = {site: [case.name for case in cases] for site, cases in test_cases(benchmark).items()}
-    sites = open_sites(work, plans, configuration, "all", 0, torch.device(device), 0)
+    sites = open_sites(work, plans, configuration, "all", 0)
     if unknown := sorted(set(tests) - {site.name for site in sites}):
         raise DataError(f"{work / 'tests'}: {unknown[0]!r} is no site that trains in {work}")
     record = out / "benchmark.json"
@@ -294,15 +294,11 @@ def run_one(benchmark: Benchmark, name: str, seed: int, personal: bool, source: 
         register(source)
     method = find_method(name)
     plans = method.apply(benchmark.plans)
-    sites = open_sites(
-        benchmark.work,
-        plans,
-        benchmark.configuration,
-        FOLD,
-        seed,
-        torch.device(benchmark.device),
-        benchmark.workers,
-    )
+    device = torch.device(benchmark.device)
+    sites = [
+        dataclasses.replace(site, device=device, workers=benchmark.workers)
+        for site in open_sites(benchmark.work, plans, benchmark.configuration, FOLD, seed)
+    ]
     folder = benchmark.folder(name, seed)
     _begin(folder, describe(name, seed))
     trained: dict[str, Trained] = {}

@@ -177,7 +177,7 @@ def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
     """Return the model of the same run in one process."""
     sites: list[Site] = []
     for name, config in federation.configs.items():
-        sites += open_sites(config.work, plans, "2d", "0", 0, torch.device("cpu"), 0, [name])
+        sites += open_sites(config.work, plans, "2d", "0", 0, [name])
     simulate(plans, sites, SETTINGS, "0", out)
     return (out / "model.safetensors").read_bytes()
 
@@ -343,7 +343,7 @@ def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
     assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 3
     write_json(file, {"until": "2999-01-01", "rounds": 3})
     assert asks(federation, "north", join_task(plans)) == "join"
-    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0)
     task = train_task(first_state(plans, SETTINGS), register(opened))
     assert asks(federation, "north", task) == "train"
     write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
@@ -466,7 +466,7 @@ def test_what_a_coordinator_used_up_is_remembered_over_restarts_and_runs(
     limits: dict[str, int],
 ) -> None:  # fmt: skip
     limit(federation, "north", **limits)
-    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0, torch.device("cpu"), 0)
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0)
     registered = {"north": register(opened)}
     state = first_state(plans, SETTINGS)
     tasks = {
@@ -558,7 +558,7 @@ def test_a_round_that_is_asked_for_again_starts_from_the_same_optimizer_state(
     joined = decode(answer(north, encode(join))).record["registration"]
     site = federation.configs["north"].work
     state = first_state(plans, SETTINGS)
-    (opened,) = open_sites(site, plans, "2d", "0", 0, torch.device("cpu"), 0)
+    (opened,) = open_sites(site, plans, "2d", "0", 0)
     registration = register(opened)
     assert joined["cases"] == registration.cases
     first = encode(train_task(state, registration))
@@ -997,9 +997,7 @@ def test_optimizer_states_of_repeated_rounds_are_removed(
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004", "00005"]
     north = federation.hospitals["north"]
     state = first_state(small_plans(), LONG)
-    (opened,) = open_sites(
-        federation.configs["north"].work, small_plans(), "2d", "0", 0, torch.device("cpu"), 0
-    )
+    (opened,) = open_sites(federation.configs["north"].work, small_plans(), "2d", "0", 0)
     answer(north, encode(train_task(type(state)(4, state.weights, {}), register(opened))))
     assert sorted(p.stem for p in folder.iterdir()) == ["00003", "00004"]
 

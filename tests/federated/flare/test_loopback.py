@@ -18,7 +18,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from loopback import MODALITIES, Cable, Loopback, kill, until, write_certificate
 from mixmfl.entrypoints._local_network import free_port
 from small import write_preset
@@ -65,7 +64,7 @@ def expected(federation: Loopback, rounds: int = 3) -> bytes:
         sites = []
         for name in MODALITIES:
             work = federation.folder / name
-            sites += open_sites(work, federation.plans, "2d", "0", 0, torch.device("cpu"), 0)
+            sites += open_sites(work, federation.plans, "2d", "0", 0)
         settings = RunSettings(
             *("2d", 0, rounds, STEPS, 0.01),
             minimum_cases=NETWORK_MINIMUM.cases,

@@ -17,7 +17,7 @@ from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, se
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
 PLANS = small_plans()
@@ -156,7 +156,7 @@ def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
             *(PLANS, sites, LONGER, "0", out),
             resume=True,
             change=True,
-            report=end_before_measuring,
+            callbacks=Callbacks(end_before_measuring),
         )
     run = open_run(out)
     assert not (out / "expected.json").exists()

@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-import torch
 from small import small_plans
 from small_federation import SETTINGS, write_work
 
@@ -25,7 +24,7 @@ from mixmfl.federated.server.run_page import write_run_page
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.run_tables import EACH_CASE
 from mixmfl.federated.server.tracking import usual_trackers
-from mixmfl.federated.simulation import simulate, simulate_personalization
+from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 from mixmfl.federated.sites import open_sites
 
 PLANS = small_plans(personal_rounds=2)
@@ -47,9 +46,9 @@ def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Cal
     def note(*call: Any) -> None:
         calls.append(call)
 
-    sites = open_sites(work, PLANS, "2d", "0", 0, torch.device("cpu"), 0)
+    sites = open_sites(work, PLANS, "2d", "0", 0)
     out = tmp_path_factory.mktemp("done") / "run"
-    run = simulate(PLANS, sites, ONE, "0", out, progress=note)
+    run = simulate(PLANS, sites, ONE, "0", out, callbacks=Callbacks(progress=note))
     simulate_personalization(run, sites, note)
     return run, calls
 

@@ -16,7 +16,7 @@ from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import first_state
 from mixmfl.inference.model import load_model, save_model
 from mixmfl.networks.build import prototype_sizes
@@ -47,7 +47,15 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(plans, [site], ONE, "0", out, initial=(state, start), on_message=kill)
+        simulate(
+            plans,
+            [site],
+            ONE,
+            "0",
+            out,
+            initial=(state, start),
+            callbacks=Callbacks(after_task=kill),
+        )
     model.unlink()  # what a run starts from is in its folder
     run = simulate(plans, [site], ONE, "0", out, resume=True)
     assert run.start == open_run(out).start == start
@@ -73,7 +81,9 @@ def test_a_start_that_is_lost_before_the_first_round_is_said(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(plans, [site], ONE, "0", out, initial=initial, on_message=kill)
+        simulate(
+            plans, [site], ONE, "0", out, initial=initial, callbacks=Callbacks(after_task=kill)
+        )
     (out / "rounds" / "00000" / "server.safetensors").write_bytes(b"half")
     with pytest.raises(
         ModelError, match=r"weights of m.safetensors, which cannot be read .*--init"

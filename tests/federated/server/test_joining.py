@@ -19,7 +19,7 @@ from mixmfl.federated.server.joining import start_new_modalities
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.federated.simulation import simulate
+from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import Site, register
 from mixmfl.networks.parameters import block_of
 from mixmfl.training.privacy_budget import Privacy
@@ -61,7 +61,9 @@ def test_a_site_leaves_and_another_joins_with_its_modality(
     easy = open_run(out)
     easy.dice[1] = 0.99
     record_changes(easy, [])
-    run = simulate(PLANS, now, FOUR, "0", out, resume=True, change=True, on_message=note)
+    run = simulate(
+        PLANS, now, FOUR, "0", out, resume=True, change=True, callbacks=Callbacks(after_task=note)
+    )
     assert [change.text for change in open_run(out).changes] == [
         "rounds 2 -> 4",
         "site east joins with 1 training cases",
