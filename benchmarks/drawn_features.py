@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixmfl.federated.sites import open_sites
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.base import place_modalities
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import Prototypes, classes_at, recall

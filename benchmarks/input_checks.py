@@ -20,7 +20,8 @@ from scipy import ndimage
 
 from mixmfl.data.cases import Case
 from mixmfl.data.load_case import LoadedCase, load_case
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.inference.segmentation import predict_case
 from mixmfl.planning.typical import Typical, describe_image, differences, merge_typical, mistaken
 from mixmfl.research.benchmark.patients import Study, read_study

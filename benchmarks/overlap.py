@@ -20,7 +20,8 @@ from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import read_labels
 from mixmfl.evaluation.metrics import score
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 
 STEPS = (0.5, 0.6, 2 / 3, 0.75, 1.0)
 DRAWS = 10_000

@@ -32,7 +32,8 @@ from mixmfl.data.load_case import load_case
 from mixmfl.data.phantom.federation import Case, Settings, write_federation
 from mixmfl.data.phantom.scanners import HELD_OUT
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.nnunet_preprocessing import label_manager
@@ -250,8 +251,9 @@ def write_model(bench: Bench) -> Path:
     """Write a model of ours with random weights, and return where."""
     settings = RunSettings(bench.configuration, 0, 1, 1, 0.01)
     file = bench.folder / "model.safetensors"
-    counts = dict.fromkeys(bench.plans.modalities, 1)
-    save_model(file, first_state(bench.plans, settings), bench.plans, bench.configuration, counts)
+    trained_on = TrainedOn(dict.fromkeys(bench.plans.modalities, 1))
+    state = first_state(bench.plans, settings)
+    save_model(file, state, bench.plans, bench.configuration, trained_on)
     return file
 
 

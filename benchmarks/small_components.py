@@ -14,11 +14,13 @@ from statistics import fmean
 from mixmfl.evaluation.small_components import SHARES, ComponentSums, add_components, dice_by_share
 from mixmfl.evaluation.subset_dice import Subset
 from mixmfl.federated.sites import open_sites
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
-from mixmfl.research.benchmark.run import FOLD, masks_of_case, own_modalities
+from mixmfl.research.benchmark.run import masks_of_case, own_modalities
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import Scores
+from mixmfl.research.benchmark.trainers import FOLD
 from mixmfl.research.benchmark.trainings import PARTS, Trainings
 
 PLAIN, CHOSEN = "as they are", "chosen share"

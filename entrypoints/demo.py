@@ -73,7 +73,7 @@ def _predict_and_show(out: Path) -> None:
     from mixmfl.data.labels import read_site_labels
     from mixmfl.evaluation.subset_dice import all_subsets
     from mixmfl.inference.default_model import registered_model
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.research.subset_predictions import predict_subsets, score_subsets, subset_page
 
     unseen, masks = out / "federation" / UNSEEN, out / "masks"

@@ -109,7 +109,7 @@ def _plans(work: Path, here: "Compute") -> Iterator[Line]:
 
 def _model(named: Path | None, here: "Compute") -> Iterator[Line]:
     from mixmfl.inference.default_model import registered_model
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.inference.model_folder import describe_model, folder_notes, model_files
     from mixmfl.inference.origin import origin_of
     from mixmfl.training.hardware import time_patch

@@ -263,12 +263,12 @@ def _check_out(options: argparse.Namespace) -> None:
 
 
 def _load_models(files: Sequence[Path], device: str, say: Callable[[str], None]) -> "list[Model]":
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
 
     on = devices.find_device(device)
     models = [load_model(file, on) for file in files]
     for file, model in zip(files, models, strict=True):
-        about = [model.configuration, *model.modalities, f"round {model.record['round']}"]
+        about = [model.configuration, *model.modalities, f"round {model.round}"]
         say(f"model {file}: {', '.join(about)}")
         if alarm := model.plans.card.alarm:
             say(alarm)

@@ -24,7 +24,7 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.inference.model_folder import describe_model, folder_notes, model_files
 
     if options.model is not None:
-        from mixmfl.inference.model import load_model
+        from mixmfl.inference.model_file import load_model
 
         for file in model_files(options.model):
             load_model(file)  # what cannot predict is not registered

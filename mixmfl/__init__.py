@@ -19,7 +19,8 @@ from mixmfl.core.version import __version__
 
 if TYPE_CHECKING:
     from mixmfl.data.cases import find_cases
-    from mixmfl.inference.model import Model, load_model
+    from mixmfl.inference.model import Model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.research.federation import plan_federation, simulate_federation
 
 __all__ = [
@@ -33,10 +34,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Model", "load_model"):
-        from mixmfl.inference import model
+    if name == "Model":
+        from mixmfl.inference.model import Model
 
-        return model.Model if name == "Model" else model.load_model
+        return Model
+    if name == "load_model":
+        from mixmfl.inference.model_file import load_model
+
+        return load_model
     if name == "find_cases":
         from mixmfl.data.cases import find_cases
 

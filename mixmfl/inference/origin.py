@@ -52,7 +52,7 @@ def origin_of(model: Model) -> Origin:
         "small parts removed": shares_text(model.component_shares) or "of no label",
         "licence": dataset.licence or NOT_STATED,
         "intended use": dataset.intended_use or NOT_STATED,
-        "written by": f"mixmfl {model.record['mixmfl_version']}, round {model.record['round']}",
+        "written by": f"mixmfl {model.version}, round {model.round}",
     }
     return Origin(model.name, model.sha256, card.alarm, facts)
 
@@ -68,7 +68,7 @@ def _validation(model: Model) -> str:
     cases = max((sums.cases for sums in model.components.values()), default=0)
     if not cases:
         return NOT_STATED
-    folds = model.record["folds"]
+    folds = model.trained_on.folds
     how = (
         f"by cross-validation over {plural(len(folds), 'fold')}" if folds else "that were held back"
     )
@@ -76,11 +76,11 @@ def _validation(model: Model) -> str:
 
 
 def _sequences(model: Model) -> str:
-    sites = model.record["modality_sites"]
+    sites = model.trained_on.modality_sites
     return ", ".join(
         f"{name}: {plural(cases, 'case')}"
         + (f" at {plural(sites[name], 'site')}" if name in sites else "")
-        for name, cases in model.record["modality_cases"].items()
+        for name, cases in model.trained_on.modality_cases.items()
     )
 
 

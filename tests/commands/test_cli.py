@@ -19,7 +19,8 @@ from mixmfl import __version__
 from mixmfl.core import commands
 from mixmfl.core.files import write_json
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.planning import nnunet_planner, nnunet_preprocessing
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
@@ -34,7 +35,7 @@ SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2
 def model(tmp_path: Path) -> Path:
     plans, file = small_plans(), tmp_path / "model.safetensors"
     state = first_state(plans, SETTINGS)
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     return file
 
 

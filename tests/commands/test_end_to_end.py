@@ -128,7 +128,7 @@ def test_training_learns_the_lesion(run: Path, federation: Path, tmp_path: Path)
     from mixmfl.data.cases import find_cases
     from mixmfl.data.labels import Labels
     from mixmfl.evaluation.metrics import evaluate_folder
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.inference.predict_folder import predict_folder
 
     found = find_cases(federation / "clinic")
@@ -228,7 +228,7 @@ def test_every_orientation_of_a_case_gives_the_mask_of_its_twin(
     run: Path, federation: Path, tmp_path: Path
 ) -> None:
     from mixmfl.data.cases import Case
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.inference.predict_folder import predict_folder
 
     model = load_model(run / "model.safetensors")
@@ -441,7 +441,7 @@ def test_several_models_are_averaged(run: Path, federation: Path, tmp_path: Path
     from mixmfl.data.cases import find_cases
     from mixmfl.data.load_case import load_case
     from mixmfl.federated.server.export import export_model
-    from mixmfl.inference.model import load_model
+    from mixmfl.inference.model_file import load_model
     from mixmfl.inference.segmentation import predict_case
 
     export_model(run, "last", tmp_path / "m.safetensors")

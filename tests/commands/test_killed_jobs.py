@@ -19,7 +19,7 @@ from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.run_record import holds_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.inference.predict_folder import predict_folder
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=1, learning_rate=1e-2)

@@ -26,7 +26,7 @@ from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.sites import split_fold
 from mixmfl.federated.state import SPLIT, Site
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
@@ -301,7 +301,7 @@ def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
     assert choose_round(run, "best") == run.best_round
     number, digest = export_model(out, "4", tmp_path / "four.safetensors")
     assert number == 4
-    assert load_model(tmp_path / "four.safetensors").record["round"] == 4
+    assert load_model(tmp_path / "four.safetensors").round == 4
     assert digest == export_model(out, "4", tmp_path / "again.safetensors")[1]
     with pytest.raises(ModelError, match="the state of round 1 is not stored; stored are: 2, "):
         export_model(out, "1", tmp_path / "one.safetensors")

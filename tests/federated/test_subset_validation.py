@@ -45,7 +45,8 @@ from mixmfl.federated.server.subset_validation import (
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import first_state, register
 from mixmfl.inference import cpu_network
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.training.validation import validate
 
 SETTINGS = dataclasses.replace(SHORT, local_steps=3)
@@ -340,7 +341,7 @@ def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None
     state = first_state(PLANS, SETTINGS)
     file = tmp_path / "m.safetensors"
     measured = Measured([SubsetDice(("t1",), {"core": counts(d50=3)})])
-    save_model(file, state, PLANS, "2d", {"t1": 3}, None, measured)
+    save_model(file, state, PLANS, "2d", TrainedOn({"t1": 3}), measured)
     assert expect(load_model(file).expected, ["t1"]).cases == 3
     tensors, header = read(file)
     header["expected"] = [{"modalities": ["t1"], "dice": {"core": [0.9, 1]}}]

@@ -27,7 +27,8 @@ from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.run_tables import progress_table
 from mixmfl.federated.state import Registration, RunSettings, first_state
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.preprocessed_case import PreprocessedCase, open_case
 
@@ -59,7 +60,7 @@ class ModelFile:
         weights = {**model.weights}
         if (
             model.plans != self.model.plans
-            or model.record != self.model.record
+            or model.trained_on != self.model.trained_on
             or model.expected != self.model.expected
             or weights.keys() != self.model.weights.keys()
             or not all(weights[n].equal(t) for n, t in self.model.weights.items())
@@ -89,7 +90,7 @@ class ModelFile:
         known = {value for value in model.plans.labels.declared.values() if isinstance(value, int)}
         if model.plans.labels.regions_class_order is None and not set(np.unique(mask)) <= known:
             raise WrongError(f"a mask with labels {np.unique(mask)[:5]}")
-        return plain(model.record)
+        return plain(model.trained_on)
 
 
 def changed(tensor: Any, draw: random.Random) -> Any:

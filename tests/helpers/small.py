@@ -15,7 +15,8 @@ from mixmfl.core.tensor_store import pack, with_digests
 from mixmfl.data.image import Grid, write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import RunSettings, Site, first_state
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
@@ -136,7 +137,7 @@ def write_model(file: Path) -> Path:
     """Write a model of the small plans as it is before training, and return its file."""
     plans = small_plans()
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     return file
 
 

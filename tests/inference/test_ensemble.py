@@ -17,7 +17,8 @@ from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import ComponentSums, remove_small
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.confidence import confidences
-from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.model import Model, TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.model_folder import (
     describe_model,
     fold_folder,
@@ -40,7 +41,7 @@ def save(file: Path, seed: int, measured: Measured | None = None) -> Model:
     plans = small_plans()
     state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, measured)
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)), measured)
     return load_model(file)
 
 
@@ -102,9 +103,7 @@ def test_how_sure_a_model_is_counts_no_voxel_that_the_mask_leaves_out(
 def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itself(
     models: list[Model], case: LoadedCase
 ) -> None:
-    other = dataclasses.replace(
-        models[2], record={**models[2].record, "modality_cases": {"t1": 1, "t2": 1}}
-    )
+    other = dataclasses.replace(models[2], trained_on=TrainedOn({"t1": 1, "t2": 1}))
     mixed = [models[0], other, models[1]]
     prepared = prepare(case, [model.recipe for model in mixed])
     assert prepared.inputs[0] is prepared.inputs[2]

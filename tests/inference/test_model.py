@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 
 Spoil = Callable[[Path], object]
 

@@ -14,7 +14,7 @@ from small import model_bytes, write_case, write_model
 
 from mixmfl.core.errors import DataError, ModelError
 from mixmfl.core.tensor_store import pack, read
-from mixmfl.inference.model import apply_personal_weights, load_model
+from mixmfl.inference.model_file import apply_personal_weights, load_model
 
 Command = Callable[..., int]
 MESSAGE = r"cannot be read as a model \(.*\); copy it again, or export it again with mixmfl_export"

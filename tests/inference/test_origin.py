@@ -11,7 +11,8 @@ from small_dicom import volume, write_series
 
 from mixmfl.data.image import Grid, write_image
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.planning.model_card import ALL_SIMULATED, ModelCard
 from mixmfl.planning.plans import Plans
 
@@ -22,7 +23,7 @@ GRID = Grid((6, 20, 18), (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0
 def model_of(file: Path, card: ModelCard) -> str:
     plans: Plans = dataclasses.replace(small_plans(), card=card)
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     return str(file)
 
 

@@ -22,7 +22,8 @@ from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.evaluation.mask_quality import Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.model import Model, TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
@@ -55,7 +56,7 @@ MEASURED = Measured(EXPECTED, CONFIDENCE)
 def save(file: Path, seed: int = 0, measured: Measured = MEASURED) -> Path:
     plans = small_plans()
     state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, measured)
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)), measured)
     return file
 
 

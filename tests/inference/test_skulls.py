@@ -12,7 +12,8 @@ from mixmfl.core.errors import MixmflError, PlansError
 from mixmfl.data.cases import find_cases
 from mixmfl.data.image import read_labels
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.model import Model, TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import PredictionOptions
@@ -29,7 +30,7 @@ def model_of(folder: Path, heads: str) -> Model:
     plans.nnunet["configurations"]["2d"]["spacing"] = [2.0, 2.0]
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
     file = folder / f"{heads}.safetensors"
-    save_model(file, state, plans, "2d", {"flair": 1, "t1": 1})
+    save_model(file, state, plans, "2d", TrainedOn({"flair": 1, "t1": 1}))
     return load_model(file)
 
 

@@ -17,7 +17,8 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.reliability import BINS, Reliability
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import Model, load_model, save_model
+from mixmfl.inference.model import Model, TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import OutputOptions
@@ -41,7 +42,7 @@ def model_of(folder: Path, cases: int = 5, seed: int = 0, labels: Any = None) ->
     state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
     measured = Measured(reliability={"lesion": overconfident(cases)}) if cases else Measured()
     file = folder / f"m{seed}-{cases}.safetensors"
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 1), None, measured)
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)), measured)
     return load_model(file)
 
 

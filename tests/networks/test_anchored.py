@@ -8,7 +8,7 @@ from small_federation import SETTINGS, SiteStore
 from torch import nn, tensor
 
 from mixmfl.federated.simulation import simulate
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.anchored import AnchoredNet, Calibration
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import load_state, network_state

@@ -41,7 +41,8 @@ from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import segmentation
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.networks.build import build_network, build_outline
 from mixmfl.planning import architecture, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.architecture import LAYERS, count_network, resolve_architecture
@@ -154,7 +155,8 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(file, first_state(plans, SETTINGS), plans, "2d", dict.fromkeys(MODALITIES, 1))
+    state = first_state(plans, SETTINGS)
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     return file
 
 

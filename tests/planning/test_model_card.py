@@ -11,7 +11,8 @@ from small import LABELS, MODALITIES, small_plans
 from mixmfl.core.errors import DataError, ModelError, PlansError
 from mixmfl.data.dataset_card import DatasetCard, Segment
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.origin import NOT_STATED, origin_of
 from mixmfl.planning.fingerprint import (
     Fingerprint,
@@ -87,14 +88,14 @@ def test_the_card_is_in_plans_and_in_the_model_file(tmp_path: Path) -> None:
     file = tmp_path / "m.safetensors"
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
     sites = {"t1": 2}
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, sites)
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 9), sites))
     origin = origin_of(load_model(file))
     assert origin.facts["planned from"] == "19 cases of patients"
     assert origin.facts["trained on"] == "flair: 9 cases, t1: 9 cases at 2 sites, t2: 9 cases"
     assert origin.facts["voxels"].startswith("Z 3 to 3 mm (median 3), Y 1 to 1")
     assert origin.facts["reference"] == NOT_STATED
     assert (origin.facts["disease"], origin.alarm) == ("glioma", "")
-    save_model(file, state, plans, "2d", dict.fromkeys(MODALITIES, 9), None, None, {"pet": 2})
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 9), {"pet": 2}))
     with pytest.raises(ModelError, match="modality_sites: unknown fields"):
         load_model(file)
 

@@ -14,7 +14,8 @@ from mixmfl.data.cases import Case
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, to_canonical, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.federation_plans import make_plans
@@ -160,7 +161,7 @@ def test_masks_of_stacks_are_the_same_and_lie_on_the_grid_of_their_file(
 ) -> None:
     plans = stacked_plans()
     state = first_state(plans, RunSettings("3d_fullres", 0, 1, 1, 0.01))
-    save_model(tmp_path / "m", state, plans, "3d_fullres", dict.fromkeys(MODALITIES, 1), None)
+    save_model(tmp_path / "m", state, plans, "3d_fullres", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     model = load_model(tmp_path / "m")
     image = small_case(("t1",), 0, SHAPE)[0]["t1"]
     image[:, :2] = 0

@@ -14,7 +14,8 @@ from small import small_plans
 import mixmfl
 from mixmfl.core.errors import DataError
 from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("model") / "model.safetensors"
     plans = small_plans()
     state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", dict.fromkeys(plans.modalities, 1))
+    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(plans.modalities, 1)))
     return file
 
 
@@ -32,7 +33,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         *("plan_federation", "simulate_federation"),
     ]
     assert dir(mixmfl) == sorted(mixmfl.__all__)
-    assert mixmfl.load_model is importlib.import_module("mixmfl.inference.model").load_model
+    assert mixmfl.load_model is importlib.import_module("mixmfl.inference.model_file").load_model
     assert mixmfl.Model is importlib.import_module("mixmfl.inference.model").Model
     federation = importlib.import_module("mixmfl.research.federation")
     assert mixmfl.plan_federation is federation.plan_federation

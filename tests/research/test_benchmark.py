@@ -21,7 +21,7 @@ from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.unet import StackedNet

@@ -12,7 +12,7 @@ from mixmfl.federated.server.coordinator import AS_PLANNED, Answer, Answers
 from mixmfl.federated.server.merge import train_task, validation_task
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.state import ServerState, first_state
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.research.benchmark.local_norms import LocalNorms, norm_names, with_local_norms
 from mixmfl.research.benchmark.methods import METHODS

@@ -14,7 +14,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from small_federation import SETTINGS, SiteStore
 
 from mixmfl.federated.server.coordinator import AS_PLANNED
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.base import place_modalities
 from mixmfl.research.benchmark import nnunet
 from mixmfl.research.benchmark.methods import METHODS

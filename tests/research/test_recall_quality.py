@@ -9,7 +9,8 @@ from small import small_plans, stored_site
 
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, Site
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.planning.plans import replace_settings
 from mixmfl.research.recall_quality import recall_quality
 

@@ -25,7 +25,7 @@ from mixmfl.federated.server.merge import merge_round, train_task
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import Site, first_state, register
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
 from mixmfl.planning.plans import Plans
@@ -292,12 +292,12 @@ def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue
         rows = list(csv.DictReader(file))
     assert [row["epsilon"] for row in rows] == [f"{once:.3f}", "", "", ""]
     model = load_model(run.folder / "model.safetensors")
-    assert model.record["privacy"] == {"north": {"epsilon": pytest.approx(once), "delta": 1e-5}}
+    assert model.trained_on.privacy == {"north": {"epsilon": pytest.approx(once), "delta": 1e-5}}
 
 
 def test_a_model_without_privacy_says_nothing_of_it(tmp_path: Path, site: Site) -> None:
     run = simulate(PLANS, [site], SETTINGS, "all", tmp_path / "run")
-    assert load_model(run.folder / "model.safetensors").record["privacy"] == {}
+    assert load_model(run.folder / "model.safetensors").trained_on.privacy == {}
 
 
 def test_a_copy_that_stays_at_its_site_costs_no_budget(tmp_path: Path, store: SiteStore) -> None:

@@ -70,7 +70,7 @@ from mixmfl.federated.state import (
     register,
 )
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
-from mixmfl.inference.model import apply_personal_weights, load_model
+from mixmfl.inference.model_file import apply_personal_weights, load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.federation_plans import site_folder

@@ -10,7 +10,8 @@ from mixmfl.federated.server.checkpoint import load_personal, load_state_of
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run import choose_round, privacy_spent
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,13 @@ def export_model(
         own = load_personal(run, site)
         state = dataclasses.replace(state, weights={**state.weights, **own})
         measured, pooled = None, None  # they were measured for the global model
-    digest = save_model(
-        out,
-        state,
-        run.plans,
-        run.settings.configuration,
+    if pooled:
+        measured = pooled.measured
+    trained_on = TrainedOn(
         run.modality_cases,
-        privacy_spent(run, number),
-        pooled.measured if pooled else measured,
         run.modality_sites,
         pooled.folds if pooled else (),
+        privacy_spent(run, number),
     )
+    digest = save_model(out, state, run.plans, run.settings.configuration, trained_on, measured)
     return number, digest

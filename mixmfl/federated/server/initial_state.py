@@ -10,7 +10,8 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import sha256
 from mixmfl.data.modalities import MOST_MODALITIES, Modalities
 from mixmfl.federated.state import RunSettings, ServerState, first_state
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.inference.model_folder import model_file
 from mixmfl.networks.build import memory_shapes, prototype_sizes
 from mixmfl.networks.initial_weights import Part, head_names, source_of, take_weights

@@ -19,7 +19,8 @@ from mixmfl.federated.server.coordinator import Answers, Ask
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_record import round_folder
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.networks.build import build_outline
 from mixmfl.networks.prototypes import State
 from mixmfl.research.benchmark.trainers import Job, Trained, result_of, simulate_job
@@ -97,8 +98,7 @@ def _save_site_model(run: Run, site: str, file: Path) -> None:
         dataclasses.replace(state, weights={**state.weights, **own}),
         run.plans,
         run.settings.configuration,
-        run.modality_cases,
-        modality_sites=run.modality_sites,
+        TrainedOn(run.modality_cases, run.modality_sites),
     )
 
 

@@ -30,7 +30,8 @@ from mixmfl.federated.client.training import validate_at_site
 from mixmfl.federated.server.merge import validation_task
 from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
 from mixmfl.federated.state import RunSettings, ServerState, mean_dice, read_dice, register
-from mixmfl.inference.model import save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import save_model
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
 from mixmfl.planning.nnunet_preprocessing import storage_blocks
 from mixmfl.planning.plans import Plans
@@ -100,8 +101,8 @@ def by_nnunet(job: Job) -> Trained:
             state,
             job.plans,
             job.settings.configuration,
-            known[site.name].modality_cases,
-            measured=merge_measured([measured]),
+            TrainedOn(known[site.name].modality_cases),
+            merge_measured([measured]),
         )
         known_dice = or_none(mean_dice([read_dice(judged)]))
         write_json(record, {"seconds": seconds, "dice": known_dice})

@@ -39,7 +39,8 @@ from mixmfl.federated.simulation import simulate_personalization
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import RunSettings, Site
 from mixmfl.inference.every_subset import SubsetMask, segment_subsets
-from mixmfl.inference.model import Model, load_model
+from mixmfl.inference.model import Model
+from mixmfl.inference.model_file import load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
 from mixmfl.research.benchmark.leaderboard import leaderboard_page, make_entries, read_entries

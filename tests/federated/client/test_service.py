@@ -63,7 +63,8 @@ from mixmfl.federated.state import (
     register,
 )
 from mixmfl.federated.tensor_files import save_tensors
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
@@ -530,7 +531,7 @@ def test_a_site_keeps_no_model_but_one_of_the_run(
     before = kept.read_bytes()
     other = small_plans(keep_every=7)
     file = tmp_path / "other.safetensors"
-    save_model(file, first_state(other, SETTINGS), other, "2d", {"t1": 1})
+    save_model(file, first_state(other, SETTINGS), other, "2d", TrainedOn({"t1": 1}))
     for content, reason in (
         (b"anything", "is no model file"),
         (file.read_bytes(), "a model of other plans than those of the run"),

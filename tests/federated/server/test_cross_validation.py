@@ -24,7 +24,7 @@ from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.default_model import registered_model
-from mixmfl.inference.model import load_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.inference.model_folder import model_files, read_folds
 
 Command = Callable[..., int]
@@ -70,7 +70,7 @@ def test_what_all_folds_measured_is_in_every_model(whole: Path) -> None:
             assert known.cases == sums.cases
             assert known.dice == pytest.approx(sums.dice)
             assert known.by_share == pytest.approx(sums.by_share)
-        assert model.record["folds"] == ("0", "1")
+        assert model.trained_on.folds == ("0", "1")
     assert model_files(whole) == [whole / f"fold_{n}" / "model.safetensors" for n in (0, 1)]
     rows = (whole / "cross_validation.csv").read_text().splitlines()
     assert {row.partition(",")[0] for row in rows[1:]} == {"", "north", "south"}

@@ -18,7 +18,8 @@ from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import first_state
-from mixmfl.inference.model import load_model, save_model
+from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
 
@@ -33,9 +34,9 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
     sizes = prototype_sizes(plans, "2d")
     memory = {(m, level): size.unseen() for level, size in sizes.items() for m in MODALITIES}
     old = dataclasses.replace(first_state(plans, SETTINGS), memory=memory)
-    save_model(model, old, plans, "2d", dict.fromkeys(MODALITIES, 1))
+    save_model(model, old, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
     # what is remembered of a modality that nobody had is not of its encoder, which is flair's
-    save_model(tmp_path / "two.safetensors", old, plans, "2d", {"flair": 1, "t1": 1})
+    save_model(tmp_path / "two.safetensors", old, plans, "2d", TrainedOn({"flair": 1, "t1": 1}))
     two = start_from(tmp_path / "two.safetensors", plans, ONE, Modalities())[0].memory
     assert {modality for modality, _ in two} == {"flair", "t1"}
     state, start = start_from(model, plans, ONE, Modalities())
@@ -127,4 +128,4 @@ def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
     assert "round 1/1" in printed.split("started from")[1]
     assert command("mixmfl_train_federated", *asked, "--init", model, "--resume") == 2
     assert "--init: " in capsys.readouterr().err
-    assert load_model(tmp_path / "run" / "model.safetensors").record["round"] == 1
+    assert load_model(tmp_path / "run" / "model.safetensors").round == 1
