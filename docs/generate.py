@@ -18,7 +18,12 @@ from mixmfl.federated.client.outbound import outbound_table
 from mixmfl.federated.client.outbound_preview import preview_outbound
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.state import RunSettings, Site
-from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
+from mixmfl.planning.fingerprint import (
+    Fingerprint,
+    count_patients,
+    fingerprint_case,
+    merge_fingerprints,
+)
 from mixmfl.planning.nnunet_planner import plan
 from mixmfl.planning.plans import Plans, Preset, load_preset, preset_names
 from mixmfl.planning.preprocessed_case import PreprocessedCase
@@ -63,7 +68,8 @@ def example() -> str:
         for modalities in mine
     )
     site = Site("north", stored[:-3], stored[-3:], torch.device("cpu"))
-    return f"```text\n{outbound_table(preview_outbound(site, here, plans, settings))}\n```"
+    behind = count_patients((str(number), _fingerprint([held])) for number, held in enumerate(mine))
+    return f"```text\n{outbound_table(preview_outbound(site, here, plans, settings, behind))}\n```"
 
 
 def _fingerprint(cases: list[tuple[str, ...]]) -> Fingerprint:

@@ -133,8 +133,9 @@ def _add_approval(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=_paths.file("a policy, a file that docs/privacy.md describes"),
         metavar="FILE",
-        help="what this hospital approves of without being asked (docs/privacy.md); a job beyond "
-        "it is refused, or asked about with --ask. Default: all within the limits",
+        help="what this hospital approves of without being asked, and its limits "
+        "(docs/privacy.md); a job beyond it is refused, or asked about with --ask. Default: all "
+        "within the limits",
     )
     parser.add_argument(
         "--ask",
@@ -187,7 +188,7 @@ def _work(options: argparse.Namespace) -> int:
     identity = load_identity(kit.name, keys)
     config = _config(options, kit, device, keys)
     config.check()
-    _print_site(kit, identity, config)
+    _print_site(kit, identity, config.within_policy())
     if options.dry_run:
         fields, remark = preview_of_site(config)
         print(outbound_table(fields))

@@ -317,28 +317,21 @@ def merge_fingerprints(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
 
 
 def withhold_small_counts(
-    fingerprint: Fingerprint, cases: int, voxels: int, behind: PatientCounts | None = None
+    fingerprint: Fingerprint, cases: int, voxels: int, behind: PatientCounts
 ) -> Fingerprint | None:
     """Return what may be reported of a fingerprint where statistics must rest on enough cases.
 
     With fewer cases than the minimum that is nothing. Otherwise the histogram of a modality that
-    fewer cases or voxels have is empty. Heads, subjects and anatomies of which there are fewer are
-    counted as the most frequent ones. Spacings and sizes stay as they are: a plan needs the rare
-    ones too.
+    fewer patients or voxels have is empty. Heads, subjects and anatomies of which there are fewer
+    are counted as the most frequent ones. Spacings and sizes stay as they are: a plan needs the
+    rare ones too.
 
     Args:
         fingerprint: Fingerprint of the site.
         cases: Fewest cases, of as many patients, behind a statistic.
         voxels: Fewest voxels behind a histogram.
-        behind: The number of patients whose cases they are; None: each is of another one.
+        behind: The number of patients whose cases they are.
     """
-    if behind is None:
-        behind = PatientCounts(
-            fingerprint.cases,
-            fingerprint.modality_cases,
-            {name: usual.images for name, usual in fingerprint.typical.items()},
-            fingerprint.heads,
-        )
     if behind.patients < cases:
         return None
     return replace(

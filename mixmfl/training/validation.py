@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from mixmfl.data.labels import Labels
+from mixmfl.data.patients import patient_of
 from mixmfl.inference.predictor import segment_stored
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.prototypes import PrototypeMemory
@@ -24,10 +25,12 @@ class DiceSum:
         total: Sum over the cases in which Dice is defined.
         cases: Number of these cases; Dice is undefined where neither mask nor reference has the
             label.
+        patients: Whose cases these are. They stay at the site.
     """
 
     total: float
     cases: int
+    patients: frozenset[str] = frozenset()
 
 
 @torch.inference_mode()
@@ -52,14 +55,15 @@ def validate(
             continue
         predicted = segment_stored(network, memory, case, used, plans, configuration, device)
         indices = plans.labels.consecutive().only(case.labelled)
-        sums = add_dice(sums, predicted, case.labels[:][0], indices)
+        dice = dice_of_case(predicted, case.labels[:][0], indices)
+        sums = add_dice(sums, dice, patient_of(case.name, case.patient))
     return sums
 
 
 def dice_sums(sums: Mapping[str, DiceSum], fewest: int) -> dict[str, list[float | int]]:
-    """Return sums as a message has them; one over fewer than ``fewest`` cases is as if of none."""
+    """Return sums as a message has them; one over fewer than ``fewest`` patients is as of none."""
     return {
-        name: [dice.total, dice.cases] if dice.cases >= fewest else [0.0, 0]
+        name: [dice.total, dice.cases] if len(dice.patients) >= fewest else [0.0, 0]
         for name, dice in sums.items()
     }
 
@@ -70,22 +74,14 @@ def no_dice(labels: Labels) -> dict[str, DiceSum]:
 
 
 def add_dice(
-    sums: Mapping[str, DiceSum],
-    predicted: npt.NDArray[Any],
-    reference: npt.NDArray[Any],
-    indices: Labels,
+    sums: Mapping[str, DiceSum], dice: Mapping[str, float], patient: str
 ) -> dict[str, DiceSum]:
-    """Return the sums with one more case added.
-
-    Args:
-        sums: Sums over the previous cases, by label or region.
-        predicted: Class indices ``(Z, Y, X)``.
-        reference: Class indices ``(Z, Y, X)``; negative outside the head.
-        indices: The labels of the case, by class index (``Labels.consecutive``).
-    """
+    """Return the sums over previous cases with the Dice of one more case, of a patient, added."""
     added = dict(sums)
-    for name, dice in dice_of_case(predicted, reference, indices).items():
-        added[name] = DiceSum(sums[name].total + dice, sums[name].cases + 1)
+    for name, value in dice.items():
+        before = sums[name]
+        behind = before.patients | {patient}
+        added[name] = DiceSum(before.total + value, before.cases + 1, behind)
     return added
 
 

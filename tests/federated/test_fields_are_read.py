@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import LABELS, small_case, write_preset
+from small import LABELS, of_different_patients, small_case, write_preset
 from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.core.errors import MixmflError
@@ -78,7 +78,9 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
     personal = personalization_task(start, "north", registrations)
     return {
         "fingerprint": (
-            outgoing_fingerprint(fingerprint, PLANS.labels, site.minimum),
+            outgoing_fingerprint(
+                fingerprint, PLANS.labels, site.minimum, of_different_patients(fingerprint)
+            ),
             lambda m: orders.read_statistics("north", m),
         ),
         "preprocess": (

@@ -20,6 +20,7 @@ from mixmfl.inference.model_file import save_model
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
+from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocessed_case import PreprocessedCase, open_case, save_case
 from mixmfl.planning.settings import NetworkSettings, TrainingSettings
@@ -257,3 +258,13 @@ def stored_site(
         stored.append(open_case(place, f"p{number}"))
     cut = len(stored) - validation
     return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))
+
+
+def of_different_patients(fingerprint: Fingerprint) -> PatientCounts:
+    """Return the number of patients behind a fingerprint of which each case is of another one."""
+    return PatientCounts(
+        fingerprint.cases,
+        fingerprint.modality_cases,
+        {name: usual.images for name, usual in fingerprint.typical.items()},
+        fingerprint.heads,
+    )

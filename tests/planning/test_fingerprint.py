@@ -3,6 +3,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from small import of_different_patients
 
 from mixmfl.core.errors import PlansError
 from mixmfl.planning.fingerprint import (
@@ -180,7 +181,7 @@ def test_heads_are_counted_and_few_of_a_kind_are_not_told() -> None:
     one = Fingerprint.from_json({**case().to_json(), "heads": {"skull": 1}}, "one")
     merged = merge_fingerprints([many, one])
     assert merged.heads == {"skull": 1, "stripped": 5}
-    shown = withhold_small_counts(merged, 2, 0)
+    shown = withhold_small_counts(merged, 2, 0, of_different_patients(merged))
     assert shown is not None
     assert shown.heads == {"stripped": 6}
 

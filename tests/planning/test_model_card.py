@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import LABELS, MODALITIES, small_plans
+from small import LABELS, MODALITIES, of_different_patients, small_plans
 
 from mixmfl.core.errors import DataError, ModelError, PlansError
 from mixmfl.data.dataset_card import DatasetCard, Segment
@@ -74,10 +74,10 @@ def test_the_spacing_of_a_single_case_in_twenty_is_not_told() -> None:
 
 def test_few_cases_of_other_subjects_are_told_as_the_most() -> None:
     both = merge_fingerprints([PATIENTS, PHANTOMS])
-    shown = withhold_small_counts(both, 5, 0)
+    shown = withhold_small_counts(both, 5, 0, of_different_patients(both))
     assert shown is not None
     assert shown.subjects == {"patients": 20}
-    assert withhold_small_counts(both, 1, 0) == both
+    assert withhold_small_counts(both, 1, 0, of_different_patients(both)) == both
 
 
 def test_the_card_is_in_plans_and_in_the_model_file(tmp_path: Path) -> None:

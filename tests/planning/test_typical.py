@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
-from small import LABELS, small_plans
+from small import LABELS, of_different_patients, small_plans
 
 from mixmfl.core.errors import PlansError
 from mixmfl.data.dataset_card import DatasetCard
@@ -139,7 +139,7 @@ def test_a_fingerprint_has_the_sums_and_withholds_those_of_few() -> None:
     rare = dataclasses.replace(both, modality_cases={"t1": 5, "t2": 2}, intensities={
         "t1": both.intensities["t1"], "t2": both.intensities["t1"]
     }, typical={**both.typical, "t2": of_cases(2).typical["t1"]})  # fmt: skip
-    reported = withhold_small_counts(rare, 3, 0)
+    reported = withhold_small_counts(rare, 3, 0, of_different_patients(rare))
     assert reported is not None
     assert set(reported.typical) == {"t1"}
     before = {name: value for name, value in both.to_json().items() if name != "typical"}

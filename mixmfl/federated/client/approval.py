@@ -9,7 +9,7 @@ import dataclasses
 import getpass
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,8 @@ from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
+from mixmfl.federated.client.limits import NO_LIMITS, Limits
+from mixmfl.federated.state import Minimum
 from mixmfl.planning.bounds import MOST_ROUNDS
 
 APPROVED, REFUSED, WAITS = "approved", "refused", "waits"
@@ -83,6 +85,8 @@ class Policy:
         masked: Whether a run must be masked.
         epsilon: Largest privacy budget with which this site must train; None: noise is not needed.
         plans: Digests of the plans that a run may have; empty: any.
+        limits: What a coordinator may have done; of these and the options the stricter holds.
+        minimum: Cases and voxels that a statistic must rest on; the stricter holds, too.
     """
 
     until: Annotated[str, text(10, r"\d{4}-\d\d-\d\d", "a day as 2027-06-30")]
@@ -91,6 +95,8 @@ class Policy:
     masked: bool = False
     epsilon: Annotated[float, within(0, 1e6, above=True)] | None = None
     plans: Annotated[tuple[_Digest, ...], entries(0, 100, distinct=True)] = ()
+    limits: Limits = NO_LIMITS
+    minimum: Minimum = field(default_factory=Minimum)
 
     @classmethod
     def load(cls, file: Path) -> "Policy":
@@ -99,7 +105,10 @@ class Policy:
         Raises:
             PrivacyError: The file is missing or damaged.
         """
-        policy = read_record(cls, read_json(file, PrivacyError), str(file), PrivacyError)
+        content = read_json(file, PrivacyError)
+        if isinstance(named := content.get("limits"), dict):  # what it does not name has no limit
+            content["limits"] = {**dataclasses.asdict(NO_LIMITS), **named}
+        policy = read_record(cls, content, str(file), PrivacyError)
         try:
             date.fromisoformat(policy.until)
         except ValueError:
@@ -141,6 +150,17 @@ class Approval:
 
     policy: Path | None = None
     ask: bool = False
+
+    def within(self, limits: Limits, minimum: Minimum) -> tuple[Limits, Minimum]:
+        """Return the limits and the minimum that hold now: of these and the policy the stricter.
+
+        Raises:
+            PrivacyError: The policy cannot be read.
+        """
+        if self.policy is None:
+            return limits, minimum
+        policy = Policy.load(self.policy)
+        return limits.agreed(policy.limits), minimum.agreed(policy.minimum)
 
     def decide(self, job: Job, folder: Path) -> str:
         """Return by what a job is approved, and leave a record of it; wait for a person if asked.

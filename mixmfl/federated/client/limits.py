@@ -75,6 +75,11 @@ class Limits:
     training_cases: Cases = 2
     jobs: _Count = 10_000
 
+    def agreed(self, other: "Limits") -> "Limits":
+        """Return what holds where two places set limits: the stricter of each."""
+        here, there = dataclasses.asdict(self), dataclasses.asdict(other)
+        return Limits(**{n: (max if n in _FLOORS else min)(here[n], there[n]) for n in here})
+
     def describe_floors(self) -> str:
         """Return in words what is withheld of few cases."""
         return (
@@ -172,6 +177,20 @@ class Limits:
             f"{used['rounds']} of {self.rounds} rounds, {used['queries']} of {self.queries} "
             f"queries, {used['jobs']} of {self.jobs} jobs, {used['bytes']} of {self.bytes} bytes"
         )
+
+
+_FLOORS = {"masked_only", "validation_cases", "training_cases"}
+"""The limits of which more is stricter."""
+
+NO_LIMITS = Limits(
+    rounds=_MOST_USED,
+    queries=_MOST_USED,
+    validation_cases=0,
+    bytes=_MOST_BYTES_USED,
+    training_cases=0,
+    jobs=_MOST_USED,
+)
+"""What is looser than all other limits."""
 
 
 def _used(file: Path) -> dict[str, int]:

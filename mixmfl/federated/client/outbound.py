@@ -54,26 +54,31 @@ def outgoing(
         kind: One of ``SENT``.
         record: The message's fields; a fingerprint in the form of ``Fingerprint.to_json``.
         tensors: Tensors by name; only the kinds ``train`` and ``masked`` have any.
-        minimum: The agreed minimum of cases and voxels; None: there is none.
+        minimum: The agreed minimum of cases and voxels; fingerprints and prototypes need it.
         behind: How many patients are behind the rows of prototypes, as for
-            ``prototypes.withhold_rare``. Needed where there are prototypes and a minimum.
-        patients: The number of patients behind a fingerprint's cases; None: each is of another.
+            ``prototypes.withhold_rare``; prototypes need it.
+        patients: The number of patients behind a fingerprint's cases; a fingerprint needs it.
 
     Raises:
-        ValueError: The message has a field that its kind does not list, which is a bug.
+        ValueError: The message has a field that its kind does not list, or what it is withheld by
+            was left out, which is a bug.
     """
-    least, carried = minimum or Minimum(), dict(tensors or {})
-    fields = dict(record)
+    fields, carried = dict(record), dict(tensors or {})
     unlisted = set(fields) - set(SENT[kind])
     if unlisted or (carried and kind not in ("train", "masked")):
         raise ValueError(f"a {kind!r} message with {sorted(unlisted) or 'tensors'}: not listed")
     if kind == "fingerprint":
+        if minimum is None or patients is None:
+            raise ValueError("a fingerprint leaves with a minimum and the number of patients only")
         fingerprint = Fingerprint.from_json(fields["fingerprint"], "the site's fingerprint")
-        reported = withhold_small_counts(fingerprint, least.cases, least.voxels, patients)
+        reported = withhold_small_counts(fingerprint, minimum.cases, minimum.voxels, patients)
         fields["fingerprint"] = None if reported is None else reported.to_json()
-    memory = memory_from_state(carried)
-    if memory and least != Minimum():
-        carried |= memory_to_state(withhold_rare(memory, least.cases, least.voxels, behind or {}))
+    if memory := memory_from_state(carried):
+        if minimum is None or behind is None:
+            raise ValueError("prototypes leave with a minimum and the numbers of patients only")
+        if minimum != Minimum():
+            released = withhold_rare(memory, minimum.cases, minimum.voxels, behind)
+            carried |= memory_to_state(released)
     return Message(kind, fields, carried)
 
 
@@ -81,7 +86,7 @@ def outgoing_fingerprint(
     fingerprint: Fingerprint,
     labels: Labels,
     minimum: Minimum,
-    patients: PatientCounts | None = None,
+    patients: PatientCounts,
 ) -> Message:
     """Build a site's message for planning: its fingerprint, and the definition of its labels.
 

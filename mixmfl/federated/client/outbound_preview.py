@@ -17,7 +17,7 @@ from mixmfl.federated.client.outbound import (
     outgoing_fingerprint,
 )
 from mixmfl.federated.client.training import agreed_minimum, outgoing_registration
-from mixmfl.federated.state import RunSettings, Site, first_state, register
+from mixmfl.federated.state import Minimum, RunSettings, Site, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
 from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
@@ -31,7 +31,7 @@ def preview_outbound(
     fingerprint: Fingerprint,
     plans: Plans,
     settings: RunSettings,
-    patients: PatientCounts | None = None,
+    patients: PatientCounts,
 ) -> list[OutboundField]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
@@ -44,7 +44,7 @@ def preview_outbound(
         fingerprint: Fingerprint of the site.
         plans: Plans of the run.
         settings: Settings of the run.
-        patients: The number of patients whose cases they are; None: each is of another.
+        patients: The number of patients whose cases they are.
     """
     registration, minimum = register(site), agreed_minimum(site, settings)
     weights = select_blocks(first_state(plans, settings).weights, registration.weights)
@@ -73,7 +73,7 @@ def preview_outbound(
         outgoing_fingerprint(fingerprint, plans.labels, minimum, patients),
         outgoing("preprocess", {"cases": cases}),
         outgoing_registration(registration),
-        outgoing("train", {"round": 0, **record}, trained),
+        outgoing("train", {"round": 0, **record}, trained, minimum=Minimum(), behind={}),
         outgoing("validate", {"round": 0, "dice": dice}),
         outgoing(
             "measure",

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from mixmfl.federated.aggregation import add_changes, select_blocks
-from mixmfl.federated.client.training import train_at_site, validate_at_site
+from mixmfl.federated.client.training import sum_dice, train_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import (
     Personal,
     RunSettings,
     Site,
     mean_dice,
-    read_dice,
     register,
 )
 from mixmfl.networks.prototypes import State
@@ -83,15 +82,9 @@ def personalize_at_site(
         name: torch.lerp(task.tensors[name], tensors[name], share)
         for name in select_blocks(task.tensors, weights)
     }
-    validation = dataclasses.replace(task, kind="validate")
-    before, after = (
-        read_dice(validate_at_site(asked, site, plans, settings))
-        for asked in (
-            validation,
-            dataclasses.replace(validation, tensors={**task.tensors, **personalised}),
-        )
-    )
-    enough = {n for n in before if min(before[n].cases, after[n].cases) >= fewest}
+    own = dataclasses.replace(task, tensors={**task.tensors, **personalised})
+    before, after = (sum_dice(judged, site, plans, settings) for judged in (task, own))
+    enough = {n for n in before if min(len(before[n].patients), len(after[n].patients)) >= fewest}
     both = [{n: dice for n, dice in sums.items() if n in enough} for sums in (after, before)]
     return Personalised(
         Personal(mean_dice([after]), mean_dice([before])),

@@ -102,9 +102,10 @@ class SiteConfig:
         aliases: Additional words for modalities, in the form of ``--alias``.
         labels: dataset.json that defines the labels; None: the one in or beside ``data``.
         alignment: What to do with images of a case that are on different grids.
-        minimum: Cases and voxels that a statistic must rest on; the server may ask for more.
+        minimum: Cases and voxels that a statistic must rest on; the policy and the server may ask
+            for more.
         privacy: Differential privacy of the cases; None: no noise is added.
-        limits: What a coordinator may have done here.
+        limits: What a coordinator may have done here; the policy may allow less.
         turns: File shared by the sites of one machine, of which one works at a time, so that
             memory suffices for one; None: this site does not wait for others.
         brains: How brains are extracted here, if they are.
@@ -201,6 +202,15 @@ class SiteConfig:
         except DataError as error:
             raise DataError(f"{error}; start mixmfl_site again") from None
 
+    def within_policy(self) -> "SiteConfig":
+        """Return these settings with the limits and the minimum that hold under the policy now.
+
+        Raises:
+            PrivacyError: The policy cannot be read.
+        """
+        limits, minimum = self.approval.within(self.limits, self.minimum)
+        return dataclasses.replace(self, limits=limits, minimum=minimum)
+
     def cases(self) -> SiteFolder:
         """Find the site's cases.
 
@@ -231,10 +241,13 @@ class SiteConfig:
             DataError: There are none, or they were preprocessed with other plans.
         """
         (site,) = open_sites(self.work, plans, configuration, fold, seed, [self.name])
+        device = devices.find_device(self.device)
+        return self.with_floors(dataclasses.replace(site, device=device, workers=self.workers))
+
+    def with_floors(self, site: Site) -> Site:
+        """Return a site with the privacy and the floors of these settings."""
         return dataclasses.replace(
             site,
-            device=devices.find_device(self.device),
-            workers=self.workers,
             minimum=self.minimum,
             privacy=self.privacy,
             validation_cases=self.limits.validation_cases,
@@ -278,8 +291,8 @@ class ClientService:
     """Answers the server's tasks, one after another."""
 
     def __init__(self, config: SiteConfig) -> None:
-        """Args: config: the site's settings."""
-        self._config = config
+        """Args: config: the site's settings, as they are without a policy."""
+        self._settings = self._config = config  # the latter as they are for the task at hand
         self._joined: _Joined | None = None
         # the first task of a job: the hospital approves, and what is then to be done is returned
         self._jobs: dict[str, Callable[[Message], Callable[[], Message]]] = {
@@ -307,6 +320,7 @@ class ClientService:
         """
         kind = "unreadable"
         try:
+            self._config = self._settings.within_policy()
             task = parcel.open()
             kind = task.kind
             note(self._config.exchange_log, describe_exchange("came from coordinator", parcel))
@@ -418,8 +432,7 @@ class ClientService:
         plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
-        if not settings.masked and site.privacy is None:
-            self._config.limits.check_cases(site.training)
+        self._check_limits(site, settings)
         signer = self._signer(run_and_terms(record)) if settings.masked else None
         client = Client(site, plans, settings, signer)
         file = self._config.work / "runs" / record["run"] / "joined.json"
@@ -484,9 +497,16 @@ class ClientService:
         joined = self._run()
         client = joined.client
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
+        client.site = self._config.with_floors(client.site)  # the policy may have changed
+        self._check_limits(client.site, client.settings)
         self._config.approval.check_still(joined.job, self._config.jobs)
         self._config.limits.use(task.kind, self._config.used_file)
         return client
+
+    def _check_limits(self, site: Site, settings: RunSettings) -> None:
+        self._config.limits.check_run(settings)
+        if not settings.masked and site.privacy is None:
+            self._config.limits.check_cases(site.training)
 
     def _run(self) -> _Joined:
         if self._joined is None:
@@ -548,6 +568,7 @@ def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
     Returns:
         The fields that are known now, and a line on what is not known yet.
     """
+    config = config.within_policy()
     fingerprint, labels, patients = config.fingerprint()
     planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, config.minimum, patients))
     file = config.work / "plans.json"

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from mixmfl.data.labels import Labels
+from mixmfl.data.patients import patient_of
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.small_components import ComponentSums, add_components, dice_by_share
@@ -81,6 +82,7 @@ class _Measured:
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
         self._components = dict.fromkeys(labels.foreground, ComponentSums())
+        self._patients: dict[tuple[Subset | str, str], set[str]] = defaultdict(set)
 
     def add(
         self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
@@ -92,6 +94,7 @@ class _Measured:
             segmentations: What was predicted of it from each subset.
             whole: The subset of all modalities that it has.
         """
+        patient = patient_of(case.name, case.patient)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
         by_share: dict[str, list[tuple[float, ...]]] = defaultdict(list)
@@ -101,6 +104,7 @@ class _Measured:
             for name, dice in dice_by_share(predicted.indices, reference, known).items():
                 counts = self._counts[subset]
                 counts[name] = add_counts([counts[name], count_dice(dice[0])])
+                self._patients[subset, name].add(patient)
                 pairs[name].append((predicted.confidences[name], dice[0]))
                 by_share[name].append(dice)
                 if subset == whole:
@@ -109,37 +113,42 @@ class _Measured:
                 by_subset[name].append(part)
         for name, each in pairs.items():
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
+            self._patients["confidence", name].add(patient)
         for name, of_mask in of_whole.items():
             means = tuple(fmean(column) for column in zip(*by_share[name], strict=True))
             sums = [self._components[name], ComponentSums(1, of_mask, means)]
             self._components[name] = add_components(sums)
+            self._patients["components", name].add(patient)
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
             self._reliability[name] = add_reliability([self._reliability[name], one])
+            self._patients["reliability", name].add(patient)
 
     def record(self, fewest: int) -> dict[str, Any]:
-        """Return the fields of the reply, without what fewer than ``fewest`` cases stand behind."""
+        """Return the reply's fields, without what fewer than ``fewest`` patients stand behind."""
         rows = [
             [
                 list(subset),
                 {
-                    name: list(found if sum(found) >= fewest else self._none[name])
+                    name: list(found if self._has(fewest, subset, name) else self._none[name])
                     for name, found in by_name.items()
                 },
             ]
             for subset, by_name in sorted(self._counts.items())
         ]
+
+        def of_enough(what: str, by_label: Mapping[str, S], nothing: S) -> dict[str, Any]:
+            return {
+                name: (sums if self._has(fewest, what, name) else nothing).to_json()
+                for name, sums in by_label.items()
+            }
+
         return {
             "subsets": rows,
-            "confidence": _of_enough_cases(self._confidence, ConfidenceSums(), fewest),
-            "reliability": _of_enough_cases(self._reliability, Reliability(), fewest),
-            "components": _of_enough_cases(self._components, ComponentSums(), fewest),
+            "confidence": of_enough("confidence", self._confidence, ConfidenceSums()),
+            "reliability": of_enough("reliability", self._reliability, Reliability()),
+            "components": of_enough("components", self._components, ComponentSums()),
         }
 
-
-def _of_enough_cases(by_label: Mapping[str, S], nothing: S, fewest: int) -> dict[str, Any]:
-    """Return sums by label as JSON content, ``nothing`` in place of those of fewer cases."""
-    return {
-        name: (sums if sums.cases >= fewest else nothing).to_json()
-        for name, sums in by_label.items()
-    }
+    def _has(self, fewest: int, what: Subset | str, name: str) -> bool:
+        return len(self._patients[what, name]) >= fewest

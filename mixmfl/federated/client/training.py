@@ -41,7 +41,7 @@ from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
 from mixmfl.training.trainer import BatchLoss, LocalTraining, train_locally
-from mixmfl.training.validation import dice_sums, validate
+from mixmfl.training.validation import DiceSum, dice_sums, validate
 
 log = logging.getLogger(__name__)
 
@@ -243,12 +243,18 @@ def judged_cases(site: Site, modalities: Collection[str]) -> tuple[PreprocessedC
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
-    """Return the summed Dice of the site's validation cases.
+    """Return the summed Dice of the site's validation cases; see ``sum_dice``."""
+    dice = dice_sums(sum_dice(task, site, plans, settings), site.validation_cases)
+    return outgoing("validate", {"round": task.record["round"], "dice": dice})
+
+
+def sum_dice(task: Message, site: Site, plans: Plans, settings: RunSettings) -> dict[str, DiceSum]:
+    """Return the Dice of the weights of a task, before anything is withheld.
 
     Each case is predicted from those of its modalities that the task names; see ``judged_cases``
     for cases with none of these.
     """
-    sums = validate(
+    return validate(
         site_network(task, site, plans, settings),
         memory_to(memory_from_state(task.tensors), site.device),
         judged_cases(site, task.record["modalities"]),
@@ -257,8 +263,6 @@ def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSetti
         settings.configuration,
         site.device,
     )
-    dice = dice_sums(sums, site.validation_cases)
-    return outgoing("validate", {"round": task.record["round"], "dice": dice})
 
 
 def site_network(task: Message, site: Site, plans: Plans, settings: RunSettings) -> SegmentationNet:

@@ -14,6 +14,8 @@ import pytest
 from mixmfl.core.errors import PrivacyError
 from mixmfl.federated.client import approval
 from mixmfl.federated.client.approval import Approval, Job, Policy, answer_job, waiting
+from mixmfl.federated.client.limits import Limits
+from mixmfl.federated.state import Minimum
 
 PLANS = "ab" * 32
 RUN = Job("cd" * 32, {"job": "training", "run": "abc"}, 20, True, PLANS, 4.0)
@@ -85,6 +87,9 @@ def test_what_is_beyond_a_policy_is_refused_and_said(
         ({"rounds": "20"}, "rounds: is '20'"),
         ({"epsilom": 1}, "epsilom"),
         ({"plans": ["short"]}, "plans"),
+        ({"limits": {"querys": 1}}, "limits: .*querys"),
+        ({"limits": {"queries": -1}}, "limits: queries: is -1"),
+        ({"limits": []}, "limits"),
     ],
 )
 def test_a_damaged_policy_approves_of_nothing(
@@ -94,6 +99,18 @@ def test_a_damaged_policy_approves_of_nothing(
         Approval(policy(tmp_path, **changes)).decide(RUN, tmp_path / "jobs")
     with pytest.raises(PrivacyError, match=r"none\.json"):
         Approval(tmp_path / "none.json").decide(RUN, tmp_path / "jobs")
+
+
+def test_of_a_policy_and_options_the_stricter_limit_holds(tmp_path: Path) -> None:
+    options, minimum = Limits(queries=7, training_cases=1), Minimum(3, 50)
+    assert Approval().within(options, minimum) == (options, minimum)
+    assert Approval(policy(tmp_path)).within(options, minimum) == (options, minimum)
+    stricter = {"masked_only": True, "rounds": 8, "queries": 9, "training_cases": 4}
+    file = policy(tmp_path, limits=stricter, minimum={"cases": 2, "voxels": 60})
+    assert Approval(file).within(options, minimum) == (
+        Limits(masked_only=True, rounds=8, queries=7, training_cases=4),
+        Minimum(3, 60),
+    )
 
 
 @pytest.mark.parametrize("ask", [False, True])

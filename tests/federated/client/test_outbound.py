@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import of_different_patients
 from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.federated.client.outbound import outbound_fields, outbound_table, outgoing
@@ -47,7 +48,8 @@ def test_all_that_a_site_sends_in_a_run_is_what_the_preview_lists(store: SiteSto
     site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
     registrations = {"north": register(site)}
     state = first_state(PLANS, SETTINGS)
-    foretold = preview_outbound(site, fingerprint_of(("t1", "t2")), PLANS, SETTINGS)
+    found = fingerprint_of(("t1", "t2"))
+    foretold = preview_outbound(site, found, PLANS, SETTINGS, of_different_patients(found))
     replies = [
         train_at_site(train_task(state, registrations["north"]), site, PLANS, SETTINGS, {})[0],
         validate_at_site(validation_task(state, "north", registrations), site, PLANS, SETTINGS),
@@ -75,7 +77,8 @@ def test_a_site_with_a_privacy_budget_foretells_neither_loss_nor_prototypes(
 ) -> None:
     site = store.site("north", [("t1",), ("t1",)])
     mine = dataclasses.replace(site, privacy=Privacy(9.0, 1e-5, 1.0, 1.0, tmp_path / "l.json"))
-    found = preview_outbound(mine, fingerprint_of(("t1",)), PLANS, SETTINGS)
+    one = fingerprint_of(("t1",))
+    found = preview_outbound(mine, one, PLANS, SETTINGS, of_different_patients(one))
     names = {d.name for d in found if d.kind == "train"}
     assert {"round", "epsilon", "delta"} <= names
     assert "loss" not in names
@@ -107,6 +110,11 @@ def test_what_is_not_listed_cannot_be_sent() -> None:
         outgoing("train", {"round": 0, "loss": 0.1, "case": "p01"})
     with pytest.raises(ValueError, match="a 'validate' message with tensors"):
         outgoing("validate", {"round": 0}, {"image": torch.zeros(1)})
+    with pytest.raises(ValueError, match="with a minimum and the number of patients only"):
+        outgoing("fingerprint", {"fingerprint": {}, "labels": {}}, minimum=Minimum())
+    row = {"memory.t1.0.values": torch.zeros(2, 3), "memory.t1.0.counts": torch.zeros(2)}
+    with pytest.raises(ValueError, match="with a minimum and the numbers of patients only"):
+        outgoing("train", {"round": 0, "loss": 0.1}, row, minimum=Minimum(5))
     assert {"fingerprint", "join", "train", "validate"} <= SENT.keys()
 
 
@@ -121,25 +129,29 @@ def test_a_minimum_is_lowered_only_where_both_lower_it() -> None:
 
 def test_a_fingerprint_of_few_cases_is_withheld() -> None:
     four = fingerprint_of(*[("t1",)] * 4)
-    assert withhold_small_counts(four, 5, 0) is None
+    behind = of_different_patients(four)
+    assert withhold_small_counts(four, 5, 0, behind) is None
     record = {"fingerprint": four.to_json(), "labels": {}}
-    assert outgoing("fingerprint", record, minimum=Minimum(5)).record["fingerprint"] is None
-    assert withhold_small_counts(four, 4, 0) is not None
-    assert outgoing("fingerprint", record).record["fingerprint"] == four.to_json()
+    sent = outgoing("fingerprint", record, minimum=Minimum(5), patients=behind)
+    assert sent.record["fingerprint"] is None
+    assert withhold_small_counts(four, 4, 0, behind) is not None
+    sent = outgoing("fingerprint", record, minimum=Minimum(4), patients=behind)
+    assert sent.record["fingerprint"] == four.to_json()
 
 
 def test_rare_modalities_are_left_out_of_a_fingerprint() -> None:
     fingerprint = fingerprint_of(*[("t1",)] * 4, ("t1", "t2"))
-    kept = withhold_small_counts(fingerprint, 5, 100)
+    behind = of_different_patients(fingerprint)
+    kept = withhold_small_counts(fingerprint, 5, 100, behind)
     assert kept is not None
     assert kept.modality_cases == {"t1": 5, "t2": 1}  # which weights need, as registration does
     assert sum(kept.intensities["t1"]) == 160
     assert sum(kept.intensities["t2"]) == 0
     assert Fingerprint.from_json(kept.to_json(), "x") == kept
-    fewer = withhold_small_counts(fingerprint, 5, 161)
+    fewer = withhold_small_counts(fingerprint, 5, 161, behind)
     assert fewer is not None
     assert sum(fewer.intensities["t1"]) == 0
-    assert withhold_small_counts(fingerprint, 0, 0) == fingerprint
+    assert withhold_small_counts(fingerprint, 0, 0, behind) == fingerprint
 
 
 def test_prototypes_of_few_cases_or_voxels_are_as_if_never_seen() -> None:

@@ -342,11 +342,24 @@ def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
     record = {"plans": plans.to_json(), "configurations": ["2d"]}
     assert "of no preprocessing" in asks(federation, "north", Message("preprocess", record, {}))
     assert [entry["kind"] for entry in audited(config)] == [messages.FAILED] * 3
-    write_json(file, {"until": "2999-01-01", "rounds": 3})
+    at_most = {"until": "2999-01-01", "rounds": 3}
+    write_json(file, {**at_most, "limits": {"local_steps": 1}})  # the option allows more
+    assert "asks for local steps 2; this site allows 1" in asks(
+        federation, "north", join_task(plans)
+    )
+    write_json(file, at_most)
     assert asks(federation, "north", join_task(plans)) == "join"
     (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0)
     task = train_task(first_state(plans, SETTINGS), register(opened))
     assert asks(federation, "north", task) == "train"
+    write_json(file, {**at_most, "limits": {"training_cases": 9}})
+    assert "must rest on 9 or more" in asks(federation, "north", task)
+    write_json(file, {**at_most, "limits": {"rounds": 1}})
+    assert "asks for rounds 3; this site allows 1" in asks(federation, "north", task)
+    write_json(file, {**at_most, "minimum": {"cases": 5, "voxels": 0}, "limits": {"jobs": 9}})
+    assert asks(federation, "north", task) == "train"
+    client = federation.hospitals["north"]._run().client
+    assert client.site.minimum == Minimum(5, 0)
     write_json(file, {"until": "2001-01-01", "rounds": 3})  # the last day is over
     assert "does not cover this job any more: it ended on" in asks(federation, "north", task)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from masked_federation import write_keys
+from small import of_different_patients
 from small_federation import PLANS, SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import PrivacyError
@@ -92,14 +93,16 @@ def of_cases(seed: int, count: int, spacing: float = 1.0) -> Fingerprint:
     return merge_fingerprints(parts)
 
 
+def reported(fingerprint: Fingerprint) -> Message:
+    behind = of_different_patients(fingerprint)
+    return outgoing_fingerprint(fingerprint, PLANS.labels, Minimum(FLOOR), behind)
+
+
 @pytest.mark.parametrize("few", FEW)
 def test_no_statistics_of_a_site_of_few_cases_leave(few: int) -> None:
-    messages = [
-        encode(outgoing_fingerprint(of_cases(seed, few), PLANS.labels, Minimum(FLOOR)))
-        for seed in (1, 2)
-    ]
+    messages = [encode(reported(of_cases(seed, few))) for seed in (1, 2)]
     assert messages[0] == messages[1]
-    enough = outgoing_fingerprint(of_cases(1, FLOOR), PLANS.labels, Minimum(FLOOR))
+    enough = reported(of_cases(1, FLOOR))
     assert enough.record["fingerprint"] is not None
 
 
@@ -117,8 +120,7 @@ def test_of_few_cases_among_many_only_grids_are_counted(few: int) -> None:
             heads={"deepbet": few},
         )
         both = merge_fingerprints([usual, renamed])
-        reply = outgoing_fingerprint(both, Labels({"a": 1, "b": 2}), Minimum(FLOOR))
-        records.append(reply.record["fingerprint"])
+        records.append(reported(both).record["fingerprint"])
     differ = {name for name in records[0] if records[0][name] != records[1][name]}
     assert differ == {"axes", "stacked", "slices"}
     assert not any(records[0]["intensities"]["t2"])
@@ -202,6 +204,24 @@ def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
     few = dataclasses.replace(site, validation=of_one_patient(site.validation))
     client = Client(few, PLANS, SETTINGS)
     assert sent(asked, "t1", "t2")["dice"]["lesion"] == [0.0, 0]
+    # nor of a label that few patients have, as these know no other
+    others = [
+        dataclasses.replace(case, labelled=("background", "lesion")) for case in site.validation
+    ]
+    label = dataclasses.replace(site, validation=(*of_one_patient(site.validation), *others))
+    client = Client(label, PLANS, SETTINGS)
+    dice = sent(asked, "t1", "t2")["dice"]
+    assert (dice["core"], dice["lesion"][1]) == ([0.0, 0], 10)
+    sums = sent(measured, "t1", "t2")
+    counts = {
+        name: sum(
+            found[name]["cases"]
+            for found in (sums["confidence"], sums["reliability"], sums["components"])
+        )
+        for name in ("core", "lesion")
+    }
+    assert counts["core"] == 0 < counts["lesion"]
+    assert not any(any(row["core"]) for _, row in sums["subsets"])
     # nor of a model that was trained without the noise that is asked for
     private = dataclasses.replace(site, privacy=Privacy(8.0, 1e-5, 1.0, 1.0, Path("none")))
     client = Client(private, PLANS, SETTINGS)
