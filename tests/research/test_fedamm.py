@@ -91,6 +91,35 @@ def test_a_case_of_one_modality_has_the_loss_on_masks_and_that_to_its_centre(
     torch.testing.assert_close(pulled, 0.5 * by_case.mean())
 
 
+def test_each_modality_learns_from_all_and_one_that_lags_from_masks_too(store: SiteStore) -> None:
+    fed = store.federation({"north": [("flair", "t1")] * 2})
+    plans = METHODS["fedamm"].apply(fed.plans)
+    network = build_network(plans, "2d", 0).train()
+    batch = Batches(fed.sites["north"].training, plans, "2d", (0, 0, "north"), 1)[0]
+    compare = supervision_of(plans, "2d")
+    weights = [3.0, 2.0, 0.0]
+    found = fedamm.distillation_loss(network, batch, {}, compare, weights, {}, {})
+
+    masks = compare.prepare(batch.classes)
+    classes = batch.classes[0][:, 0]
+    with torch.no_grad():
+        logits, features = fedamm._decode(network, found.encoding, {})
+        means, has = fedamm.class_means(features, classes, 3)
+        maps = fedamm.similarity_maps(features, means)
+        expected, lags = masks(logits).total, []
+        for modality in (0, 1):
+            shown = torch.zeros_like(batch.present)
+            shown[:, modality] = True
+            view = found.encoding.restricted_to(shown)
+            alone, its = fedamm._decode(network, view, {})
+            divergence = fedamm.softened_divergence(logits[0], alone[0], regions=False)
+            expected = expected + weights[modality] * 0.5 * divergence
+            gap = fedamm.similarity_maps(its, fedamm.class_means(its, classes, 3)[0]) - maps
+            more = masks(alone).total + 0.1 * gap[has].square().mean()
+            lags.append((gap[has].abs().mean(), weights[modality] * more))
+    torch.testing.assert_close(found.loss.total.detach(), expected + max(lags)[1])
+
+
 def test_a_round_keeps_centres_by_pattern_and_the_next_one_reads_them(
     store: SiteStore, tmp_path: Path
 ) -> None:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from small_federation import SETTINGS, SiteStore
 
@@ -42,6 +45,15 @@ def test_nnunet_trains_by_its_own_rule_and_becomes_a_model_of_ours(
 ) -> None:
     monkeypatch.setattr(nnunet, "ProcessPoolExecutor", ThisProcess)
     monkeypatch.setattr(os, "environ", dict(os.environ))
+    steps = Counter[str]()
+    train_step = nnUNetTrainer.train_step
+
+    def counted(trainer: nnUNetTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        steps["train"] += 1
+        done: dict[str, Any] = train_step(trainer, batch)
+        return done
+
+    monkeypatch.setattr(nnUNetTrainer, "train_step", counted)
     cases = [("flair", "t1"), ("t1", "flair"), ("flair",)]
     fed = store.federation({"north": cases}, 1)
     plans = METHODS["nnunet"].apply(fed.plans)
@@ -51,6 +63,7 @@ def test_nnunet_trains_by_its_own_rule_and_becomes_a_model_of_ours(
     trained = nnunet.by_nnunet(job)
     assert 0 <= trained.best_dice <= 1
     assert trained.dice.keys() == {2}  # nnU-Net's last network
+    assert steps["train"] == 2 * 3
 
     checkpoint = torch.load(job.folder / "checkpoint_final.pth", weights_only=False)
     (group,) = checkpoint["optimizer_state"]["param_groups"]
