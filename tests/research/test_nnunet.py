@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from small_federation import SETTINGS, SiteStore
 
+from mixmfl.core.errors import MixmflError
 from mixmfl.federated.server.coordinator import AS_PLANNED
 from mixmfl.inference.model_file import load_model
 from mixmfl.networks.base import place_modalities
@@ -60,6 +61,10 @@ def test_nnunet_trains_by_its_own_rule_and_becomes_a_model_of_ours(
     assert plans.training.learning_rate == 0.01
     settings = dataclasses.replace(SETTINGS, rounds=2, local_steps=3, learning_rate=0.01)
     job = Job(plans, list(fed.sites.values()), settings, tmp_path / "north", AS_PLANNED)
+    with monkeypatch.context() as broken:
+        broken.setattr(nnunet, "_write_cases", lambda *_: 1 / 0)
+        with pytest.raises(MixmflError, match=r"nnU-Net's trainer failed \(ZeroDivisionError: "):
+            nnunet.by_nnunet(job)
     trained = nnunet.by_nnunet(job)
     assert 0 <= trained.best_dice <= 1
     assert trained.dice.keys() == {2}  # nnU-Net's last network

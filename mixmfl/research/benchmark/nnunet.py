@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.nan import or_none
 from mixmfl.core.worker_pool import spawn_context
@@ -66,7 +67,11 @@ class NnunetTask:
 
 
 def by_nnunet(job: Job) -> Trained:
-    """Train the one site of a job by nnU-Net's trainer; what was interrupted begins again."""
+    """Train the one site of a job by nnU-Net's trainer; what was interrupted begins again.
+
+    Raises:
+        MixmflError: It failed.
+    """
     (site,) = job.sites
     record, model = job.folder / "trained.json", job.folder / "model.safetensors"
     if not record.is_file():
@@ -81,8 +86,14 @@ def by_nnunet(job: Job) -> Trained:
             job.folder,
             torch.get_num_threads(),
         )
-        with ProcessPoolExecutor(1, spawn_context()) as alone:
-            alone.submit(train, task).result()
+        try:
+            with ProcessPoolExecutor(1, spawn_context()) as alone:
+                alone.submit(train, task).result()
+        except Exception as error:  # whatever happens in nnU-Net, or to its process
+            raise MixmflError(
+                f"{job.folder}: nnU-Net's trainer failed ({type(error).__name__}: {error}); its "
+                "training_log is in nnUNet_results there"
+            ) from None
         seconds = time.monotonic() - began
         source = read_checkpoint(job.folder / "checkpoint_final.pth", Modalities())
         state = ServerState(job.settings.rounds, dict(source.weights), {}, {})
