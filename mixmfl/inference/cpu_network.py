@@ -26,7 +26,6 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
-from mixmfl.networks.anchored import AnchoredNet
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
 from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean
@@ -62,7 +61,7 @@ def show_subsets(subsets: Sequence[Sequence[str]], modalities: Sequence[str]) ->
 
 def supports(network: SegmentationNet) -> bool:
     """Return whether ``CPUNetwork`` can run the network: its operators are those of nnU-Net."""
-    return not isinstance(network, AnchoredNet) and all(
+    return all(
         isinstance(unit.norm, _InstanceNorm)
         and isinstance(getattr(unit, "nonlin", nn.LeakyReLU()), nn.LeakyReLU)
         for unit in network.modules()
@@ -148,7 +147,7 @@ class CPUNetwork:
         slots = [network.modalities.index(name) for name in available]
         levels: list[_Joined | _Gathered] = [
             _Gathered(network, level, slots, memory)
-            if level in network.compensated
+            if network.reads_memory(level, complete=False)
             else _Joined(*self._fusing(network, level))
             for level in range(len(network.fusion))
         ]
@@ -200,9 +199,10 @@ class CPUNetwork:
     ) -> list[Tensor]:
         """Return the fused map ``(1, C_fused, *P)`` of every level."""
         slots = [network.modalities.index(name) for name in available]
+        complete = len(slots) == len(network.modalities)
         levels = [
             _Gathered(network, level, slots, memory)
-            if level in network.compensated and len(slots) < len(network.modalities)
+            if network.reads_memory(level, complete=complete)
             else _Summed(*self._fusing(network, level), len(slots))
             for level in range(len(network.fusion))
         ]

@@ -41,6 +41,10 @@ class AnchoredNet(MDMNet):
             # in the fusion, so that it belongs to that block
             self.fusion[level].add_module("calibration", Calibration(channels, anchors))
 
+    def reads_memory(self, level: int, *, complete: bool) -> bool:
+        """Return whether a level attends to the memory, whichever modalities are available."""
+        return level in self.anchored
+
     def fuse(
         self,
         level: int,

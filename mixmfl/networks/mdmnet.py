@@ -178,6 +178,15 @@ class MDMNet(SegmentationNet):
             recalled = self.recall_missing(level, stack_slots(tailored), present, memory)
         return self.fusion[level](tailored, shared, present, recalled)
 
+    def reads_memory(self, level: int, *, complete: bool) -> bool:
+        """Return whether the fused map of a level depends on memory.
+
+        Args:
+            level: Level of the encoders, from 0.
+            complete: Whether all modalities are available.
+        """
+        return level in self.compensated and not complete
+
     def recall_missing(
         self, level: int, slots: Tensor, present: Tensor, memory: PrototypeMemory
     ) -> Tensor:

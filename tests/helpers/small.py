@@ -150,7 +150,7 @@ def model_bytes(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) 
 def random_network(
     patch: tuple[int, ...] = (16, 16), residual: bool = False, **settings: Any
 ) -> SegmentationNet:
-    """Return a network whose biases, norms and trust are random, too."""
+    """Return a network whose biases, norms and trust are random, and what is 0 at first."""
     plans = small_plans(patch=patch)
     plans = with_residual_encoders(plans) if residual else plans
     plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
@@ -158,7 +158,7 @@ def random_network(
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in built.parameters():
-            if parameter.ndim < 2:
+            if parameter.ndim < 2 or not parameter.any():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
     return built
 

@@ -58,10 +58,11 @@ def test_logits_are_those_of_the_plain_form(
     assert torch.allclose(optimised, plain, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["decoupled", "anchored"])
 @pytest.mark.parametrize("available", SUBSETS)
-def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> None:
-    built = random_network(compensation_levels=(-1,))
-    (level,) = built.compensated
+def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...], form: str) -> None:
+    built = random_network(compensation_levels=(-1,), form=form)
+    level = 2
     generator = torch.Generator().manual_seed(3)
     memory = {
         (name, level): Prototypes(
@@ -73,7 +74,8 @@ def test_memory_is_asked_as_by_the_plain_form(available: tuple[str, ...]) -> Non
     plain, optimised = plain_and_optimised(built, available, memory=memory)
     assert torch.allclose(optimised, plain, atol=1e-4)
     forgetful, _ = plain_and_optimised(built, available)
-    assert torch.allclose(plain, forgetful) == (available == MODALITIES)
+    complete = form == "decoupled" and available == MODALITIES  # anchors are always read
+    assert torch.allclose(plain, forgetful) == complete
 
 
 def test_half_precision_gives_the_same_up_to_its_rounding() -> None:

@@ -25,6 +25,7 @@ FORMS: list[dict[str, Any]] = [
     {"shared_width": 0.0},
     {"decoder_skips": "added"},
     {"compensation_levels": (-1,)},
+    {"form": "anchored", "compensation_levels": (-1,)},
 ]
 
 
@@ -33,14 +34,11 @@ def network(patch: tuple[int, ...] = (16, 16), **settings: Any) -> SegmentationN
     return random_network(patch, **{"compensation_levels": (), **settings})
 
 
-def memory_of(built: SegmentationNet) -> PrototypeMemory:
+def memory_of_deepest() -> PrototypeMemory:
+    """Return prototypes at level -1; a network without compensation reads none."""
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(3, 4, generator=generator)
-    return {
-        (name, level): Prototypes(rows, torch.ones(3))
-        for name in MODALITIES
-        for level in built.compensated
-    }
+    return {(name, 2): Prototypes(rows, torch.ones(3)) for name in MODALITIES}
 
 
 def images_of(patch: tuple[int, ...]) -> Tensor:
@@ -53,7 +51,7 @@ def test_logits_are_those_of_a_run_per_subset(
     settings: dict[str, Any], patch: tuple[int, ...]
 ) -> None:
     built, images = network(patch, **settings), images_of(patch)
-    memory = memory_of(built)
+    memory = memory_of_deepest()
     with torch.inference_mode():
         each = [
             case_predictor(built, memory, subset)(images[:, [MODALITIES.index(m) for m in subset]])
@@ -75,7 +73,7 @@ def optimised_of(settings: dict[str, Any], patch: tuple[int, ...]) -> CPUNetwork
 
 @pytest.mark.parametrize("settings", FORMS)
 def test_half_precision_gives_the_same_up_to_its_rounding(settings: dict[str, Any]) -> None:
-    memory, images = memory_of(network(**settings)), images_of((16, 16))
+    memory, images = memory_of_deepest(), images_of((16, 16))
     optimised = CPUNetwork(network(**settings), torch.bfloat16)
     with torch.inference_mode():
         together = optimised.subsets_predictor(memory, MODALITIES, SUBSETS)(images)
@@ -93,7 +91,7 @@ def test_masks_are_those_of_a_run_per_subset(tmp_path: Path) -> None:
     plans = small_plans()
     case = stored_site(tmp_path, "north", [("flair", "t2")], plans).training[0]
     built = network(compensation_levels=(-1,))
-    memory, subsets = memory_of(built), all_subsets(["flair", "t2"])
+    memory, subsets = memory_of_deepest(), all_subsets(["flair", "t2"])
     device = torch.device("cpu")
     each = {
         subset: segment_stored(built, memory, case, subset, plans, "2d", device)
