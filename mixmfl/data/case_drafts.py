@@ -30,7 +30,8 @@ _DERIVED = re.compile(
 )
 _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "manuelle", "manuale"}
 # of diffusion images, the one that is looked at
-_WEIGHTED = {"trace", "tracew", "isotropic"}
+_WEIGHTED = {"trace", "tracew", "isotropic", "iso"}
+_LOW_B = re.compile(r"b_?=?(?:[1-9]|[1-9]\d|1\d\d|200)")
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -258,6 +259,7 @@ def _least_processed(
     files = [file for file in files if not _is_on_template(file)] or list(files)
     files = _without_derived(files)
     files = [file for file in files if _is_weighted(file)] or list(files)
+    files = [file for file in files if not _is_hardly_weighted(file)] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
     steps = [
         sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
@@ -293,7 +295,7 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         if name[0].startswith("3d") and [name[0][2:], *name[1:]] in names:
             return True
         before = [name[: -len(other)] for other in names if name[-len(other) :] == other != name]
-        if any(PROCESSING.issuperset(words) for words in before):  # reg_T1
+        if any(words and PROCESSING.issuperset(words) for words in before):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
         return any(_DERIVED.fullmatch(word) for words in further for word in words)
@@ -304,6 +306,12 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
 def _is_weighted(file: GatheredFile) -> bool:
     """Say whether a diffusion image is the one that is looked at, and not the raw series."""
     return file.reading.modality == "dwi" and bool(_WEIGHTED & {*lower_words(stem_of(file.path))})
+
+
+def _is_hardly_weighted(file: GatheredFile) -> bool:
+    """Say whether the name of a diffusion image has a low b, as DWI_b50 beside DWI_b800."""
+    words = lower_words(stem_of(file.path))
+    return file.reading.modality == "dwi" and any(map(_LOW_B.fullmatch, words))
 
 
 def _is_on_template(file: GatheredFile) -> bool:

@@ -129,6 +129,11 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     key_of |= _labels_called_otherwise(files, key_of)
     keys = set(key_of.values())
     name_of = _name_cases(keys, folder)
+    imaged = {key_of[file.path] for file in known if file.reading.modality}
+    taken = {name_of[key] for key in imaged}
+    for place, rest in keys - imaged:  # results/p1_seg beside p1 is of no case that we know
+        if name_of[place, rest] in taken:
+            name_of[place, rest] = "_".join(filter(None, (*place, rest, "label")))
     beside: dict[Path, set[Key]] = defaultdict(set)
     for path, each in key_of.items():
         beside[path.parent].add(each)
@@ -190,9 +195,7 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
     moved: dict[Path, Parts] = {}
     for (head, day), mine in by_patient.items():
         images = [file for file in mine if file.reading.modality]
-        if len({file.home for file in mine}) == 1 or len(images) != len(
-            {file.reading.modality for file in images}
-        ):
+        if len({file.home for file in mine}) == 1 or not _differ_in_processing(images):
             continue
         levels = zip(*(file.home for file in mine), strict=False)
         common = tuple(
@@ -216,6 +219,14 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
         else file
         for file in files
     ]
+
+
+def _differ_in_processing(images: Sequence[ImageFile]) -> bool:
+    """Say whether each modality has one image, or one that is less processed than others."""
+    steps: dict[str | None, list[int]] = defaultdict(list)
+    for image in images:
+        steps[image.reading.modality].append(len(image.reading.processing))
+    return all(counts.count(min(counts)) == 1 for counts in steps.values())
 
 
 def _key_of_label(
@@ -245,10 +256,11 @@ def _key_of_label(
     if not ends and label_tree_above(file.path, folder):  # Masken/final/p1_final of Bilder/p1/T1
         words = lower_words(label_rest)
         named = [
-            ((other, rest), lower_words(rest or other[-1]))
+            ((other, rest), lower_words("_".join(parts[start:])))
             for other, found in places.items()
             for rest in found
-            if rest or other
+            for parts in [[*other, rest] if rest else other]
+            for start in range(len(parts))
         ]
         ends = [
             candidate

@@ -66,7 +66,8 @@ class FileName:
 _CONNECTORS = frozenset(
     ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
 )
-_SCANNERS = frozenset(("mr", "mri"))
+# words before a sequence that are not the patient's
+_BEFORE_SEQUENCE = frozenset(("mr", "mri", "brats", "raw", "hdbet", "coreg", "preproc"))
 # words that may begin a patient's name, and before a sequence say what it is
 _ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
@@ -152,6 +153,8 @@ _DATATYPES = {"fmap": "field map", "func": "functional", "perf": "perfusion"}
 def maker_in(name: str, words_too: frozenset[str] = frozenset()) -> str:
     """Return the words of a name that say that a program made its segmentations, or nothing."""
     words = [without_accents(word) for word in words_of(name)]
+    if words[-1:] == ["raw"]:  # nnUNet_raw is what nnU-Net reads
+        return ""
     pairs = (pair for pair in itertools.pairwise(words) if pair in _MAKERS_OF_TWO)
     one = (word for word in words if word in _MAKERS | words_too)
     return next(one, "") or " ".join(next(pairs, ""))
@@ -275,7 +278,7 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     words = words_of(stem)
     matches = modalities.matches(words)
     first = _first_of_sequence(stem, words, matches)
-    if 1 < first < len(words) and words[first - 1].lower() in _SCANNERS:
+    while 1 < first < len(words) and words[first - 1].lower() in _BEFORE_SEQUENCE:
         first -= 1  # p01_MR_t1
     if first == len(words):
         return FileName(case=stem, head=stem)
@@ -439,7 +442,7 @@ def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
         for at, word in enumerate(body)
         if at not in matched
         and not is_sequence_word(word)
-        and word.lower() not in PROCESSING | _SCANNERS
+        and word.lower() not in PROCESSING | _BEFORE_SEQUENCE
     ]
     return "_".join(filter(None, (head, *left)))
 

@@ -14,6 +14,7 @@ from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, spa
 from mixmfl.data.modalities import Modalities, names_part, words_of
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, without_accents
+from mixmfl.data.series_numbers import is_uid
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 KIND_FOLDERS = {
@@ -25,9 +26,10 @@ KIND_FOLDERS = {
 _REJECTED = {
     f" {name} "
     for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
-                 "trash", "papierkorb", "nicht verwendet", "ausgeschlossen", "backup", "backups",
-                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "#recycle", "@eadir",
-                 "macosx")
+                 "trash", "papierkorb", "nicht verwendet", "nicht benutzt", "nicht benutzen",
+                 "ausgeschlossen", "do not use", "quarantine", "qc failed", "failed qc", "failed",
+                 "backup", "backups", "sicherung", "sicherungskopie", "sauvegarde",
+                 "$recycle bin", "#recycle", "@eadir", "macosx")
 }  # fmt: skip
 
 # names that any image may have, as words
@@ -236,6 +238,7 @@ def with_places(
         named = read_name(parents[-1], modalities)
         if named.is_label or (named.modality and len(found) > 1):
             patients.add(parents)
+    series = _folders_of_series(kinds)
     contents: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
         for depth in range(1, len(file.parents) + 1):
@@ -248,12 +251,27 @@ def with_places(
             for depth, part in enumerate(file.parents)
             if _is_processed(part, file.parents[:depth], contents)
         }
-        home = _home(file, modalities, patients, {*made})
+        home = _home(file, modalities, patients, {*made, *series})
         reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
         case = reading.case if reading.is_known else reading.head or reading.case
         place = tuple(part for part in home if spaced(part) not in spaced(case))
         placed.append(replace(file, reading=reading, home=home, place=place))
     return placed
+
+
+def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
+    """Return the folders that UIDs name, where each of several has an image of another modality."""
+    of_uids: dict[Parts, list[Parts]] = defaultdict(list)
+    for parents in kinds:
+        if is_uid(parents[-1]):
+            of_uids[parents[:-1]].append(parents)
+    return {
+        each
+        for several in of_uids.values()
+        if len(several) == sum(len(kinds[each]) for each in several)
+        and len(several) == len(set().union(*(kinds[each] for each in several)))
+        for each in several
+    }
 
 
 def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -> bool:

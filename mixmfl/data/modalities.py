@@ -57,7 +57,9 @@ _PARTS = {
     "edema", "oedema", "odem", "oedem", "oedeme", "edeme", "necrosis", "necrotic", "nekrose",
     "necrose", "necrosi", "core", "cavity", "enhancing", "nonenhancing", "penumbra", "infarct",
     "infarction", "infarkt", "infarto", "hemorrhage", "haemorrhage", "blutung", "metastasis",
-    "metastases", "metastase", "metastasen", "abscess", "abszess",
+    "metastases", "metastase", "metastasen", "abscess", "abszess", "meningioma", "meningeom",
+    "glioma", "gliom", "glioblastoma", "glioblastom", "adenoma", "adenom", "schwannoma",
+    "schwannom", "lymphoma", "lymphom", "cyst", "zyste", "aneurysm", "aneurysma",
 }  # fmt: skip
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities

@@ -39,7 +39,8 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
     # T1/P5_T1_FLAIR beside T2/P5_T2_FLAIR: of two times, or two kinds of FLAIR
     counted: dict[tuple[Path, str], set[Path]] = defaultdict(set)
     for file in files:
-        if file.reading.modality and _T1_OR_T2.fullmatch(file.path.parent.name.lower()):
+        speaks = file.reading.modality or file.reading.doubt
+        if speaks and _T1_OR_T2.fullmatch(file.path.parent.name.lower()):
             for pattern in patterns(file, _T1_OR_T2):
                 counted[pattern].add(file.path.parent)
     times |= {pattern for pattern, folders in counted.items() if len(folders) > 1}

@@ -31,7 +31,10 @@ _EXAMINATION = re.compile(
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
-_COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{4,})[-_]\d{1,2}")
+_COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_](\d{1,2})")
+_SITE = re.compile(
+    r"site|cent(?:er|re|ro)|zentrum|klinik|clini|hosp|h[oô]pital|group|grupp|institut|inst|scanner"
+)
 _LETTERED = re.compile(r"(.*\d)[a-eA-E]")
 _COUNT = re.compile(r"\d{1,2}")
 _COUNT_IN_PATIENT = re.compile(r"(?:[a-oq-z][ _-]?)?\d{1,2}", re.IGNORECASE)  # P1/E1
@@ -138,13 +141,23 @@ def _parts_of(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, tupl
 
 
 def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
-    """Return names without a number that come back below several patients: p1/a, p2/a."""
+    """Return names of folders that come back below several patients: p1/a, p2/a; R1/W12, R2/W12.
+
+    Those with a number do so below numbers only, for patients may be counted at several sites.
+    """
     above: dict[str, set[Sequence[str]]] = defaultdict(set)
     for folders in all_folders:
         patient, kind = folders[-2:] if len(folders) > 1 else ("", "")
         is_patient = patient and not (is_store(patient) or is_examination(patient))
-        if is_patient and not re.search(r"\d", kind):
-            above[kind].add(folders[:-1])
+        is_numbered = bool(re.search(r"\d", kind))
+        may_be_patient = is_numbered and (
+            names_patient(kind)
+            or not re.search(r"[^\W\d]", kind)
+            or not re.search(r"\d", patient)
+            or _SITE.match(without_accents(patient))
+        )
+        if is_patient and not may_be_patient:
+            above[kind].add(tuple(folders[:-1]))
     return {name for name, places in above.items() if len(places) > 1}
 
 
@@ -209,14 +222,20 @@ def _original_of(patient: str, is_alone: bool) -> str:
 def _counted(patients: Iterable[str]) -> dict[str, str]:
     """Return the patients whose examinations are counted: 0001_01, 0001_02, 0002_01; S1A, S1B."""
     numbers: dict[str, set[str]] = defaultdict(set)
+    counts: dict[str, set[str]] = defaultdict(set)
     letters: dict[str, set[str]] = defaultdict(set)
     for patient in patients:
         if match := _COUNTED.fullmatch(patient):
             numbers[match[1]].add(patient)
+            counts[match[1]].add(match[2])
         if match := _LETTERED.fullmatch(patient):
             letters[match[1]].add(patient)
-    counts = [len(names) for names in numbers.values()]
-    if len(counts) < 2 or not 1 < max(counts) <= _MOST_EXAMINATIONS:
+    most = max(map(len, counts.values()), default=0)
+    # 101_01, 101_02 and 102_01 may be of a trial's sites, if not all have as many
+    may_be_sites = any(len(re.sub(r"\D", "", base)) < 4 for base in numbers) and (
+        len({*map(frozenset, counts.values())}) > 1
+    )
+    if len(numbers) < 2 or not 1 < most <= _MOST_EXAMINATIONS or may_be_sites:
         numbers.clear()
     numbers |= {base: names for base, names in letters.items() if len(names) > 1}
     return {name: base for base, names in numbers.items() for name in names}

@@ -292,7 +292,7 @@ PROCESSING = frozenset(
     zscore, histmatch, tilt, prenorm, lin, nonlin,
     superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored, stx, stereotaxic
+    whitestripe, zscored, tmp, temp, stx, stereotaxic
 """)
 )
 

@@ -93,8 +93,9 @@ def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
     for name, pairs in by_name.items():
         modality_of = {number: image.reading.modality or "" for image, number in pairs}
         kinds = {*modality_of.values()}
-        if len(kinds) < 2 or len(modality_of) < len(pairs) or len(pairs) > len(kinds) + 1:
-            continue
+        same = all(modality_of[number] == image.reading.modality for image, number in pairs)
+        if len(kinds) < 2 or not same or len(pairs) > len(kinds) + 1:
+            continue  # but of 9_t1 and 9_t1a dcm2niix wrote both for one series
         if name or len(pairs) == len(images):
             groups.append(Numbered(home, name, tuple(image for image, _ in pairs), modality_of))
     return groups

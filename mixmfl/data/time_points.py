@@ -25,7 +25,7 @@ _ORDINAL = "first|second|third|1st|2nd|3rd|erste|zweite|dritte"
 # an examination in the course of a disease, by itself or before its number
 _COURSE = r"verlauf|[ck]ontroll?e?|suivi"
 # words before a number, which with it tell nothing but examinations
-_POINT = r"tp|session|time|timepoint|day|week|month|year|fu|followup"
+_POINT = r"tp|session|time|timepoint|day|week|month|year|fu|follow[ _-]?up"
 # words before a number, which with it tell examinations, and other things, too
 _COUNTER = r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie"
 # words that tell nothing but examinations
@@ -33,7 +33,11 @@ _NAMED = rf"(?:{_POINT}|ses|visit)[ _.-]?\d+d?|baseline|follow[ _-]?up|preop|pos
 # words that count examinations, and other things, too
 _COUNTED = (
     rf"(?:{_COUNTER}|{_COURSE}|controllo|untersuchung|examen|esame)[ _-]?\d{{1,2}}|"
-    r"[vmd]\d{1,2}"
+    r"[vmdw]\d{1,2}"
+)
+_UNITS = (
+    r"meses|mes|mesi|mese|mois|monate?n?|months?|wochen?|weeks?|semanas?|settiman[ae]|semaines?|"
+    r"jahre?n?|years?|anos?|ann[io]|ans?|tage?n?|days?|dias?|jours?|giorn[io]"
 )
 _SHORT_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)"
 _SPAN = rf"{_SHORT_SPAN}|\d{{2,3}}d"
@@ -62,6 +66,8 @@ _ALONE = (
     rf"(?:{_SCAN})[ _-]+(?:(?:du|vom|of|from|del|le|on)[ _-]+)?"
     rf"(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
     rf"{_LOOSE_DAY}-.+-\d{{5}}|"  # 12-05-2001-MRI BRAIN-12345, of TCIA
+    rf"(?:[^\W\d]+[ _-]+){{0,2}}\d{{1,3}}[ _-]?(?:{_UNITS})|"  # control 6 meses
+    rf"basale?|esordio|onset|diagnos[ei]s?|"
     rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
 

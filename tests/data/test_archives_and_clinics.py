@@ -39,6 +39,12 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p/t1_sag p/t1_sag_ND", "p/t1_sag"),
         ("p/T1 p/T1.mgz", "p/T1"),
         ("p/T1 p/reg_T1", "p/T1"),
+        ("p/T1 p/tmp_T1", "p/T1"),
+        ("p/DWI_iso p/DWI_x p/DWI_y", "p/DWI_iso"),
+        ("p/DWI_b50 p/DWI_b800", "p/DWI_b800"),
+        ("p9/hdbet/p9_hdbet_brats_t1 p9/raw/p9_raw_t1", "p9/raw/p9_raw_t1"),
+        ("p/1.2.840.1.1/T1 p/1.2.840.1.2/FLAIR", "p/1.2.840.1.1/T1 p/1.2.840.1.2/FLAIR"),
+        ("p/T1 p/QC_failed/FLAIR", "p/T1"),
         ("p/T1 nat\np/T1 KM", "p/T1 KM p/T1 nat"),
         ("sub-1/sub-1_space-T2S_T1 sub-1/sub-1_space-T2S_T2S",
          "sub-1/sub-1_space-T2S_T1 sub-1/sub-1_space-T2S_T2S"),
@@ -69,6 +75,9 @@ def test_one_of_several_images_is_used_where_names_say_which(
     ("names", "label"),
     [
         ("p/T1 p/infarct", "p/infarct"),
+        ("p/T1 p/Meningeom p/Oedem", None),
+        ("p1/v1/T1 p2/v1/T1 labels/p1_v1", "labels/p1_v1"),
+        ("nnUNet_raw/p1/T1 nnUNet_raw/p1/seg", "nnUNet_raw/p1/seg"),
         ("p/T1 p/tumor p/edema", None),
         ("p/T1 p/KM-Tumor p/Nekrose p/Ödem", None),
         ("p/T1 p/lesions_A p/STAPLE_mask", "p/STAPLE_mask"),
@@ -104,6 +113,11 @@ def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path
         ("Huber/Erst-MRT/T1\nHuber/Verlauf 1/T1\nKoch/Erst-MRT/T1", 2),
         ("Huber/Erste Aufnahme/T1\nHuber/Verlauf 1/T1\nKoch/T1", 2),
         ("S1A/T1 S1B/T1 S2A/T1", 2),
+        ("R1/W00/T1 R1/W12/T1 R2/W00/T1 R2/W12/T1", 2),
+        ("R1/Q1/T1 R1/Q2/T1 R2/Q1/T1 R2/Q2/T1", 2),
+        ("Gil/basal/T1\nGil/control 6 meses/T1\nPaz/basal/T1", 2),
+        ("Po/esordio/T1\nPo/follow-up 1/T1\nIva/T1", 2),
+        ("100-01/T1 100-02/T1 101-01/T1 101-02/T1", 2),
     ],
 )
 def test_examinations_in_folders_are_of_the_person_around_them(
@@ -118,6 +132,23 @@ def test_examinations_in_folders_are_of_the_person_around_them(
 def test_an_unread_label_of_two_examinations_joins_them_not(tmp_path: Path) -> None:
     found = found_in(tmp_path, "p1/study1_T1 p1/study1_FLAIR p1/study2_T1 p1/study2_FLAIR p1/gt")
     assert [sorted(case.images) for case in found.cases] == [["flair", "t1"], ["flair", "t1"]]
+
+
+def test_a_label_elsewhere_does_not_refuse_a_case_of_its_name(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p1/T1 p1/FLAIR p2/T1 p2/FLAIR results/p1_T1_seg")
+    assert [case.name for case in found.cases] == ["p1", "p2"]
+
+
+def test_patients_called_t1_and_t2_are_a_question(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "T1/T1_flair T1/T1_t2 T2/T2_flair T2/T2_t2")
+    assert found.cases == ()
+    assert "may be a time point" in found.refused[0].reason
+
+
+def test_two_files_of_one_series_do_not_divide_a_patient(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p/3_t1 p/5_t2 p/9_t1_km p/9_t1_km_sag p/12_flair")
+    assert [sorted(case.images) for case in found.cases] == [["flair", "t1", "t2"]]
+    assert "2 files for t1c" in found.cases[0].warnings[0]
 
 
 def test_numbers_of_a_protocol_with_a_label_each_are_a_question(tmp_path: Path) -> None:
