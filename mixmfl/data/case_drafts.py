@@ -25,7 +25,7 @@ _AGREED = {"consensus", "majority", "staple"}
 # behind the name of an image beside it, these say that an image was made of that one, or is worse
 _DERIVED = re.compile(
     r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
-    r"\d{1,2}mm|aug\d*|augmented|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
+    r"\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
     r"old|alt|ancien|vieux|backup|bad|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
 )
 _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "manuelle", "manuale"}

@@ -32,6 +32,7 @@ from mixmfl.data.neighbouring_names import (
     with_agent_of_folder,
     with_ct1,
     with_patients_called_as_agents,
+    with_short_flair,
     with_time_points,
     with_words_of_patients,
 )
@@ -87,6 +88,7 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
     files = [read_file(path, folder, modalities, of_labels) for path in paths]
     files = with_time_points(files)
     files = with_ct1(files)
+    files = with_short_flair(files, modalities)
     files = named_by_folder(files, folder, modalities)
     people = called_as_agents(files, modalities)
     files = with_places(files, modalities, people)

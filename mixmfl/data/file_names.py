@@ -274,7 +274,7 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
 
 
 def _read_free(stem: str, modalities: Modalities) -> FileName:
-    stem, target = _without_target(stem)
+    stem, target = _without_target(stem, modalities)
     words = words_of(stem)
     matches = modalities.matches(words)
     first = _first_of_sequence(stem, words, matches)
@@ -415,14 +415,17 @@ def _doubt_of_name_between(body: Sequence[str]) -> str:
     return ""
 
 
-def _without_target(stem: str) -> tuple[str, list[str]]:
+def _without_target(stem: str, modalities: Modalities) -> tuple[str, list[str]]:
     """Remove the target of a registration from a name: "T1_to_T2_seg" is a label on T1."""
     words = words_of(stem)
+    labels = [each.start for each in modalities.matches(words) if each.kind == LABEL]
     for at in range(1, len(words) - 1):
         stop = at + 1
         while stop < len(words) and _may_be_target(words[stop]):
             stop += 1
-        before = any(meaning_of(word) in KINDS for word in words[:at])
+        before = (
+            any(meaning_of(word) in KINDS for word in words[:at]) or min(labels, default=at) < at
+        )
         if words[at].lower() in _CONNECTORS and before and stop > at + 1:
             left = stem[: _offset(stem, words, at)].rstrip(" _-.")
             rest = stem[_offset(stem, words, stop) :]

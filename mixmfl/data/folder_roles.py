@@ -28,8 +28,8 @@ _REJECTED = {
     for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
                  "trash", "papierkorb", "nicht verwendet", "nicht benutzt", "nicht benutzen",
                  "ausgeschlossen", "do not use", "quarantine", "qc failed", "failed qc", "failed",
-                 "backup", "backups", "sicherung", "sicherungskopie", "sauvegarde",
-                 "$recycle bin", "#recycle", "@eadir", "macosx")
+                 "augmented", "augmentation", "backup", "backups", "sicherung", "sicherungskopie",
+                 "sauvegarde", "$recycle bin", "#recycle", "@eadir", "macosx")
 }  # fmt: skip
 
 # names that any image may have, as words

@@ -9,13 +9,14 @@ from pathlib import Path
 from mixmfl.data.file_names import read_name
 from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
-from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_vocabulary import AFTER, PROCESSING
-from mixmfl.data.sequence_words import agent_in, agent_in_name, without_accents
+from mixmfl.data.modalities import Modalities, words_of
+from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
+from mixmfl.data.sequence_words import agent_in, agent_in_name, meaning_of, without_accents
 
 _OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
 _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
 _CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
+_FL = re.compile(r"(?<![a-z0-9])fla?(?![a-z0-9])", re.IGNORECASE)
 _BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
 
 
@@ -42,7 +43,8 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
         speaks = file.reading.modality or file.reading.doubt
         if speaks and _T1_OR_T2.fullmatch(file.path.parent.name.lower()):
             for pattern in patterns(file, _T1_OR_T2):
-                counted[pattern].add(file.path.parent)
+                if any(meaning_of(word) in KINDS for word in words_of(pattern[1])):
+                    counted[pattern].add(file.path.parent)
     times |= {pattern for pattern, folders in counted.items() if len(folders) > 1}
     doubt = (
         "has a T1 or T2 that may be a time point, for another name has a T0, T2 or T3 in its place"
@@ -78,6 +80,20 @@ def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
         else file
         for file in files
     ]
+
+
+def with_short_flair(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+    """Read FL and FLA beside T1 of the same name as FLAIR, as pipelines for gliomas write it."""
+    names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
+    read = []
+    for file in files:
+        stem, reading = stem_of(file.path), file.reading
+        parts = _FL.split(stem.lower())
+        beside = {(file.path.parent, t1.join(parts)) for t1 in ("t1", "t1w", "t1n")}
+        if len(parts) == 2 and not (reading.is_known or reading.aside) and names & beside:
+            file = replace(file, reading=read_name(_FL.sub("flair", stem), modalities))
+        read.append(file)
+    return read
 
 
 def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:

@@ -131,12 +131,16 @@ def _parts_of(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, tupl
     """
     of_folders = [tuple(folders) for folders, rest in places.values() if not rest]
     kinds = _kinds_of_folders(of_folders)
+    crowded = _crowded(folders for folders, _ in places.values())
     examined = {folders[:-1] for folders in of_folders if is_examination("".join(folders[-1:]))}
+    examined -= crowded
     parts_of = {}
     for name, (folders, rest) in places.items():
         around = tuple(folders[:-1])
         is_beside = not rest and around and around in examined
-        parts_of[name] = without_stores(around) if is_beside else _parts_at(folders, rest, kinds)
+        parts_of[name] = (
+            without_stores(around) if is_beside else _parts_at(folders, rest, kinds, crowded)
+        )
     return parts_of
 
 
@@ -161,7 +165,22 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
     return {name for name, places in above.items() if len(places) > 1}
 
 
-def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tuple[str, ...]:
+def _crowded(all_folders: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:
+    """Return the folders that hold more of V1, M12 or their like than a person has examinations."""
+    within: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for folders in all_folders:
+        for depth, part in enumerate(folders):
+            if is_examination(part) and not is_day(part):
+                within[tuple(folders[:depth])].add(part)
+    return {folder for folder, parts in within.items() if len(parts) > _MOST_EXAMINATIONS}
+
+
+def _parts_at(
+    folders: Sequence[str],
+    rest: str,
+    kinds: Collection[str],
+    crowded: Collection[tuple[str, ...]],
+) -> tuple[str, ...]:
     """Return the names of folders and files that may tell the patient of a case, the last most."""
     # p1/T1_1 and p1/T1_2 are of p1, perhaps
     is_count = bool(_COUNT.fullmatch(rest) and folders and re.search(r"\d", folders[-1]))
@@ -169,7 +188,7 @@ def _parts_at(folders: Sequence[str], rest: str, kinds: Collection[str]) -> tupl
         named = tuple(
             part
             for depth, part in enumerate(folders)
-            if not is_examination(part)
+            if not (is_examination(part) and tuple(folders[:depth]) not in crowded)
             and not (depth and (part in kinds or _is_within(part) or _is_count(folders, depth)))
         )
         return without_stores(named)

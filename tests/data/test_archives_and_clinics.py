@@ -40,6 +40,10 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p/T1 p/T1.mgz", "p/T1"),
         ("p/T1 p/reg_T1", "p/T1"),
         ("p/T1 p/tmp_T1", "p/T1"),
+        ("p/T1 p/T1_patch_001", "p/T1"),
+        ("p/T1 augmented/p_rot/T1", "p/T1"),
+        ("p/T1_to_SRI p/FL_to_SRI", "p/FL_to_SRI p/T1_to_SRI"),
+        ("p/T1/T1 p/T2/T2 p/T1+C/T1+C", "p/T1+C/T1+C p/T1/T1 p/T2/T2"),
         ("p/DWI_iso p/DWI_x p/DWI_y", "p/DWI_iso"),
         ("p/DWI_b50 p/DWI_b800", "p/DWI_b800"),
         ("p9/hdbet/p9_hdbet_brats_t1 p9/raw/p9_raw_t1", "p9/raw/p9_raw_t1"),
@@ -76,6 +80,7 @@ def test_one_of_several_images_is_used_where_names_say_which(
     [
         ("p/T1 p/infarct", "p/infarct"),
         ("p/T1 p/Meningeom p/Oedem", None),
+        ("p/t1 p/lesion_in_t1_space", "p/lesion_in_t1_space"),
         ("p1/v1/T1 p2/v1/T1 labels/p1_v1", "labels/p1_v1"),
         ("nnUNet_raw/p1/T1 nnUNet_raw/p1/seg", "nnUNet_raw/p1/seg"),
         ("p/T1 p/tumor p/edema", None),
@@ -117,6 +122,7 @@ def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path
         ("R1/Q1/T1 R1/Q2/T1 R2/Q1/T1 R2/Q2/T1", 2),
         ("Gil/basal/T1\nGil/control 6 meses/T1\nPaz/basal/T1", 2),
         ("Po/esordio/T1\nPo/follow-up 1/T1\nIva/T1", 2),
+        (" ".join(f"study/M{number}/T1" for number in range(12)), 12),
         ("100-01/T1 100-02/T1 101-01/T1 101-02/T1", 2),
     ],
 )
