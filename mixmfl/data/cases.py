@@ -7,13 +7,11 @@ Training and prediction both find cases here, by names alone: ``find_cases`` rea
 import contextlib
 import fnmatch
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from mixmfl.core.errors import DataError, NoImageError, Refused
 from mixmfl.core.files import files_below
@@ -22,16 +20,21 @@ from mixmfl.data.accounting import (
     FileRecord,
     header_of,
     inside,
-    is_twin_folder,
     other_format,
     rest_below,
     why_other,
 )
 from mixmfl.data.case_drafts import Draft, GatheredFile, corrected
 from mixmfl.data.case_grouping import Grouped, group
+from mixmfl.data.channel_numbers import (
+    CHANNEL_FILE,
+    HOW_TO_DESCRIBE,
+    draft_from_channels,
+    only_data_set,
+)
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, Source
-from mixmfl.data.image_files import stem_of
+from mixmfl.data.image_files import images_below, stem_of
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.patients import patients_by_place
@@ -41,15 +44,6 @@ LAYOUTS = """\
   nnU-Net         imagesTr/case_0000.nii.gz, labelsTr/case.nii.gz, dataset.json with channel_names
   case folders    case/T1.nii.gz, case/t1ce.nii.gz, ..., label case/seg.nii.gz
   modality names  case_t1ce.nii.gz, sub-01/anat/sub-01_T1w.nii.gz, ..., label case_seg.nii.gz"""
-
-_CHANNELS = (
-    'names that end in _0000 need a dataset.json whose "channel_names" are modalities that we '
-    'know, such as {"0": "T1"}; give others with --alias NAME=ALIAS'
-)
-
-_CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
-
-_CHANNEL = re.compile("[0-9]{1,4}")
 
 _LINES_SHOWN = 20
 
@@ -162,23 +156,17 @@ def find_cases(
         raise DataError(f"{folder}: there is no such folder. Needed is one of\n{LAYOUTS}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(f"{folder}: may not be read. Ask who owns it")
-    files = _image_files(folder)
+    files = images_below(folder)
     if not files:
-        endings = ", ".join(FILE_ENDINGS)
-        others = [f"{inside(path, folder)}: {why_other(path)}"
-                  for path in files_below(folder) if other_format(path)]  # fmt: skip
-        unread = f"; {'; '.join(others[:5])}" if others else ""
-        raise NoImageError(
-            f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
-        )
+        raise _no_image(folder)
 
     labels = None
-    described = _only_data_set(folder, files)
+    described = only_data_set(folder, files)
     if read_dataset_json(described):
         with contextlib.nullcontext() if labels_needed else contextlib.suppress(DataError):
             labels = read_folder_labels(described)
     layout = "nnU-Net's channel numbers"
-    drafts = _draft_from_channels(described, modalities)
+    drafts = draft_from_channels(described, modalities)
     if drafts is not None:
         patients: Mapping[str, str] = patients_by_place({name: ((), name) for name in drafts})
     else:
@@ -195,19 +183,45 @@ def find_cases(
         for file in drafts[case.name].files
         if file.path in aside and not file.reading.is_known
     )
-    masks = {
-        name: labels[0].path
-        for name, draft in drafts.items()
-        for labels in [[file for file in draft.files if file.reading.is_label]]
-        if len(labels) == 1
-        and not draft.faults
-        # beside it may lie a mask of the head, but no image
-        and all(file in labels or file.reading.aside for file in draft.files)
-    }
     cases, more = _with_unread(cases, folder, modalities)
     return Found(
-        tuple(cases), tuple(refused), ignored, layout, labels, folder, masks, (*records, *more)
+        tuple(cases),
+        tuple(refused),
+        ignored,
+        layout,
+        labels,
+        folder,
+        _masks(drafts),
+        (*records, *more),
     )
+
+
+def _no_image(folder: Path) -> NoImageError:
+    endings = ", ".join(FILE_ENDINGS)
+    others = [
+        f"{inside(path, folder)}: {why_other(path)}"
+        for path in files_below(folder)
+        if other_format(path)
+    ]
+    unread = f"; {'; '.join(others[:5])}" if others else ""
+    return NoImageError(
+        f"{folder}: holds no image ({endings}){unread}. Needed is one of\n{LAYOUTS}"
+    )
+
+
+def _masks(drafts: Mapping[str, Draft]) -> dict[str, Path]:
+    """Return the labels that lie beside no image, though perhaps beside a mask of the head."""
+    labels_of = {
+        name: [file for file in draft.files if file.reading.is_label]
+        for name, draft in drafts.items()
+    }
+    return {
+        name: labels[0].path
+        for name, labels in labels_of.items()
+        if len(labels) == 1
+        and not drafts[name].faults
+        and all(file in labels or file.reading.aside for file in drafts[name].files)
+    }
 
 
 def _choose(
@@ -250,7 +264,7 @@ def _choose(
 
 def holds_images(folder: Path) -> bool:
     """Say whether the folder holds an image file that ``find_cases`` would use."""
-    return folder.is_dir() and bool(_image_files(folder))
+    return folder.is_dir() and bool(images_below(folder))
 
 
 def account(found: Found, known: Sequence[Path] = ()) -> Found:
@@ -373,71 +387,6 @@ def _with_unread(
     ], records
 
 
-def _only_data_set(folder: Path, images: Sequence[Path]) -> Path:
-    """Return the only data set in a folder of nnU-Net's data sets; else the folder."""
-    inner = {folder / path.relative_to(folder).parts[0] for path in images}
-    only = inner.pop() if len(inner) == 1 else folder
-    return only if (only / "imagesTr").is_dir() else folder
-
-
-def _draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft] | None:
-    """Gather the cases of nnU-Net's raw layout; None where the folder is not in it."""
-    subfolders = (folder / name for name in ("imagesTr", "imagesTs"))
-    images = next(filter(Path.is_dir, subfolders), folder)
-    files = {path: _CHANNEL_FILE.fullmatch(stem_of(path)) for path in _image_files(images)}
-    if not any(files.values()):
-        return None
-    for source in (folder, folder.absolute().parent):  # its own description, or its federation's
-        content = read_dataset_json(source)
-        written = content.get("channel_names", content.get("modality"))  # nnU-Net v2's key, v1's
-        if written is not None:
-            break
-    if written is None and images == folder:
-        return None
-    channels = _read_channels(written, folder, modalities)
-
-    drafts: dict[str, Draft] = defaultdict(Draft)
-    for path, match in files.items():
-        if match is None:
-            drafts[stem_of(path)].add(path, FileName(stem_of(path)))
-        elif int(match[2]) in channels:
-            drafts[match[1]].add(path, FileName(match[1], channels[int(match[2])]))
-        else:
-            drafts[match[1]].add(path, FileName(match[1]))
-            drafts[match[1]].faults.append(
-                f"{path.name} is channel {int(match[2])}, but channel_names has {sorted(channels)}"
-            )
-    labels = images.absolute().parent / images.absolute().name.replace("images", "labels")
-    if labels != images.absolute() and labels.is_dir():
-        for path in _image_files(labels):
-            drafts[stem_of(path)].add(path, FileName(stem_of(path), is_label=True))
-    return drafts
-
-
-def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[int, str | None]:
-    """Return the modality of each channel number; None where its name is not known.
-
-    Raises:
-        DataError: The channels are not described, or two of them are one modality.
-    """
-    names = written if isinstance(written, Mapping) else {}
-    numbers = {int(key) for key in names if _CHANNEL.fullmatch(key)}
-    if not numbers or len(numbers) != len(names):
-        raise DataError(
-            f'{folder}: files named case_0000 need "channel_names" in dataset.json, such as '
-            '{"channel_names": {"0": "T1", "1": "FLAIR"}}'
-        )
-    known = {int(key): modalities.find(str(name)) for key, name in written.items()}
-    for modality, count in Counter(filter(None, known.values())).items():
-        if count > 1:
-            channels = [key for key, each in sorted(known.items()) if each == modality]
-            raise DataError(
-                f"{folder}: dataset.json says that channels {channels} are all {modality}; "
-                "each must be another modality"
-            )
-    return known
-
-
 def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
     """Gather the cases of all other layouts, which are grouped by the words in file names."""
     hidden = _bids_ignored(folder)
@@ -448,8 +397,8 @@ def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
             file_name = FileName(file_name.case, aside="a file that .bidsignore names")
         draft = drafts[name]
         draft.add(file.path, file_name)
-        if _CHANNEL_FILE.fullmatch(stem_of(file.path)):
-            draft.hint = _CHANNELS
+        if CHANNEL_FILE.fullmatch(stem_of(file.path)):
+            draft.hint = HOW_TO_DESCRIBE
     for name, faults in grouped.faults.items():
         drafts[name].faults += faults
     return drafts
@@ -463,15 +412,6 @@ def _bids_ignored(folder: Path) -> list[str]:
         return []
     patterns = [line.strip().strip("/") for line in lines if line.strip() and line[0] != "#"]
     return [each for pattern in patterns for each in (pattern, f"{pattern}/*", f"*/{pattern}")]
-
-
-def _image_files(folder: Path) -> list[Path]:
-    """Return the images below a folder; those of a folder with links to it count once."""
-    files = [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
-    around = {place for file in files for place in file.parents if folder in place.parents}
-    top = folder.resolve()
-    twins = {place for place in around if is_twin_folder(place, top)}
-    return [file for file in files if twins.isdisjoint(file.parents)] if twins else files
 
 
 def _first_of(lines: Sequence[str]) -> list[str]:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.data.accounting import other_format
+from mixmfl.core.files import files_below
+from mixmfl.data.accounting import is_twin_folder, other_format
 from mixmfl.data.file_names import FileName
-from mixmfl.data.image import ending_of
+from mixmfl.data.image import FILE_ENDINGS, ending_of
 
 Parts = tuple[str, ...]
+Key = tuple[Parts, str]
+"""What a case is known by: its place, and the rest of the names of its files there."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class ImageFile:
     parents: Parts
     place: Parts = ()
     home: Parts = ()
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images below a folder; those of a folder with links to it count once."""
+    files = [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
+    around = {place for file in files for place in file.parents if folder in place.parents}
+    top = folder.resolve()
+    twins = {place for place in around if is_twin_folder(place, top)}
+    return [file for file in files if twins.isdisjoint(file.parents)] if twins else files
 
 
 def stem_of(path: Path) -> str:

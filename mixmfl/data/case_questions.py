@@ -1,0 +1,117 @@
+"""Questions about cases that folders and names leave open, and files that lie at a wrong place."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from mixmfl.data.accounting import inside
+from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
+from mixmfl.data.image_files import ImageFile, Key, names_of, spaced, stem_of
+from mixmfl.data.series_numbers import ask_whose_numbers
+from mixmfl.data.time_points import is_of_another_state
+
+_WHOSE_IMAGE = (
+    "{} lies beside several cases and is named by its kind alone; put it into the folder of its "
+    "case, or say by --mapping which case it is of"
+)
+
+
+def questions_about(
+    files: Sequence[ImageFile],
+    key_of: Mapping[Path, Key],
+    name_of: Mapping[Key, str],
+    unclear: Mapping[Path, str],
+    folder: Path,
+) -> dict[str, tuple[str, ...]]:
+    """Return the reasons why cases cannot be used, by the case's name.
+
+    Args:
+        files: All images and labels.
+        key_of: The case of each.
+        name_of: The name of each case.
+        unclear: Questions about single images.
+        folder: The folder that was searched.
+    """
+    faults: dict[str, list[str]] = defaultdict(list)
+    for name, count in Counter(name_of.values()).items():
+        if count > 1:
+            its_files = [path for path, key in key_of.items() if name_of[key] == name]
+            listed = ", ".join(inside(path, folder) for path in its_files)
+            faults[name].append(f"is the name of {count} cases: {listed}; rename one")
+    for one, others in _written_alike(name_of.values()).items():
+        faults[one].append(
+            f"differs from {others} in upper and lower case or leading zeros alone, and may be of "
+            "one patient with it; rename one"
+        )
+    asked = dict(unclear)
+    at_top = [path for path, key in key_of.items() if key == ((), "") and path.parent == folder]
+    if len(at_top) == 1 and len(name_of) > 2:
+        asked.setdefault(at_top[0], _WHOSE_IMAGE.format(names_of(at_top)))
+    nobodys = _of_no_patient(files, key_of, folder)
+    asked |= dict.fromkeys(nobodys, ask_whose_numbers(nobodys))
+    for name, question in sorted({(name_of[key_of[path]], text) for path, text in asked.items()}):
+        faults[name].append(question)
+    return {name: tuple(texts) for name, texts in faults.items()}
+
+
+def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return doubts about files whose names tell of another case than the place they lie at."""
+    cases = {spaced(rest or place[-1]) for place, rest in key_of.values() if rest or place}
+    doubts = {}
+    for file in files:
+        place, rest = key_of[file.path]
+        head = file.reading.head
+        if file.reading.is_bids:
+            continue
+        if is_of_another_state(stem_of(file.path), file.parents):
+            doubts[file.path] = "says another state of treatment than the folder it lies in"
+        if place and not rest and head and spaced(head) in cases - {spaced(place[-1])}:
+            doubts[file.path] = f"begins with {head!r}, the name of another case"
+        elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
+            doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
+    return doubts
+
+
+def _written_alike(names: Collection[str]) -> dict[str, str]:
+    """Return the names that a file system or a person may take for others of them, with these."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        alike[_without_zeros(name.casefold())].add(name)
+    return {
+        name: ", ".join(sorted(group - {name}))
+        for group in alike.values()
+        for name in group
+        if len(group) > 1
+    }
+
+
+def _is_numbered_alike(name: str, other: str) -> bool:
+    """Say whether two names differ in their numbers alone, as those of patients do: p1 and p2."""
+    name, other = (_without_zeros(each.casefold()) for each in (name, other))
+    words = set(re.findall(r"[a-z]+", name))
+    return (
+        name != other
+        and re.sub(r"\d+", "#", name) == re.sub(r"\d+", "#", other)
+        and not words <= ANY_IMAGE  # ser_3 in ser_2
+    )
+
+
+def _without_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+
+
+def _of_no_patient(
+    files: Sequence[ImageFile], key_of: Mapping[Path, Key], folder: Path
+) -> list[Path]:
+    """Return files that folders for sequences make one case, and whose names may be patients'."""
+    named = [
+        file
+        for file in files
+        if key_of[file.path] == ((), "")
+        and file.path.parent != folder
+        and len(file.parents) + 1 < len(file.path.relative_to(folder).parts)
+    ]
+    stems = {stem_of(file.path) for file in named}
+    asked = len(stems) > 1 and all(map(may_be_name, stems))
+    return [file.path for file in named] if asked else []
