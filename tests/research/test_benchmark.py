@@ -148,7 +148,6 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "equal_voices.py"
     file.write_text(code.partition("```")[0])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     monkeypatch.setattr(benchmark, "METHODS", methods.METHODS)
     monkeypatch.setattr(methods, "OUTSIDE", {})
@@ -246,13 +245,17 @@ def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_
         ),
         ("equal_voices:Missing", r"cannot be loaded \(AttributeError"),
         ("equal_voices:equally", "is a function; an instance or a class of"),
+        ("colorsys:EqualVoices", r"cannot be loaded \(AttributeError: .*'colorsys'"),
         ("equal_voices:mdm", "there is another method mdm; rename it"),
     ],
 )
 def test_what_is_no_method_is_refused_in_words(outside: Path, source: str, message: str) -> None:
     outside.write_text(f"{outside.read_text()}\n\nmdm = EqualVoices()\n")
+    outside.with_name("colorsys.py").write_text(outside.read_text())  # Python's own goes first
+    before = list(sys.path)
     with pytest.raises(DataError, match=message):
         methods.choose([source])
+    assert sys.path == before  # nor does anything later come from the folder
 
 
 def test_an_interrupted_method_resumes_to_the_same_scores(

@@ -1,9 +1,11 @@
 """Where the numbers of a run's rounds are written: TensorBoard, MLflow or Weights & Biases.
 
-Each is a small adapter and writes into the folder of the run; none sends anything anywhere.
+Each is a small adapter and writes into the folder of the run; none sends anything anywhere, nor
+records paths, commands or machines.
 """
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -49,6 +51,7 @@ class MLflow:
 
     def __init__(self, run: Run, first: int) -> None:
         """Args: first: the round that is written first; a run that has begun is continued."""
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
         from mlflow import MlflowClient
 
         folder = run.folder.resolve()
@@ -79,6 +82,7 @@ class WeightsAndBiases:
 
     def __init__(self, run: Run, first: int) -> None:
         """Args: first: the round that is written first; a run that has begun is continued."""
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else its errors go to its makers
         import wandb
 
         folder = run.folder.resolve()
@@ -90,7 +94,17 @@ class WeightsAndBiases:
             mode="offline",
             dir=str(folder),
             config=_settings(run),
-            settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                save_code=False,
+                host="-",
+                # program, arguments and folders, load and make of the machine
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+            ),
         )
 
     def write(self, number: int, values: Mapping[str, float]) -> None:

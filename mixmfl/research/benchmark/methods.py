@@ -260,14 +260,15 @@ def register(source: str) -> str:
 
     Args:
         source: ``"MODULE:NAME"``: the name of a ``Method`` in a module, or of a class of one that
-            is made without arguments. The module is in the current folder, or installed.
+            is made without arguments. The module is installed, or in the current folder, of which
+            nothing else is imported, then or later.
 
     Raises:
         DataError: There is no such method, it is none, or its name is taken.
     """
     module, _, name = source.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # a command is not started from its user's folder
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # last: images may lie there, and among them a torch.py
     try:
         loaded = importlib.import_module(module)
         found = getattr(loaded, name)
@@ -277,6 +278,8 @@ def register(source: str) -> str:
             f"method {source!r}: cannot be loaded ({type(error).__name__}: {error}); needed is "
             f"{module}.py here or a module that is installed, and {name or 'a name'} in it"
         ) from None
+    finally:
+        sys.path[:] = before
     if not isinstance(method, Method):
         raise DataError(
             f"method {source!r}: is a {type(method).__name__}; an instance or a class of "

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import os
 import re
 import shutil
 import sys
@@ -224,11 +225,13 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
     run = dataclasses.replace(done[0], folder=tmp_path)
     library = MagicMock()
     monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     client = library.MlflowClient.return_value
     client.get_experiment_by_name.return_value = None
     with Curves(0, ["mlflow"]) as curves:
         curves.write(run)
         curves.write(run)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"  # else a server of its makers is asked
     library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
     written = [(call.args[1:], call.kwargs) for call in client.log_metric.call_args_list]
     assert written == [((name, value), {"step": 1}) for name, value in scalars(run, 1).items()]
@@ -241,11 +244,16 @@ def test_weights_and_biases_get_every_round_offline(
     run = dataclasses.replace(done[0], folder=tmp_path)
     library = MagicMock()
     monkeypatch.setitem(sys.modules, "wandb", library)
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
     with Curves(0, ["wandb"]) as curves:
         curves.write(run)
         curves.write(run)
     opened = library.init.call_args.kwargs
     assert (opened["mode"], opened["dir"]) == ("offline", str(tmp_path))
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+    settings = library.Settings.call_args.kwargs  # what is synchronised later names no path or host
+    assert settings["host"] == "-"
+    assert settings["x_disable_meta"] is settings["x_disable_machine_info"] is True
     library.init.return_value.log.assert_called_once_with(scalars(run, 1), step=1)
     library.init.return_value.finish.assert_called_once()
 
