@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,30 +20,30 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError, MixmflError, Refused, explain
-from mixmfl.core.files import clear_unfinished, replacing, sha256, write_text
+from mixmfl.core.files import clear_unfinished, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, Source, from_canonical, write_labels
+from mixmfl.data.image import Source
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations
+from mixmfl.inference.case_files import CaseFiles, Predicted
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
-from mixmfl.inference.dicom_seg import check_available, is_available, write_segmentation
+from mixmfl.inference.dicom_seg import check_available
 from mixmfl.inference.model import Model
-from mixmfl.inference.origin import origin_of
-from mixmfl.inference.outcomes import Outcome, Records
+from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
-from mixmfl.inference.report import case_files, shown_name, write_case, write_report
+from mixmfl.inference.report import write_report
 from mixmfl.inference.segmentation import (
     check_models_agree,
     extraction_for,
     prepare,
     segment,
 )
-from mixmfl.inference.uncertainty import Maps, uncalibrated, write_maps, write_maps_as_dicom
+from mixmfl.inference.uncertainty import uncalibrated
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
 
@@ -222,43 +222,15 @@ class _Run:
             tuple((frozenset(model.modalities), tuple(model.expected)) for model in models)
         )
         self.digests = tuple(model.sha256 for model in models)
-        self.labels = models[0].plans.labels
-        self.origins = [origin_of(model) for model in models]
-        self.records = Records(out, overwrite=output.overwrite, origins=self.origins)
+        self.files = CaseFiles(models, out, output)
+        self.records = self.files.records
         self.settings = _settings(prediction)
-        self.maps = Maps.of(models) if output.uncertainty else None
         self._unwritten: OSError | None = None
-
-    def mask_of(self, name: str) -> Path:
-        """Return the path of a case's mask."""
-        return self.out / f"{name}.nii.gz"
-
-    def shown(self, case: str) -> str:
-        """Return the name of a case on the page."""
-        return shown_name(case, self.output.show_patient)
 
     def renaming_notes(self, case: str) -> list[str]:
         """Return a note for the table where a case has another name on the page."""
-        shown = self.shown(case)
+        shown = self.files.shown(case)
         return [f"called {shown} on the page"] if self.output.report and shown != case else []
-
-    def dicom_files(self, case: str) -> list[str]:
-        """Return the DICOM files of a case: the segmentation, volumes, and probabilities."""
-        ends = [".dcm"]
-        ends += [".sr.dcm"] if self.output.dicom_sr else []
-        ends += [".fractional.dcm"] if self.output.dicom_seg_fractional else []
-        return [f"{case}{end}" for end in ends]
-
-    def requested_files(self, case: Case) -> tuple[str, ...]:
-        """Return the files that are to be written for a case, relative to the folder."""
-        files = [self.mask_of(case.name).name]
-        if self.output.report:
-            files += case_files(self.shown(case.name))
-        if self.output.as_dicom and all(isinstance(i, Series) for i in case.images.values()):
-            files += self.dicom_files(case.name)
-        if self.maps:
-            files += self.maps.files(case)
-        return tuple(files)
 
     def checked(self, job: _Job) -> _Job:
         """Return a case that may be predicted, with a warning where that is by ``force`` only.
@@ -277,7 +249,7 @@ class _Run:
     def existing(self, job: _Job) -> Outcome | None:
         """Return the outcome of a case with nothing to do; None where it is to be predicted."""
         overwrite = self.output.overwrite
-        mask, before = self.mask_of(job.case.name), self.records[job.case.name]
+        mask, before = self.files.mask_of(job.case.name), self.records[job.case.name]
         if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
             return None
         if before is not None:  # whether that warning still holds is checked below
@@ -290,12 +262,12 @@ class _Run:
             return dataclasses.replace(
                 before, status="kept", reason=reason, warnings=(*before.warnings, _EDITED)
             )
-        for file in self.requested_files(job.case)[1:]:  # the mask is known by its digest
+        for file in self.files.requested(job.case)[1:]:  # the mask is known by its digest
             if not overwrite and (self.out / file).exists() and file not in before.files:
                 reason = f"{file} is there and is not ours; --overwrite replaces it"
                 return dataclasses.replace(before, status="kept", reason=reason)
         same = (before.models, before.settings) == (self.digests, self.settings)
-        complete = all((self.out / file).is_file() for file in self.requested_files(job.case))
+        complete = all((self.out / file).is_file() for file in self.files.requested(job.case))
         if overwrite or not same or not complete or dict(before.inputs) != digests_of(job.case):
             return None
         reason = "made before by the same model and settings from the same images"
@@ -312,9 +284,8 @@ class _Run:
         recipes = [model.recipe for model in self.models]
         prepared = prepare(loaded, recipes, self.prediction.brains, self.prediction.force)
         loaded.images.clear()
-        asked = bool(self.maps) or self.output.dicom_seg_fractional
+        asked = self.files.needs_probabilities
         segmented = segment(self.models, prepared, self.prediction.networks, asked)
-        indices = segmented.indices
         estimated = self.models[0].estimates(segmented.confidences)
         peak = read.peak_memory_mb + peak_memory_mb()
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
@@ -324,7 +295,7 @@ class _Run:
             if segmented.removed
             else []
         )
-        volumes = _volumes(indices, self.labels, voxel_ml)
+        volumes = _volumes(segmented.indices, self.files.labels, voxel_ml)
         warnings = [
             *job.case.warnings,
             *loaded.warnings,
@@ -356,92 +327,20 @@ class _Run:
         )
         # not all of `read`, which may hold images that the models do not know
         shown = {name: image for name, image in read.shown.items() if name in used}
-        needed = loaded.grid, loaded.canonical, shown
-        return functools.partial(
-            self._write, outcome, job.case, indices, segmented.probabilities, needed, began
+        predicted = Predicted(
+            *(job.case, segmented.indices, segmented.probabilities),
+            *(loaded.grid, loaded.canonical, shown),
         )
+        return functools.partial(self._write, outcome, predicted, began)
 
-    def _write(
-        self,
-        outcome: Outcome,
-        case: Case,
-        indices: Array,
-        probabilities: Mapping[str, Array],
-        needed: tuple[Grid, Grid, Mapping[str, Array]],
-        began: float,
-    ) -> Outcome:
-        grid, canonical, shown = needed
-        mask = self.mask_of(case.name)
-        values = from_canonical(self.labels.to_values(indices), grid)
-        with replacing(mask) as temporary:
-            write_labels(temporary, values, grid)
-            digest = sha256(temporary)
-            self.records.claim(case.name, digest, self.requested_files(case))
-        files, warnings = [mask.name], list(outcome.warnings)
-        source = case.images[outcome.reference]
-        shares = {name: from_canonical(each, grid) for name, each in probabilities.items()}
-        failed: dict[str, list[str]] = {}
-
-        def make(what: Sequence[str], write: Callable[[], list[str]]) -> None:
-            try:
-                files.extend(write())
-            except Exception as error:  # the mask is written, and is what matters
-                failed.setdefault(reason_of(error), []).extend(what)
-
-        if self.output.as_dicom and isinstance(source, Series):
-            make(
-                self.output.dicom_kinds,
-                lambda: self._write_dicom(case.name, source, values, shares),
-            )
-        if self.maps:
-            maps = self.maps.draw(shares)
-            make(("maps",), lambda: write_maps(self.out, case.name, maps, grid))
-            if isinstance(source, Series) and is_available():
-                model = "+".join(self.digests)
-                make(
-                    ("Parametric Map",),
-                    lambda: write_maps_as_dicom(self.out, case.name, maps, source, model),
-                )
-        for reason, kinds in failed.items():
-            warnings.append(f"not made: {', '.join(kinds)}; {reason}")
-        if shown:
-            try:
-                name = self.shown(case.name)
-                known = dataclasses.replace(outcome, warnings=tuple(warnings))
-                write_case(
-                    self.out, name, known, shown, indices, canonical, self.labels, self.origins
-                )
-                files += case_files(name)
-            except Exception as error:  # the mask is written, and is what matters
-                warnings.append(f"its pictures could not be made: {reason_of(error)}")
-        return dataclasses.replace(
-            outcome,
-            mask_sha256=digest,
-            warnings=tuple(warnings),
-            seconds=time.monotonic() - began,
-            files=tuple(files),
-        )
-
-    def _write_dicom(
-        self, name: str, source: Series, values: Array, shares: Mapping[str, Array]
-    ) -> list[str]:
-        """Write a case's segmentation as DICOM, with what goes beside it, and return the files."""
-        first, *beside = (self.out / file for file in self.dicom_files(name))
-        write_segmentation(
-            first,
-            source,
-            values,
-            self.labels.foreground,
-            "+".join(self.digests),
-            self.models[0].plans.card.dataset.segments,
-            beside[0] if self.output.dicom_sr else None,
-            (beside[-1], shares) if self.output.dicom_seg_fractional else None,
-        )
-        return [file.name for file in (first, *beside)]
+    def _write(self, outcome: Outcome, predicted: Predicted, began: float) -> Outcome:
+        """Write the files of a case, and record how long all of it took."""
+        written = self.files.write(outcome, predicted)
+        return dataclasses.replace(written, seconds=time.monotonic() - began)
 
     def failed(self, name: str, reason: str) -> Outcome:
         """Return the outcome of a case that failed; files of an earlier run stay ours."""
-        mask, before = self.mask_of(name), self.records[name]
+        mask, before = self.files.mask_of(name), self.records[name]
         return Outcome(
             name,
             "failed",
@@ -486,7 +385,8 @@ class _Run:
         """
         if self.output.report:
             show = self.output.show_patient
-            write_report(self.out, self.records.outcomes, self.labels, self.origins, show)
+            labels, origins = self.files.labels, self.files.origins
+            write_report(self.out, self.records.outcomes, labels, origins, show)
         if self._unwritten is not None:
             self.records.write()
 

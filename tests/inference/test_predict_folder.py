@@ -379,7 +379,7 @@ def test_a_full_disk_costs_the_case_that_it_met(
 
     out = tmp_path / "masks"
     with monkeypatch.context() as patch:
-        patch.setattr("mixmfl.inference.predict_folder.write_labels", full)
+        patch.setattr("mixmfl.inference.case_files.write_labels", full)
         outcomes = predicted(model, cases, out)
     assert statuses(outcomes) == {"a": "done", "b": "failed", "c": "done"}
     assert outcomes["b"].reason.startswith("the disk is full; free space")

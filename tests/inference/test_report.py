@@ -213,7 +213,7 @@ def test_pictures_that_cannot_be_made_cost_no_mask(
     def fail(*_: object) -> None:
         raise AttributeError("another version")
 
-    monkeypatch.setattr("mixmfl.inference.predict_folder.write_case", fail)
+    monkeypatch.setattr("mixmfl.inference.case_files.write_case", fail)
     write_series(tmp_path / "cases" / "p7", volume(), SeriesDescription="T1")
     out = tmp_path / "masks"
     assert command("mixmfl_predict", "-i", tmp_path / "cases", "-m", model, "-o", out) == 0
