@@ -1,28 +1,24 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
-import math
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
-from . import _options, _paths, _runner
+from . import _folds, _options, _paths, _progress, _runner, _training
+from ._training import Asked, Training
 
 if TYPE_CHECKING:
-    from mixmfl.federated.server.cross_validation import CrossValidation
-    from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.initial_state import Start
     from mixmfl.federated.server.orders import TrainingJob
-    from mixmfl.federated.server.run import Run, SiteRound
-    from mixmfl.federated.state import RunSettings, ServerState, Site
+    from mixmfl.federated.server.run import Run
+    from mixmfl.federated.state import ServerState, Site
     from mixmfl.planning.plans import Plans
 
 DESCRIPTION = """\
@@ -41,56 +37,6 @@ With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK ne
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
 sites have answered, or after --deadline if --quorum of them have; a site that is lost takes part
 again as soon as it has reconnected."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What the command asks of one run, which is all that it trains, or one of its folds.
-
-    Attributes:
-        out: Folder of the run.
-        fold: Fold that validates; empty: as the run that is resumed, or the first.
-        configuration: Configuration; empty: as that run or ``like``, or the preprocessed one.
-        sites: Sites that take part; empty: as that run or ``like``, or all.
-        init: File whose weights a new run starts from.
-        stop_when_flat: See ``--stop-when-flat``; None: as that run or ``like``.
-        resume: Whether the run has begun.
-        like: The run of another fold, as which one that has not begun is trained.
-    """
-
-    out: Path
-    fold: str
-    configuration: str
-    sites: Sequence[str]
-    init: Path | None
-    stop_when_flat: int | None
-    resume: bool
-    like: "Run | None" = None
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What a run is trained with; see ``_Asked``, of which nothing is left open here.
-
-    Attributes:
-        out: Folder of the run.
-        plans: Plans of WORK.
-        settings: Settings of the run.
-        fold: Fold that validates.
-        sites: Sites that take part; empty: all.
-        init: File whose weights a new run starts from.
-        stop_when_flat: See ``--stop-when-flat``.
-        resume: Whether the run has begun.
-    """
-
-    out: Path
-    plans: "Plans"
-    settings: "RunSettings"
-    fold: str
-    sites: Sequence[str]
-    init: Path | None
-    stop_when_flat: int
-    resume: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,315 +166,40 @@ def _work(options: argparse.Namespace) -> int:
         check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
     several = len(options.fold) > 1 or len(options.configuration) > 1
+    model: Path | None
     if several or holds_folds(options.out) or configurations_of(options.out):
-        return _cross_validate(options, plans)
-    fold, configuration = "".join(options.fold), "".join(options.configuration)
-    code = _train(options, plans, _asked(options, options.out, fold, configuration))
-    _register(options.out / MODEL)
-    return code
-
-
-def _asked(options: argparse.Namespace, out: Path, fold: str, configuration: str) -> _Asked:
-    """Return what the options ask of a run in a folder."""
-    return _Asked(
-        out,
-        fold,
-        configuration,
-        options.sites,
-        options.init,
-        options.stop_when_flat,
-        options.resume,
-    )
-
-
-def _cross_validate(options: argparse.Namespace, plans: "Plans") -> int:
-    """Train every fold of every configuration, and add up what they measured."""
-    from mixmfl.core.text import plural
-    from mixmfl.federated.server.cross_validation import (
-        begin_configurations,
-        begin_folds,
-        begun_fold,
-        choose_configuration,
-        configurations_of,
-    )
-    from mixmfl.inference.model_folder import (
-        EVERY_CASE,
-        MODEL,
-        fold_folder,
-        holds_folds,
-        read_folds,
-    )
-    from mixmfl.planning.plans import usual_configuration
-
-    out = options.out
-    names = configurations_of(out) or list(dict.fromkeys(options.configuration))
-    if strange := sorted(set(options.configuration) - set(names)):
-        raise MixmflError(
-            f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
-        )
-    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
-        raise MixmflError(
-            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
-            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
-        )
-    if len(names) > 1:
-        begin_configurations(out, names, resume=options.resume)
-        folders = {name: out / name for name in names}
-    elif holds_folds(out):
-        folders = {names[0] if names else read_folds(out).configuration: out}
-    elif options.resume:
-        raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
+        model = _folds.cross_validate(options, plans, partial(_train, options, plans))
     else:
-        folders = {names[0] if names else usual_configuration(options.input, plans): out}
-    known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
-    folds = options.fold or (list(known[0]) if known else ["0"])
-    found = []
-    for name, folder in folders.items():
-        begin_folds(folder, name, folds, resume=options.resume)
-        begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
-        asked = replace(_asked(options, folder, "", name), like=next(begun, None))
-        found.append(_train_folds(options, plans, folds, asked))
-    done = [each for each in found if each is not None]
-    if len(done) < len(found):
-        print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
-        return 0
-    chosen = done[0]
-    if len(done) > 1:
-        best = choose_configuration(done, out)
-        chosen = next(each for each in done if each.configuration == best)
-        print(f"best configuration by cross-validated Dice: {best}")
-    print(f"mixmfl_predict -m {out} takes the mean of {plural(len(chosen.folds), 'model')}")
-    # one model, of all cases, is what it was trained for
-    of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
-    _register(of_all if of_all.is_file() else out)
+        fold, configuration = "".join(options.fold), "".join(options.configuration)
+        asked = _training.asked_of(options, options.out, fold, configuration)
+        _train(options, plans, asked)
+        model = options.out / MODEL
+    if model is not None:
+        _register(model)
     return 0
 
 
-def _train_folds(
-    options: argparse.Namespace, plans: "Plans", folds: Sequence[str], asked: _Asked
-) -> "CrossValidation | None":
-    """Train the folds of one configuration; return what they measured, if all are done.
-
-    Args:
-        options: The parsed options.
-        plans: Plans of WORK.
-        folds: The folds to train.
-        asked: What is asked of them all; ``out`` is the folder that has theirs in it.
-    """
-    from mixmfl.federated.server.cross_validation import (
-        begun_fold,
-        pool_folds,
-        unfinished_folds,
-    )
-    from mixmfl.federated.server.orders import job_file
-    from mixmfl.federated.server.run_record import holds_run
-    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
-
-    folder = asked.out
-    for fold in folds:
-        out = fold_folder(folder, fold)
-        one = replace(asked, out=out, fold=fold, resume=holds_run(out) or job_file(out).is_file())
-        if one.resume:
-            one = replace(one, init=None)  # it is for folds that have not begun
-        else:
-            one = replace(one, like=begun_fold(folder) or asked.like)
-        if fold == EVERY_CASE:
-            one = replace(one, stop_when_flat=0)  # nothing tells when it is
-        print(f"{asked.configuration}, fold {fold}: {out}")
-        _train(options, plans, one)
-    if left := unfinished_folds(folder):
-        print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")
-        return None
-    pooled = pool_folds(folder)
-    print("\n".join(pooled.lines()))
-    if len(pooled.folds) > 1:
-        print(
-            f"{folder}/fold_*/{MODEL}: each was written again with what all folds measured; "
-            "weights are as they were, expected Dice and the small parts that are removed are "
-            "those of all folds"
-        )
-    return pooled
+def _train(options: argparse.Namespace, plans: "Plans", asked: Asked) -> None:
+    training = _training.settle(options, plans, asked)
+    (_over_network if options.kit else _simulated)(options, training)
 
 
-def _train(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> int:
-    training = _settle(options, plans, asked)
-    return (_over_network if options.kit else _simulated)(options, training)
-
-
-def _settle(options: argparse.Namespace, plans: "Plans", asked: _Asked) -> _Training:
-    """Return what a run is trained with: as asked, else as before, else as planned.
-
-    Raises:
-        MixmflError: What is asked does not fit the run that has begun, or is out of bounds.
-    """
-    from mixmfl.core.records import read_record
-    from mixmfl.federated.state import RunSettings
-    from mixmfl.planning.plans import usual_configuration
-
-    before = _before(asked.out) if asked.resume else None
-    like = before or asked.like
-    sites, stop_when_flat = asked.sites, asked.stop_when_flat
-    if like is not None:
-        sites = sites or _sites_of(like, asked.out)
-        _check_privacy_lasts(like, options)
-        if stop_when_flat is None:
-            stop_when_flat = like.stop_when_flat
-    if before is None and asked.like is not None:
-        _check_starts_alike(options.seed, asked, asked.like)
-    if (stop_when_flat or 0) < 0:
-        raise MixmflError("--stop-when-flat: must be 0 or more rounds")
-    if asked.init is not None and before is not None:
-        raise MixmflError(
-            f"--init: {asked.out} has begun, and weights are only where a run starts. Leave it "
-            "out to resume, or start a new run in another folder"
-        )
-    configuration = asked.configuration or (like.settings.configuration if like else "")
-    settings = _settings(
-        options,
-        plans,
-        configuration or usual_configuration(options.input, plans),
-        like.settings if like else None,
-    )
-    for name in ("rounds", "local_steps", "learning_rate"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
-    if not 0 < options.deadline < math.inf:
-        raise MixmflError("--deadline: must be above 0")
-    if not 0 <= settings.seed < 2**63:
-        raise MixmflError("--seed: must be from 0 to 2^63 - 1")
-    read_record(RunSettings, asdict(settings), "the settings of the run", MixmflError)
-    return _Training(
-        asked.out,
-        plans,
-        settings,
-        asked.fold or (before.fold if before else "0"),
-        sites,
-        asked.init,
-        stop_when_flat or 0,
-        asked.resume,
-    )
-
-
-def _before(out: Path) -> "Run | TrainingJob | None":
-    """Return the run that is resumed, or the orders for it where no round was begun."""
-    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
-    from mixmfl.federated.server.run_record import holds_run, open_run
-
-    if holds_run(out):
-        return open_run(out)
-    file = job_file(out)
-    orders = load_job(file) if file.is_file() else None
-    return orders if isinstance(orders, TrainingJob) else None
-
-
-def _sites_of(before: "Run | TrainingJob", out: Path) -> list[str]:
-    """Return the sites of a run, or those that its orders name: one may not have joined yet."""
-    from mixmfl.federated.server.orders import TrainingJob, job_file, load_job
-
-    file = job_file(out)
-    orders = load_job(file) if file.is_file() else before
-    if isinstance(orders, TrainingJob):
-        return list(orders.sites)
-    return [] if isinstance(before, TrainingJob) else sorted(before.registrations)
-
-
-def _check_starts_alike(seed: int | None, asked: _Asked, like: "Run") -> None:
-    """Check that a fold starts as one that has begun: with its seed and weights.
-
-    Raises:
-        MixmflError: It does not.
-    """
-    if seed not in (None, like.settings.seed):
-        raise MixmflError(
-            f"--seed {seed}: {like.folder} has begun with {like.settings.seed}, and by the "
-            "seed sites split their cases; leave it out"
-        )
-    if (like.start is None) != (asked.init is None):
-        started = f"the weights of {like.start.file}" if like.start else "random weights"
-        raise MixmflError(
-            f"--init: {like.folder} started from {started}, and fold {asked.fold} has not begun; "
-            f"{'name that file again' if like.start else 'leave it out'}"
-        )
-
-
-def _check_privacy_lasts(before: "Run | TrainingJob", options: argparse.Namespace) -> None:
-    """Check that a simulated run with differential privacy is resumed with it.
-
-    Raises:
-        MixmflError: It is not.
-    """
-    from mixmfl.federated.server.run import Run, privacy_spent
-
-    if options.kit or options.dp_epsilon is not None or not isinstance(before, Run):
-        return
-    if spent := privacy_spent(before, len(before.history)):
-        raise MixmflError(
-            f"{before.folder}: {', '.join(spent)} trained with differential privacy, which holds "
-            "only if every round has it; name --dp-epsilon and the other --dp options again"
-        )
-
-
-def _settings(
-    options: argparse.Namespace,
-    plans: "Plans",
-    configuration: str,
-    before: "RunSettings | None",
-) -> "RunSettings":
-    """Return the settings that the options name; others are as before, or as planned."""
-    from mixmfl.federated.state import NETWORK_MINIMUM, Minimum, RunSettings
-
-    planned = plans.training
-    usual = before or RunSettings(
-        configuration=configuration,
-        seed=0,
-        rounds=planned.rounds,
-        local_steps=planned.local_steps,
-        learning_rate=planned.learning_rate,
-    )
-    if before is not None:
-        least = Minimum(before.minimum_cases, before.minimum_voxels)
-    else:
-        least = NETWORK_MINIMUM if options.kit else Minimum()
-    minimum = _options.minimum(options, least)
-    masked = options.masked or usual.masked
-    if masked and options.updates:
-        raise MixmflError(
-            "--updates: with --masked sites send fixed-point numbers, and receive half precision; "
-            "leave this option out"
-        )
-    named = {
-        "seed": options.seed,
-        "rounds": options.rounds,
-        "local_steps": options.local_steps,
-        "learning_rate": options.learning_rate,
-    }
-    return replace(
-        usual,
-        configuration=configuration,
-        masked=masked,
-        half_updates=options.updates != "single" if options.updates else usual.half_updates,
-        minimum_cases=minimum.cases,
-        minimum_voxels=minimum.voxels,
-        **{name: value for name, value in named.items() if value is not None},
-    )
-
-
-def _simulated(options: argparse.Namespace, training: _Training) -> int:
+def _simulated(options: argparse.Namespace, training: Training) -> None:
     from mixmfl.core.files import locked
     from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
     sites = _open_sites(options, training)
     initial = _start(options.alias, training)
-    lap = _stopwatch()
+    lap = _progress.stopwatch()
     with (
         locked(training.out / ".lock", 0, _in_use(training.out)),
-        _crowd_watch(),
-        _bar_when_needed() as progress,
-        _curves(options.track, training.out) as curves,
+        _progress.crowd_watch(),
+        _progress.bar_when_needed() as progress,
+        _progress.curves(options.track, training.out) as curves,
     ):
 
         def report(run: "Run") -> None:
-            _print_round(run, len(run.history), lap())
+            _progress.print_round(run, len(run.history), lap())
             curves.write(run)
 
         run = simulate(
@@ -545,16 +216,15 @@ def _simulated(options: argparse.Namespace, training: _Training) -> int:
         )
         if options.personalize:
             simulate_personalization(run, sites, progress)
-    _announce_end(run)
+    _progress.announce_end(run)
     if options.personalize:
-        _print_personal(run)
+        _progress.print_personal(run)
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
         print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
-    return 0
 
 
-def _open_sites(options: argparse.Namespace, training: _Training) -> "list[Site]":
+def _open_sites(options: argparse.Namespace, training: Training) -> "list[Site]":
     """Open the sites of WORK, each with its device and privacy, and print which cases they have."""
     from mixmfl.core.text import plural
     from mixmfl.federated.sites import open_sites
@@ -596,7 +266,7 @@ def _in_use(out: Path) -> MixmflError:
     )
 
 
-def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, Start] | None":
+def _start(aliases: Sequence[str], training: Training) -> "tuple[ServerState, Start] | None":
     """Read the weights that ``--init`` names, and print what of them fits."""
     if training.init is None:
         return None
@@ -609,7 +279,7 @@ def _start(aliases: Sequence[str], training: _Training) -> "tuple[ServerState, S
     return state, start
 
 
-def _over_network(options: argparse.Namespace, training: _Training) -> int:
+def _over_network(options: argparse.Namespace, training: Training) -> None:
     from mixmfl.federated.server.run_record import holds_run, open_run
 
     if options.dp_epsilon is not None:
@@ -618,14 +288,17 @@ def _over_network(options: argparse.Namespace, training: _Training) -> int:
     kit = flare.open_kit(options.kit, coordinator=True)
     job = _training_job(options, training, flare.site_names(kit))
     _start(options.alias, training)
-    printed, lap = len(open_run(job.out).history) if holds_run(job.out) else 0, _stopwatch()
-    with _curves(options.track, training.out) as curves:
+    printed, lap = (
+        len(open_run(job.out).history) if holds_run(job.out) else 0,
+        _progress.stopwatch(),
+    )
+    with _progress.curves(options.track, training.out) as curves:
 
         def report(run: "Run") -> None:
             nonlocal printed
             while printed < len(run.history):
                 printed += 1
-                _print_round(run, printed, lap())
+                _progress.print_round(run, printed, lap())
                 if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
                     print("the sites measure the model; its file follows", flush=True)
             curves.write(run)
@@ -638,13 +311,12 @@ def _over_network(options: argparse.Namespace, training: _Training) -> int:
             report=report,
         )
     run = open_run(job.out)
-    _announce_end(run)
-    _print_personal(run)
-    return 0
+    _progress.announce_end(run)
+    _progress.print_personal(run)
 
 
 def _training_job(
-    options: argparse.Namespace, training: _Training, existing: Sequence[str]
+    options: argparse.Namespace, training: Training, existing: Sequence[str]
 ) -> "TrainingJob":
     """Return the orders for a run over a network.
 
@@ -692,30 +364,6 @@ def _training_job(
     return job
 
 
-def _announce_end(run: "Run") -> None:
-    from mixmfl.core.text import plural
-
-    if len(run.history) < run.settings.rounds:
-        print(
-            f"ended after round {len(run.history)} of {run.settings.rounds}: validation Dice was "
-            f"not above that of round {run.best_round} ({run.dice[run.best_round or 0]:.3f}) for "
-            f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
-            "--stop-when-flat 0 trains the others"
-        )
-    from mixmfl.federated.server.run import choose_round
-    from mixmfl.federated.server.run_page import RUN_PAGE
-    from mixmfl.inference.model_folder import EVERY_CASE, MODEL
-
-    if run.best_round is None and run.fold != EVERY_CASE:
-        print(
-            "no validation Dice is known, so the last round is taken for the best: no site has "
-            "validation cases, or they are fewer than the --min-validation-cases of each "
-            "mixmfl_site (5 unless it is set there)"
-        )
-    print(f"model of round {choose_round(run, 'best')}: {run.folder / MODEL}")
-    print(f"its curves and scores: {run.folder / RUN_PAGE}")
-
-
 def _register(model: Path) -> None:
     """Register a model file, or a run's folder, as what prediction uses."""
     from mixmfl.core.errors import ModelError
@@ -730,100 +378,3 @@ def _register(model: Path) -> None:
     print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
     if former is not None and former != registered_model(home):
         print(f"until now it used {former}")
-
-
-def _print_personal(run: "Run") -> None:
-    for site, result in run.personal.items():
-        kept = "kept" if result.kept else "not kept"
-        print(
-            f"site {site}: personalised model, validation Dice {result.dice:.3f}, global model "
-            f"{result.dice_before:.3f}; {kept}"
-        )
-
-
-@contextmanager
-def _bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function (what, done, total) that draws progress bars, from its first call on.
-
-    While rounds are printed, nothing is drawn.
-    """
-    with ExitStack() as stack:
-        drawn: list[Callable[[str, int, int], None]] = []
-
-        def report(what: str, done: int, total: int) -> None:
-            if not drawn:
-                drawn.append(stack.enter_context(_runner.bars()))
-            drawn[0](what, done, total)
-
-        yield report
-
-
-def _curves(asked: Sequence[str], out: Path) -> "Curves":
-    """Return what writes a run's rounds for the trackers that are asked for, and the usual ones."""
-    from mixmfl.federated.server.curves import Curves
-    from mixmfl.federated.server.run_record import holds_run, open_run
-    from mixmfl.federated.server.tracking import usual_trackers
-
-    done = len(open_run(out).history) if holds_run(out) else 0
-    return Curves(done, list(dict.fromkeys((*usual_trackers(), *asked))))
-
-
-def _stopwatch() -> Callable[[], float]:
-    """Return a function that returns the seconds since its last call, or since its creation."""
-    last = time.monotonic()
-
-    def lap() -> float:
-        nonlocal last
-        before, last = last, time.monotonic()
-        return last - before
-
-    return lap
-
-
-@contextmanager
-def _crowd_watch(seconds: float = 60) -> Iterator[None]:
-    """Warn once, so many seconds from now, if threads have mostly waited for cores since then."""
-    import torch
-
-    from mixmfl.core.core_time import core_time, crowded
-
-    begun = core_time()
-
-    def warn() -> None:
-        if text := crowded(begun, core_time(), torch.get_num_threads()):
-            print(text, file=sys.stderr)
-
-    timer = threading.Timer(seconds, warn)  # a round may take hours
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _print_round(run: "Run", number: int, seconds: float) -> None:
-    for change in run.changes:
-        if change.after == number - 1:
-            print(change)
-    sites = run.history[number - 1]
-    loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
-    dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
-    from mixmfl.federated.server.run_page import duration
-
-    left = run.seconds_left if number == len(run.history) else math.nan
-    eta = f", {duration(left)} left" if left > 0 else ""
-    took = f"{seconds:.0f} s{eta}"
-    print(f"round {number}/{run.settings.rounds}  loss {loss}{dice}  {took}", flush=True)
-
-
-def _describe_site(entry: "SiteRound") -> str:
-    if entry.absent:
-        return "left out"
-    if entry.loss is not None:
-        return f"{entry.loss:.3f}"
-    return "trained" if entry.epsilon is None else f"epsilon {entry.epsilon:.2f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

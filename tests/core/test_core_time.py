@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from mixmfl.entrypoints import train_federated
+from mixmfl.entrypoints import _progress
 
 from mixmfl.core.core_time import CoreTime, core_time, crowded
 
@@ -43,7 +43,7 @@ def test_a_training_warns_once_after_some_seconds(
 ) -> None:
     times = iter([CoreTime(1.0, 1.0), CoreTime(2.0, 10.0)])
     monkeypatch.setattr("mixmfl.core.core_time.core_time", lambda: next(times))
-    with train_federated._crowd_watch(0.5):
+    with _progress.crowd_watch(0.5):
         (timer,) = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
         timer.join(20)
     assert capsys.readouterr().err.count("waited 90 % of their time") == 1
@@ -51,7 +51,7 @@ def test_a_training_warns_once_after_some_seconds(
 
 def test_a_training_that_ends_sooner_does_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mixmfl.core.core_time.core_time", lambda: CoreTime(1.0, 1.0))
-    with train_federated._crowd_watch(3600):
+    with _progress.crowd_watch(3600):
         (timer,) = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
     timer.join(20)
     assert not timer.is_alive()

@@ -80,7 +80,6 @@ ALLOWED = {
     ("tracking.py", "importlib.util.find_spec(name)"): "a name of TRACKERS; nothing is imported",
     ("methods.py", "importlib.import_module(module)"): "code that the user of a benchmark names",
     ("methods.py", "getattr(loaded, name)"): "likewise",
-    ("train_federated.py", "getattr(settings, name)"): "literal names of three settings",
 }
 
 

@@ -1,0 +1,136 @@
+"""A run in folds: each is trained, and what they measured is added up."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixmfl.core.errors import MixmflError
+
+from . import _training
+
+if TYPE_CHECKING:
+    from mixmfl.federated.server.cross_validation import CrossValidation
+    from mixmfl.planning.plans import Plans
+
+
+Train = Callable[[_training.Asked], None]
+"""Trains one fold as it is asked for."""
+
+
+def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) -> Path | None:
+    """Train every fold of every configuration, and add up what they measured.
+
+    Args:
+        options: The parsed options.
+        plans: Plans of WORK.
+        train: Trains a fold.
+
+    Returns:
+        The model that prediction is to use, or the folder whose models it is to average; None: not
+        all folds are trained.
+    """
+    from mixmfl.core.text import plural
+    from mixmfl.federated.server.cross_validation import (
+        begin_configurations,
+        begin_folds,
+        begun_fold,
+        choose_configuration,
+        configurations_of,
+    )
+    from mixmfl.inference.model_folder import (
+        EVERY_CASE,
+        MODEL,
+        fold_folder,
+        holds_folds,
+        read_folds,
+    )
+    from mixmfl.planning.plans import usual_configuration
+
+    out = options.out
+    names = configurations_of(out) or list(dict.fromkeys(options.configuration))
+    if strange := sorted(set(options.configuration) - set(names)):
+        raise MixmflError(
+            f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
+        )
+    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
+        raise MixmflError(
+            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
+            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
+        )
+    if len(names) > 1:
+        begin_configurations(out, names, resume=options.resume)
+        folders = {name: out / name for name in names}
+    elif holds_folds(out):
+        folders = {names[0] if names else read_folds(out).configuration: out}
+    elif options.resume:
+        raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
+    else:
+        folders = {names[0] if names else usual_configuration(options.input, plans): out}
+    known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
+    folds = options.fold or (list(known[0]) if known else ["0"])
+    found = []
+    for name, folder in folders.items():
+        begin_folds(folder, name, folds, resume=options.resume)
+        begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
+        asked = replace(_training.asked_of(options, folder, "", name), like=next(begun, None))
+        found.append(_train_folds(folds, asked, train))
+    done = [each for each in found if each is not None]
+    if len(done) < len(found):
+        print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
+        return None
+    chosen = done[0]
+    if len(done) > 1:
+        best = choose_configuration(done, out)
+        chosen = next(each for each in done if each.configuration == best)
+        print(f"best configuration by cross-validated Dice: {best}")
+    print(f"mixmfl_predict -m {out} takes the mean of {plural(len(chosen.folds), 'model')}")
+    # one model, of all cases, is what it was trained for
+    of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
+    return of_all if of_all.is_file() else out
+
+
+def _train_folds(
+    folds: Sequence[str], asked: _training.Asked, train: Train
+) -> "CrossValidation | None":
+    """Train the folds of one configuration; return what they measured, if all are done.
+
+    Args:
+        folds: The folds to train.
+        asked: What is asked of them all; ``out`` is the folder that has theirs in it.
+        train: Trains a fold.
+    """
+    from mixmfl.federated.server.cross_validation import (
+        begun_fold,
+        pool_folds,
+        unfinished_folds,
+    )
+    from mixmfl.federated.server.orders import job_file
+    from mixmfl.federated.server.run_record import holds_run
+    from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
+
+    folder = asked.out
+    for fold in folds:
+        out = fold_folder(folder, fold)
+        one = replace(asked, out=out, fold=fold, resume=holds_run(out) or job_file(out).is_file())
+        if one.resume:
+            one = replace(one, init=None)  # it is for folds that have not begun
+        else:
+            one = replace(one, like=begun_fold(folder) or asked.like)
+        if fold == EVERY_CASE:
+            one = replace(one, stop_when_flat=0)  # nothing tells when it is
+        print(f"{asked.configuration}, fold {fold}: {out}")
+        train(one)
+    if left := unfinished_folds(folder):
+        print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")
+        return None
+    pooled = pool_folds(folder)
+    print("\n".join(pooled.lines()))
+    if len(pooled.folds) > 1:
+        print(
+            f"{folder}/fold_*/{MODEL}: each was written again with what all folds measured; "
+            "weights are as they were, expected Dice and the small parts that are removed are "
+            "those of all folds"
+        )
+    return pooled
