@@ -69,12 +69,11 @@ def _rest(folder: Path, known_paths: set[Path], above: tuple[Path, ...]) -> Iter
 
 def is_twin_folder(place: Path, top: Path) -> bool:
     """Say whether a folder is a link to one below ``top``, which is a path without links."""
+    if not place.is_symlink() or not place.is_dir():  # a link to itself has no place
+        return False
     real = place.resolve()
-    return (
-        place.is_symlink()
-        and place.is_dir()
-        and real.is_relative_to(top)
-        and not any(part.startswith(".") for part in real.relative_to(top).parts)
+    return real.is_relative_to(top) and not any(
+        part.startswith(".") for part in real.relative_to(top).parts
     )
 
 
