@@ -43,7 +43,7 @@ def crowded(before: CoreTime | None, after: CoreTime | None, threads: int) -> st
 
     Args:
         before: ``core_time`` before the work.
-        after: The same after it.
+        after: ``core_time`` after the work.
         threads: Threads that torch computes with.
     """
     if before is None or after is None:

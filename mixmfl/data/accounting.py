@@ -147,8 +147,8 @@ def by_mapping(modality: str, own: str, why: str) -> str:
 
     Args:
         modality: The modality in the table; empty: set aside.
-        own: The same without the table.
-        why: The reason for that, which must not be lost where the table differs.
+        own: The modality without the table; empty: set aside.
+        why: The reason for ``own``, which must not be lost where the table differs.
     """
     if modality == own and own:
         return "mapping"

@@ -59,8 +59,8 @@ class Place:
     Attributes:
         fields: ``pixdim[:4]``, and the fields of qform and sform, by name.
         affine: nibabel's 4x4 matrix from an index to mm, RAS; row by row.
-        qform: The same matrix by the qform, if the qform has a code and puts some voxel elsewhere
-            by more than a hundredth of its side; else None.
+        qform: The matrix that the qform gives, if it has a code and puts some voxel elsewhere by
+            more than a hundredth of its side; else None.
         unit: The unit of length that the header states, if it is another than millimetres; else "".
     """
 

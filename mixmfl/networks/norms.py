@@ -79,7 +79,7 @@ def channels_last(maps: Tensor) -> Tensor:
 
 
 def norm_relu_(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-    """As ``norm_relu``, in place of maps with channels last, and without a gradient.
+    """Do what ``norm_relu`` does in place, to maps with channels last and without a gradient.
 
     The compiled part must be there.
     """

@@ -204,7 +204,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class PatientCounts:
-    """Of how many patients the cases of a site are: several examinations of one count once.
+    """How many patients the cases of a site are of: several examinations of one count once.
 
     It stays at the site, and decides what of a fingerprint is withheld.
 

@@ -139,9 +139,9 @@ class _Planner(ExperimentPlanner):
 
 
 class _ResidualPlanner(_Planner, ResEncUNetPlanner):
-    """The same for encoders of residual blocks: nnU-Net's planners ResEncM and ResEncL.
+    """Plans encoders of residual blocks, as nnU-Net's planners ResEncM and ResEncL do.
 
-    Which of both it is, ``memory_gb`` says: nnU-Net's are 8 and 24.
+    ``memory_gb`` says which of both it is: nnU-Net's are 8 and 24.
     """
 
     def __init__(self, name: str, planner: PlannerSettings, network: NetworkSettings) -> None:

@@ -85,7 +85,7 @@ def test_what_a_shell_evaluates_names_every_command(shell: str, capsys: Said) ->
 
 
 def test_a_shell_completes_a_commands_options(tmp_path: Path) -> None:
-    """As argcomplete's shell code asks: in variables, answered in a file."""
+    """Ask as argcomplete's shell code does: in variables, answered in a file."""
     line, answer = "mixmfl_predict --reg", tmp_path / "answer"
     asked = {
         "_ARGCOMPLETE": "1",

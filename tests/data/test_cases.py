@@ -628,7 +628,7 @@ def test_a_date_alone_is_no_name_of_a_case(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_originals_goes_before_that_of_what_was_made_of_them(tmp_path: Path) -> None:
-    """As the challenges on white matter and multiple sclerosis lay their patients out."""
+    """Lay patients out as the challenges on white matter and multiple sclerosis do."""
     for kind in ("orig", "pre"):
         make_files(tmp_path, f"0/{kind}/FLAIR.nii.gz", f"0/{kind}/T1.nii.gz")
     make_files(tmp_path, "0/wmh.nii.gz", "a/orig/a_01_t2.nii.gz", "a/masks/a_01_mask1.nii")

@@ -182,7 +182,7 @@ def test_the_attack_that_a_site_refuses_gives_its_numbers(
     registrations: dict[str, Registration],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same round with and without south: the difference of the sums is what south sent."""
+    """Do the same round with and without south: the difference of the sums is what south sent."""
     monkeypatch.setattr(SummedSites, "agree", lambda *_: None)
     federation = MaskedFederation(sites)
     with_south = one_round(federation, registrations)[3]["shared"].whole()

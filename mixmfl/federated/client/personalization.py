@@ -26,7 +26,7 @@ class Personalised:
 
     Attributes:
         result: The Dice before and after; they stay at the site.
-        sent: The same as it may be sent: of labels that enough validation cases have.
+        sent: The Dice that may be sent: of labels that enough validation cases have.
         blocks: The blocks of the model.
     """
 

@@ -49,7 +49,7 @@ class CrossValidation:
         configuration: Configuration of all folds.
         folds: Folds whose validation cases were measured.
         measured: What was measured at all sites.
-        sites: The same of each site.
+        sites: What was measured at each site.
         lengths: The rounds that each fold was trained for.
     """
 

@@ -82,7 +82,7 @@ def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
 
     Args:
         measured: What was measured at all sites; their rows have no site.
-        by_site: The same of each site.
+        by_site: What was measured at each site.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

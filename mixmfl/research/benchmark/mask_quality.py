@@ -24,8 +24,8 @@ class EstimateQuality:
         share: As a share of all masks whose true Dice is defined.
         rank_correlation: Spearman's.
         error: Mean absolute error.
-        blind_error: The same of the mean true Dice of all masks of the label from that subset,
-            which no estimate that ignores the mask can beat by much.
+        blind_error: Mean absolute error of an estimate that is the mean true Dice of all masks of
+            the label from that subset, which no estimate that ignores the mask can beat by much.
         covered: Share of masks whose true Dice lies in the interval.
         bad: Number of masks with a true Dice below ``LOW_DICE``.
         found: How many of these are among the ``REVIEWED`` of lowest estimate, of each training.

@@ -125,7 +125,7 @@ class CalibrationQuality:
         cases: Validation cases behind a calibration: fewest and most.
         error: Mean distance of probability and share of right voxels, as the network says it; see
             ``calibration_error``.
-        calibrated_error: The same after calibration.
+        calibrated_error: Mean distance, after calibration.
         excess: Sum of the calibrated probabilities over the number of voxels of the label.
         covered: Share of the volumes, over all trainings, inside their range.
         width: Median width of the ranges, as a share of the true volume.

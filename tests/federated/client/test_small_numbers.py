@@ -1,4 +1,4 @@
-"""Of one, two or three patients nothing leaves, where the hospital's floors are above that.
+"""Nothing of one, two or three patients leaves, where the hospital's floors are above that.
 
 Two hospitals differ in these patients alone: what cannot be told apart says nothing of them.
 """
