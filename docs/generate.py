@@ -140,7 +140,7 @@ TABLES = {made.__name__: made for made in (fields, example, presets, planner, ne
 
 
 def filled(page: str) -> str:
-    """Return a page with what stands between the marks of each table made anew."""
+    """Return a page with what stands between the marks of each table made again."""
     for name, make in TABLES.items():
         if (begin := f"<!-- made by docs/generate.py: {name} -->\n") in page:
             before, _, rest = page.partition(begin)

@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         metavar="N",
         help="end after N rounds in which the validation Dice of the federation did not rise, as "
-        "judged where rounds are validated; after --resume with other settings it is counted anew. "
-        "0, the default: train all rounds",
+        "judged where rounds are validated; after --resume with other settings it is counted from "
+        "0. 0, the default: train all rounds",
     )
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument(

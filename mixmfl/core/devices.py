@@ -60,7 +60,7 @@ def autocast_dtype(device: "torch.device") -> "torch.dtype":
 
 
 def reset_peak_of(device: "torch.device") -> None:
-    """Begin to measure anew how much memory a GPU's computations take."""
+    """Begin again to measure how much memory a GPU's computations take."""
     import torch
 
     if device.type == "cuda":

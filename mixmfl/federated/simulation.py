@@ -15,7 +15,7 @@ import torch
 from mixmfl.core.devices import peak_mb_of, reset_peak_of
 from mixmfl.core.errors import AggregationError, ModelError, PrivacyError
 from mixmfl.core.tensor_store import Tensors, pack, stored, unpack
-from mixmfl.core.worker_pool import spawn_context
+from mixmfl.core.worker_pool import Report, no_report, spawn_context
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.secure_aggregation import Signer
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -44,9 +44,6 @@ from mixmfl.planning.plans import Plans
 AfterTask = Callable[[str, Message, Message], None]
 """Takes a site's name, a task and the reply."""
 
-Progress = Callable[[str, int, int], None]
-"""Takes what is done, how much of it is done, and how much there is."""
-
 
 @dataclass(frozen=True)
 class Callbacks:
@@ -60,7 +57,7 @@ class Callbacks:
 
     after_round: Callable[[Run], None] = lambda run: None
     after_task: AfterTask = lambda site, task, reply: None
-    progress: Progress = lambda what, done, total: None
+    progress: Report = no_report
 
 
 SILENT = Callbacks()
@@ -133,9 +130,7 @@ def simulate(
     return run
 
 
-def simulate_personalization(
-    run: Run, sites: Sequence[Site], progress: Progress = lambda what, done, total: None
-) -> None:
+def simulate_personalization(run: Run, sites: Sequence[Site], progress: Report = no_report) -> None:
     """Personalise the best round's model at every site that has not done so yet.
 
     A site without validation cases is left out: its two models could not be compared.
@@ -159,7 +154,7 @@ def simulate_personalization(
         save_personal(run, site.name, result, handled.personal)
 
 
-def _counted(progress: Progress, what: str, total: int) -> Callable[[], None]:
+def _counted(progress: Report, what: str, total: int) -> Callable[[], None]:
     """Return a function that reports one more of ``total`` at each call."""
     numbers = count(1)
     return lambda: progress(what, next(numbers), total)

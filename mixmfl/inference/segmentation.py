@@ -182,7 +182,7 @@ def prepare(
         case: The case.
         recipes: What the models need.
         brains: How brains are extracted, as ``extraction_for`` returns it.
-        force: Whether to go on with images that are far from those that a model was planned for.
+        force: Whether to segment images that are far from those that a model was planned for.
 
     Raises:
         DataError: A model knows none of the case's modalities, or the case is too thin, or its

@@ -160,7 +160,7 @@ def raise_norms(
 def rounds_flat(dice: Mapping[int, float], best: int | None, changes: Sequence[Change]) -> int:
     """Return for how many rounds validation Dice has not risen, up to the last validation.
 
-    After a change it is counted anew, so that a run that was flat can go on with other settings.
+    After a change it is counted from 0, so that a run that was flat can be resumed with others.
 
     Args:
         dice: Mean validation Dice by validated round.

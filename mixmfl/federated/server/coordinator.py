@@ -161,7 +161,7 @@ def begin(
     if run.split != asked.split and run.fold != EVERY_CASE:
         raise ModelError(
             f"{run.folder}: was begun by an earlier version, which held other cases back to "
-            "validate; these would now train. Go on with that version, or start a new run from "
+            "validate; these would now train. Resume it with that version, or start a new run from "
             "its weights: --init of the file that mixmfl_export writes"
         )
     _check_same_run(run, asked, change=change)

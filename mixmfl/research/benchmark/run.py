@@ -6,7 +6,7 @@
     OUT/runs/<method>/seed<k>/<run>       run folders: one, or one per site for ``local``;
                                           <run>-rate-<r> for each of several learning rates
     OUT/runs/<method>/seed<k>/scores.csv  written last: if it exists, the rest is done
-    OUT/runs/<method>/seed<k>/method.json what is trained here; another begins anew
+    OUT/runs/<method>/seed<k>/method.json what is trained here; another begins from the start
     OUT/runs/<method>/seed<k>/cost.json, memory.json, reliability.json
     OUT/runs/<method>+site/seed<k>/       the same, and the personalised models that sites kept
     OUT/cases.csv, table.md, subsets.png, sites.png, results.json, leaderboard.html
