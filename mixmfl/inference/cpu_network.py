@@ -28,7 +28,7 @@ from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
-from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean
+from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean, shares_of_slots
 from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
@@ -144,9 +144,9 @@ class CPUNetwork:
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> "list[_Joined | _Gathered]":
         """Return every level with the maps of all modalities of images ``(B, K, *P)``."""
-        slots = [network.modalities.index(name) for name in available]
+        slots, present = _slots_of(network, available)
         levels: list[_Joined | _Gathered] = [
-            _Gathered(network, level, slots, memory)
+            _Gathered(network, level, present, memory)
             if network.reads_memory(level, complete=False)
             else _Joined(*self._fusing(network, level))
             for level in range(len(network.fusion))
@@ -198,12 +198,12 @@ class CPUNetwork:
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> list[Tensor]:
         """Return the fused map ``(1, C_fused, *P)`` of every level."""
-        slots = [network.modalities.index(name) for name in available]
-        complete = len(slots) == len(network.modalities)
+        slots, present = _slots_of(network, available)
+        complete = bool(present.all())
         levels = [
-            _Gathered(network, level, slots, memory)
+            _Gathered(network, level, present, memory)
             if network.reads_memory(level, complete=complete)
-            else _Summed(*self._fusing(network, level), len(slots))
+            else _Summed(*self._fusing(network, level), present)
             for level in range(len(network.fusion))
         ]
         self._add_maps(network, images, slots, levels)
@@ -287,36 +287,46 @@ class _Unit:
         return functional.leaky_relu_(maps, self.slope).contiguous(memory_format=last)
 
 
+def _slots_of(network: MDMNet, available: Sequence[str]) -> tuple[list[int], Tensor]:
+    """Return the slots of the available modalities, and the same as ``(1, M)`` bool."""
+    slots = [network.modalities.index(name) for name in available]
+    present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)
+    present[:, slots] = True
+    return slots, present
+
+
 class _Summed:
     """A level whose slots are concatenated: its convolution is a sum over the modalities."""
 
-    def __init__(self, fusion: Fusion, unit: _Unit, present: int) -> None:
-        """Args: the fusion; its convolution; how many modalities the case has."""
+    def __init__(self, fusion: Fusion, unit: _Unit, present: Tensor) -> None:
+        """Args: the fusion; its convolution; the modalities of the case, ``(1, M)`` bool."""
         self.fusion, self.unit = fusion, unit
-        self.share = float(shares_of_mean(torch.ones(1, present, dtype=torch.bool))[0, 0])
+        (self.of_mean,), (self.of_slots,) = shares_of_mean(present), shares_of_slots(present)
         self.total: Tensor | None = None  # (1, *P, C_fused)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
         """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
-        self._add(maps, self.fusion.shared_columns(self.unit.weight), self.share)
+        self._add(maps, self.fusion.shared_columns(self.unit.weight), self.of_mean[slot])
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
         """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
-        self._add(maps, self.fusion.slot_columns(self.unit.weight, slot), 1)
+        columns = self.fusion.slot_columns(self.unit.weight, slot)
+        self._add(maps, columns, self.of_slots[slot])
 
     def fused(self) -> Tensor:
         """Return the fused map ``(1, C_fused, *P)``."""
         assert self.total is not None  # a case has a modality
         return self.unit.finish(self.total.movedim(-1, 1))
 
-    def _add(self, maps: Tensor, weight: Tensor, share: float) -> None:
+    def _add(self, maps: Tensor, weight: Tensor, share: Tensor) -> None:
         """Add a map, convolved with weights ``(C_fused, C, 1, ...)``, times ``share``."""
         first = self.total is None
         if self.total is None:
             self.total = maps.new_empty((1, *maps.shape[2:], len(weight)))
         total = self.total.flatten(0, -2)  # (voxels, C_fused), a view
         rows = maps.movedim(1, -1).flatten(0, -2)
-        torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=share, out=total)
+        alpha = share.item()
+        torch.addmm(total, rows, weight.flatten(1).T, beta=not first, alpha=alpha, out=total)
 
 
 class _Joined:
@@ -344,8 +354,8 @@ class _Joined:
             self.joined = torch.cat([maps.movedim(1, -1) for maps in self.maps], dim=-1)
             self.maps.clear()
         sums = []
-        for subset, mean in zip(shown, shares_of_mean(shown), strict=True):
-            counts = [float((subset if own else mean)[slot]) for own, slot in self.places]
+        for own, mean in zip(shares_of_slots(shown), shares_of_mean(shown), strict=True):
+            counts = [float((own if tailored else mean)[slot]) for tailored, slot in self.places]
             weighted = [weight * count for weight, count in zip(self.weights, counts, strict=True)]
             sums.append(self.joined @ torch.cat(weighted, dim=1).T)  # (B, *P, C_fused)
         return self.unit.finish(torch.cat(sums).movedim(-1, 1))
@@ -360,12 +370,10 @@ class _Gathered:
     """A level that needs the maps of all modalities at once; it is fused by the plain form."""
 
     def __init__(
-        self, network: MDMNet, level: int, slots: Sequence[int], memory: PrototypeMemory
+        self, network: MDMNet, level: int, present: Tensor, memory: PrototypeMemory
     ) -> None:
-        """Args: the network and one of its levels; the available modalities' slots; the memory."""
-        self.network, self.level, self.memory = network, level, memory
-        self.present = torch.zeros((1, len(network.modalities)), dtype=torch.bool)
-        self.present[:, list(slots)] = True
+        """Args: the network and a level; the case's modalities, ``(1, M)`` bool; the memory."""
+        self.network, self.level, self.memory, self.present = network, level, memory, present
         self.shared: Tensor | None = None
         self.tailored: Tensor | None = None
         self.dtype = torch.float32

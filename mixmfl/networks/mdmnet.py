@@ -246,7 +246,8 @@ class Fusion(nn.Module):
 
     The convolution is a sum over what is concatenated, and the mean a sum over modalities: the
     result is a sum of maps, each times some columns of the weight and a share. ``shared_columns``,
-    ``slot_columns`` and ``shares_of_mean`` say which, here and in the form for CPUs.
+    ``slot_columns``, ``shares_of_mean`` and ``shares_of_slots`` say which, here and in the form for
+    CPUs.
     """
 
     def __init__(
@@ -323,9 +324,10 @@ class Fusion(nn.Module):
                 if maps is not None:
                     add(share[:, index], self.shared_columns(weight), maps)
         if slots is not None:
+            share = shares_of_slots(present)
             for index, maps in enumerate(slots):
                 if maps is not None:
-                    add(present[:, index], self.slot_columns(weight, index), maps)
+                    add(share[:, index], self.slot_columns(weight, index), maps)
             if recalled is not None:
                 assert self.trust is not None  # it was built to recall
                 every = torch.ones(len(present), device=weight.device)
@@ -338,6 +340,15 @@ class Fusion(nn.Module):
 def shares_of_mean(present: Tensor) -> Tensor:
     """Return each modality's share of the mean shared feature, of the available ``(B, M)`` bool."""
     return present / present.sum(dim=1, keepdim=True)
+
+
+def shares_of_slots(present: Tensor) -> Tensor:
+    """Return what each modality's slot is multiplied by, of the available ``(B, M)`` bool.
+
+    It decides what a case without T2 is fused from: the slot of T2 counts nothing, whatever it
+    holds, and the others count as ever.
+    """
+    return present.float()
 
 
 def _sum_of_products(terms: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
