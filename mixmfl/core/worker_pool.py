@@ -25,7 +25,18 @@ def spawn_context() -> Any:
     Where there is a fork server, it imports the large libraries once, which takes seconds. It does
     not import our own modules: it looks in the current folder first, and a checkout has a
     ``mixmfl`` of its own, which is not the one installed.
+
+    Raises:
+        MixmflError: The system gives processes no memory that they share, as where /dev/shm is
+            missing; Python's own error says of what file nothing.
     """
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise MixmflError(
+            f"processes can share no memory here ({error.strerror}); on Linux that is /dev/shm, "
+            "which must be there and writable. Mount it, or work in one process (-n 1, --workers 0)"
+        ) from None
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context: Any = multiprocessing.get_context("forkserver")

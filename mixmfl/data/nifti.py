@@ -119,6 +119,9 @@ def read_header(path: Path) -> Header:
     except HeaderDataError as error:
         raise damaged(path, error) from None
     first = header.single_vox_offset if voxels == path else 0
+    # 0 is no offset that the standard knows in one file; the voxels begin where it has them begin
+    # at the earliest. Those of ITK, at 348, and of nibabel, at 0, would not fill the file exactly,
+    # which ``read_voxels`` checks
     start = float(header["vox_offset"]) or float(first)
     if not math.isfinite(start) or start < first or start != int(start):
         raise damaged(path, f"its vox_offset is {start:g}")

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from unittest.mock import Mock
 
 import pytest
 
 from mixmfl.core.errors import DataError, MixmflError, Refused
-from mixmfl.core.worker_pool import Workers
+from mixmfl.core.worker_pool import Workers, spawn_context
 
 
 def fail(error: Exception) -> None:
@@ -60,3 +61,14 @@ def test_processes_give_what_one_gives_and_one_that_is_killed_is_reported_with_w
         # and where it was killed while there was nothing to do
         with pytest.raises(MixmflError, match=r"^writing: a process was killed"):
             workers.run({"p0": (divmod, 7, 2), "p1": (divmod, 9, 2)}, "writing")
+
+
+def test_where_processes_share_no_memory_it_is_said_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "multiprocessing.synchronize.SemLock.__init__",
+        Mock(side_effect=PermissionError(13, "denied")),
+    )
+    with pytest.raises(MixmflError, match=r"\(denied\); on Linux that is /dev/shm, which must be"):
+        spawn_context()

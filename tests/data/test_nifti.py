@@ -210,6 +210,18 @@ def test_a_header_that_does_not_fit_its_file_is_refused(
             image.read_image(tmp_path / name)
 
 
+def test_an_offset_of_0_is_that_of_the_standard_and_the_voxels_must_fill_the_file(
+    tmp_path: Path,
+) -> None:
+    content = bytearray(whole())
+    struct.pack_into("<f", content, VOX_OFFSET, 0)
+    (tmp_path / "t1.nii").write_bytes(content)
+    np.testing.assert_array_equal(image.read_image(tmp_path / "t1.nii")[0], VOXELS.T)
+    (tmp_path / "t1.nii").write_bytes(content[:348] + content[352:])  # as ITK would read it
+    with pytest.raises(DataError, match=r"is incomplete \(588 bytes found, 592 needed\)"):
+        image.read_image(tmp_path / "t1.nii")
+
+
 def test_a_qform_of_a_damaged_header_is_refused_where_it_is_what_counts(tmp_path: Path) -> None:
     for offset, value, words in ((256, 1.5, "no rotation"), (PIXDIM, 7, r"its pixdim\[0\] is 7")):
         content = bytearray(save(tmp_path / "t1.nii", VOXELS, AFFINE, AFFINE, (0, 1)).read_bytes())
