@@ -48,6 +48,7 @@ from mixmfl.federated.client.secure_aggregation import Signer, run_and_terms
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.task_checks import (
     Forms,
+    check_memory,
     check_run_task,
     check_task,
     forms_of,
@@ -405,6 +406,8 @@ class ClientService:
         settings = read_record(RunSettings, asked, "the coordinator's join", AggregationError)
         plans = _read_plans(task)
         config.limits.check_run(settings)
+        plans.configuration(settings.configuration)
+        check_memory(plans, settings.configuration, devices.find_device(config.device))
         used = config.limits.describe_used(config.used_file)
         job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
         self._approve(task.kind, job)
@@ -429,7 +432,6 @@ class ClientService:
     def _join(
         self, record: Mapping[str, Any], plans: Plans, settings: RunSettings, job: Job
     ) -> Message:
-        plans.configuration(settings.configuration)
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         self._check_limits(site, settings)

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 
 from mixmfl.core.declarations import entries, one_of
-from mixmfl.core.errors import AggregationError
+from mixmfl.core.errors import AggregationError, PlansError
 from mixmfl.core.json_fields import Range, named, whole
 from mixmfl.core.records import read_record, read_value
 from mixmfl.core.tensor_store import Form, form_of
@@ -21,7 +21,10 @@ from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants
 from mixmfl.federated.state import RunSettings, Site, block_weights, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.parameters import block_of
+from mixmfl.planning.nnunet_planner import training_memory_gb
+from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
+from mixmfl.training.hardware import compute
 
 Forms = Mapping[str, Form]
 """Shapes and types that the tensors of a run can have, by name."""
@@ -61,6 +64,26 @@ def forms_of(plans: Plans, settings: RunSettings) -> dict[str, Form]:
             for part, shape in size.shapes.items():
                 forms[f"memory.{modality}.{level}.{part}"] = (shape, torch.float32)
     return forms
+
+
+def check_memory(plans: Plans, configuration: str, device: torch.device) -> None:
+    """Check that a device has the memory that feature maps of a training step take at the least.
+
+    Else a coordinator's plans could use up all memory of a hospital's machine, where the system
+    ends whatever it likes.
+
+    Raises:
+        PlansError: It has less altogether; how much of it is free is not looked at.
+    """
+    heads = label_manager(plans.labels).num_segmentation_heads
+    needed = training_memory_gb(plans.nnunet, configuration, heads, plans.network)
+    here = compute(device)
+    if needed > here.total_gb:
+        raise PlansError(
+            f"training {configuration} by the coordinator's plans takes some {needed:.0f} GB for "
+            f"feature maps alone, and {device} has {here.total_gb:.0f} GB; the coordinator must "
+            "plan with less memory_gb"
+        )
 
 
 def check_run_task(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -469,6 +470,16 @@ def test_a_run_beyond_the_limits_of_the_hospital_is_not_joined(
     assert reason in asks(federation, "north", join_task(plans))
     within = dataclasses.replace(SETTINGS, rounds=2, local_steps=1, learning_rate=1e-3, masked=True)
     assert asks(federation, "north", join_task(plans, within)) == "join"
+
+
+def test_plans_that_need_more_memory_than_the_machine_has_are_refused(
+    federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hungry = Mock(return_value=1e6)
+    monkeypatch.setattr("mixmfl.federated.client.task_checks.training_memory_gb", hungry)
+    reason = asks(federation, "north", join_task(plans))
+    assert "takes some 1000000 GB for feature maps alone, and cpu has " in reason
+    assert not federation.configs["north"].jobs.exists()  # nobody was asked
 
 
 @pytest.mark.parametrize(
