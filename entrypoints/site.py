@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -188,6 +189,9 @@ def _work(options: argparse.Namespace) -> int:
     identity = load_identity(kit.name, keys)
     config = _config(options, kit, device, keys)
     config.check()
+    with suppress(FileExistsError):
+        # images of patients come into it, and whoever writes to it can approve of jobs
+        config.work.mkdir(mode=0o700, parents=True)
     _print_site(kit, identity, config.within_policy())
     if options.dry_run:
         fields, remark = preview_of_site(config)
@@ -243,6 +247,9 @@ def _print_site(kit: "Kit", identity: "Identity", config: "SiteConfig") -> None:
     if os.name == "posix" and key.stat().st_mode & 0o077:
         print(f"others on this machine may read {key}, and who has it can act as this hospital;")
         print(f"let its owner alone read it: chmod 600 {shlex.quote(str(key))}")
+    if os.name == "posix" and config.work.stat().st_mode & 0o077:
+        print(f"others on this machine may read {config.work}, which holds images of patients, or")
+        print(f"write to it and approve of jobs: chmod 700 {shlex.quote(str(config.work))}")
     if identity.peers is not None and config.keys is not None:
         print(f"masked rounds with {', '.join(sorted(identity.peers))} alone ({config.keys.peers})")
     print(config.limits.describe_floors())

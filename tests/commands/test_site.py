@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import shutil
 import threading
 import time
@@ -128,6 +129,7 @@ def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     assert "fingerprint" in leaves
     assert "What leaves in a round depends on the plans, which have not arrived yet" in leaves
     assert "secret" not in leaves
+    assert os.name != "posix" or (tmp_path / "work").stat().st_mode & 0o777 == 0o700
     assert not (tmp_path / "work" / "exchange.log").exists()
     assert not (kits / "north" / "console.log").exists()
 
@@ -198,6 +200,8 @@ def test_a_site_tells_what_is_logged_from_now_on_and_connects_again_until_it_is_
         ),
     )
     assert "masked rounds with north, south alone (" in printed.out
+    warned = f"write to it and approve of jobs: chmod 700 {tmp_path / 'work'}" in printed.out
+    assert warned == (os.name == "posix")
     assert f"jobs are approved by {policy} until 2999-01-01" in printed.out
     assert verify_log(tmp_path / "work" / "audit.jsonl").lines == 1  # that it started
     houses[0].save(tmp_path / "config.json")

@@ -72,17 +72,23 @@ class Download(Downloadable):
 
 
 class _Pieces(Consumer):
-    """A consumer that writes fetched pieces to a file, up to a limit."""
+    """A consumer that writes fetched pieces to a file, up to a limit.
+
+    All pieces but the last are full, else an endless row of empty ones would stay below the limit.
+    """
 
     supports_pipelining = True  # the next piece is on its way while this one is written
 
     def __init__(self, file: BinaryIO, most_bytes: int) -> None:
         super().__init__()
         self.problem = ""
-        self._file, self._most, self._size = file, most_bytes, 0
+        self._file, self._most, self._size, self._ended = file, most_bytes, 0, False
 
     def consume(self, ref_id: str, state: dict[str, int], data: Any) -> dict[str, int]:
         """Write a piece; FLARE calls this."""
+        if self._ended:
+            raise ValueError("a piece came after one that was not full")
+        self._ended = len(data) < _CHUNK
         self._size += len(data)
         if self._size > self._most:
             raise ValueError(f"more than {self._most} bytes came")

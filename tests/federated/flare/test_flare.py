@@ -431,13 +431,20 @@ def test_of_a_message_that_cannot_be_recorded_no_piece_is_given(tmp_path: Path) 
     offered.withdraw()
 
 
-def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(tmp_path: Path) -> None:
+def test_what_is_fetched_has_a_limit_and_comes_from_the_one_who_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_CHUNK", 6)
     file = tmp_path / "file"
     with file.open("wb") as opened:
         pieces = transfer._Pieces(opened, 10)
         assert pieces.consume("", {"place": 6}, b"123456") == {"place": 6}
         with pytest.raises(ValueError, match="more than 10 bytes came"):
             pieces.consume("", {"place": 12}, b"123456")
+        endless = transfer._Pieces(opened, 10)
+        endless.consume("", {"place": 0}, b"")
+        with pytest.raises(ValueError, match="a piece came after one that was not full"):
+            endless.consume("", {"place": 0}, b"")
     assert file.read_bytes() == b"123456"
     for address in (None, {}, {"from": "south.job", "number": "1"}, {"from": "north.job"}):
         with pytest.raises(AggregationError, match="does not say where the message can be fetched"):
