@@ -260,16 +260,16 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
     """),
     "orientation": _phrases("""
-        ax, axi, axial, axiaal, axiale, assiale, sag, sagittal, sagitt, sagital, sagittale,
-        sagittaal, cor, coronal, coronale, coronaal, koronar, tra, trans, transv, transversal,
-        transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head, kopf, schadel, cerebro,
-        cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro, whole, vol, volume, ist, iso,
-        isotropic, hr, highres
+        ax, axi, axial, axiaal, axiale, assiale, ass, maxial, sag, sagittal, sagitt, sagital,
+        sagittale, sagittaal, msagittal, cor, coronal, coronale, coronaal, koronar, mcoronal, tra,
+        trans, transv, transversal, transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head,
+        kopf, schadel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro,
+        whole, vol, volume, ist, iso, isotropic, hr, highres
     """),
     "technique": _phrases("""
         tse, fse, isofse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir,
-        mdixon, fl2d, fl3d, flash, gre, ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre,
-        mffe, tirm,
+        mdixon, fl2d, fl3d, flash, gre, fsp, ffe, ge, eg, me2d, gradiente, gradient,
+        gradientecho, fgre, mffe, tirm,
         space, spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial,
         star, dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc,
         cs, caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,

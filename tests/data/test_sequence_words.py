@@ -70,7 +70,9 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
     T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI|T1 med kontrast
     T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1|T1 KM i.v.|T1 black blood KM
-    t1_plusGd|t1 gad final|T1 po kontraście|T1 etter kontrast""".replace("\n", "|").split("|"),
+    t1_plusGd|t1 gad final|T1 po kontraście|T1 etter kontrast|SE T1 mAxial CE""".replace(
+        "\n", "|"
+    ).split("|"),
 )
 def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
     assert read_words(text).modality == "t1c"
@@ -134,6 +136,8 @@ def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undec
         "T1 p01",
         "T1-W",
         "t1_vibe_dixon_tra_bh_W",
+        "T1 SE ASS",
+        "t1_gre_fsp_3d_sag",
     ],
 )
 def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:

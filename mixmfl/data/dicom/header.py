@@ -42,7 +42,8 @@ _NAMES = [
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType",
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
-    "NumberOfSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "InConcatenationTotalNumber", "NumberOfSlices", "Rows", "Columns", "NumberOfFrames",
+    "SamplesPerPixel",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
@@ -193,6 +194,7 @@ class Instance:
         slices: The number of slices of its volume, by the scanner; 0 where it is missing.
         images: The number of images of its acquisition; 0 where it is missing.
         diameter: ReconstructionDiameter, mm; NaN where it is missing.
+        parts: The number of files that an enhanced image was divided into; 0 where it was not.
     """
 
     file: Path
@@ -213,6 +215,7 @@ class Instance:
     slices: int
     images: int
     diameter: float = math.nan
+    parts: int = 0
 
     @property
     def person(self) -> str:
@@ -272,6 +275,7 @@ def read_instance(file: Path) -> Instance | None:
             _whole(content, "NumberOfSlices")),
         _whole(content, "ImagesInAcquisition"),
         number_in(values[0], "ReconstructionDiameter"),
+        _whole(content, "InConcatenationTotalNumber"),
     )  # fmt: skip
 
 

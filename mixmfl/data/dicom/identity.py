@@ -94,12 +94,19 @@ def _join_single_images(by_uid: dict[str, list[Instance]]) -> None:
                 by_uid[mine[0].series] += by_uid.pop(each.series)
 
 
-def without_copies(instances: Sequence[Instance]) -> list[Instance]:
+def without_copies(
+    instances: Sequence[Instance], *, are_one_series: bool = False
+) -> list[Instance]:
     """Keep one of the files that hold the same image of the same patient.
 
     Two files of a series are copies if they have one SOPInstanceUID, or one folder, and the same
     number, place and pixels: archives give a file that is sent twice a new identifier. Files of one
     identifier with other pixels have it from an anonymiser, and stay.
+
+    Args:
+        instances: The files.
+        are_one_series: Whether the files are known to be of one series, so that a copy may lie in
+            any folder. Else two patients of one identifier may have the same empty slice.
     """
     unique: dict[tuple[object, ...], list[Instance]] = defaultdict(list)
     seen: dict[Path, str] = {}
@@ -108,7 +115,7 @@ def without_copies(instances: Sequence[Instance]) -> list[Instance]:
         if not any(
             (
                 (each.sop and other.sop == each.sop)
-                or (_placed(each) and other.file.parent == each.file.parent)
+                or (_placed(each) and (are_one_series or other.file.parent == each.file.parent))
             )
             and _slot(other) == _slot(each)
             and _pixels(other, seen) == _pixels(each, seen)

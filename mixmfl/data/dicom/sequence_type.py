@@ -268,8 +268,8 @@ def _echo(header: Header) -> str:
     """Return which of a double echo's images this is, by its time; empty if it is none."""
     if not any(names_both_echoes(text) for _, text in _texts(header)):
         return ""
-    modality = _from_times(header).modality
-    return modality if modality in ("pd", "t2") else ""
+    modality = "t2" if header.echo_ms >= 60 else "pd" if header.echo_ms <= 45 else ""
+    return "" if _contradiction(modality, header) else modality
 
 
 def _by_alias(text: str, modalities: Modalities) -> str:

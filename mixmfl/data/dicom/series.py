@@ -185,15 +185,14 @@ def find_series(folder: Path) -> FoundSeries:
     ]
     damaged.sort(key=lambda each: each.path)
     files = {each.file for each in instances}
-    instances = without_copies(instances)
-    copies = sorted(files - {each.file for each in instances})
-    found = examinations(instances, folder)
+    found = examinations(without_copies(instances), folder)
     doubtful = {name for name, mine in found.items() if may_be_several(mine, folder)}
     groups = [
-        (examination, uid, part)
+        (examination, uid, without_copies(part, are_one_series=True))
         for examination, mine in found.items()
         for uid, part in series_of(mine, folder).items()
     ]
+    copies = sorted(files - {each.file for _, _, part in groups for each in part})
     by_uid: dict[str, list[tuple[str, list[Instance]]]] = defaultdict(list)
     for examination, uid, part in groups:
         by_uid[uid].append((examination, part))
@@ -402,7 +401,11 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
     planes = [plane for each in instances for plane in each.planes]
     slices, images = max(each.slices for each in instances), max(e.images for e in instances)
     count, here = len(planes), places(planes)
-    if 0 < here < slices:
+    if len(instances) < (parts := max(each.parts for each in instances)):
+        doubts.append(
+            f"has {len(instances)} of {parts} files of its concatenation; it lacks slices or images"
+        )
+    elif 0 < here < slices:
         doubts.append(f"has images of {here} places; the scanner made {slices}")
     elif 0 < count < images and images % count:
         doubts.append(f"has {count} images; the scanner made {images}")

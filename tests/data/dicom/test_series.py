@@ -280,6 +280,26 @@ def test_an_agent_is_known_by_its_ingredient_and_doubted_by_its_route_alone(tmp_
     assert "the contrast agent 'of unknown name'" in found.refused[0].reason
 
 
+def test_images_that_were_sent_again_into_another_folder_count_once(tmp_path: Path) -> None:
+    """An archive gives each of them a new identifier."""
+    write_series(tmp_path, volume() + 9, SeriesDescription="T2")
+    for folder in "ab":
+        write_series(tmp_path / folder, volume(), series="1.2.7", SeriesDescription="FLAIR")
+    found = find_dicom(tmp_path, KNOWN)
+    (case,) = found.cases
+    assert read_image(case.images["flair"])[0].shape == SHAPE
+    assert len(found.copies) == len(volume())
+
+
+def test_a_part_of_a_divided_enhanced_image_is_warned_of(tmp_path: Path) -> None:
+    half = {"SeriesDescription": "FLAIR", "InConcatenationTotalNumber": 2}
+    write_enhanced(tmp_path, volume(), lambda frame, group: None, **half)
+    (case,) = find_dicom(tmp_path, KNOWN).cases
+    assert case.warnings == (
+        "flair (series 1 'FLAIR') has 1 of 2 files of its concatenation; it lacks slices or images",
+    )
+
+
 def test_files_that_were_copied_twice_count_once(tmp_path: Path) -> None:
     write_series(tmp_path / "p" / "a", volume(), SeriesDescription="T1")
     shutil.copytree(tmp_path / "p" / "a", tmp_path / "p" / "copy")
@@ -726,7 +746,7 @@ def test_each_echo_of_an_enhanced_file_has_its_own_time(tmp_path: Path) -> None:
         group.MREchoSequence, group.PlanePositionSequence = [echo], [place]
 
     write_enhanced(
-        tmp_path / "p", voxels, change, SeriesDescription="pd_t2_tse", RepetitionTime=4000
+        tmp_path / "p", voxels, change, SeriesDescription="PDT2W_TSE", ScanningSequence=None
     )
     (case,) = find_dicom(tmp_path, KNOWN).cases
     assert set(case.images) == {"pd", "t2"}
