@@ -50,16 +50,32 @@ def keys_of_known(files: Sequence[ImageFile], keys: CaseKeys, folder: Path) -> d
     places: dict[Parts, set[str]] = defaultdict(set)  # where cases are, with their rests
     for place, rest in key_of.values():
         places[place].add(rest)
+    of_labels = _folders_of_labels_alone(files)
     for file in files:
         if file.reading.is_label:
-            key_of[file.path] = _key_of_label(file, keys.key(file), places, folder)
+            is_apart = bool(label_tree_above(file.path, folder)) or file.path.parent in of_labels
+            key_of[file.path] = _key_of_label(file, keys.key(file), places, is_apart)
     return key_of | _labels_called_otherwise(files, key_of)
 
 
+def _folders_of_labels_alone(files: Sequence[ImageFile]) -> set[Path]:
+    """Return folders with several labels and no image: one label may be of a site's only case."""
+    with_images = {place for file in files if file.reading.modality for place in file.path.parents}
+    count = Counter(file.path.parent for file in files if file.reading.is_label)
+    return {place for place, labels in count.items() if labels > 1} - with_images
+
+
 def _key_of_label(
-    file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]], folder: Path
+    file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]], is_apart: bool
 ) -> Key:
-    """Return the case that a label belongs to."""
+    """Return the case that a label belongs to.
+
+    Args:
+        file: The label.
+        key: The case that its own place and name tell.
+        places: Where cases are, with the rests of their names.
+        is_apart: Whether it lies in a folder of labels, so that names alone tell its case.
+    """
     place, label_rest = key
     rests = places.get(place, ())
     for rest in (label_rest, file.reading.head, stem_of(file.path)):
@@ -80,7 +96,7 @@ def _key_of_label(
         for rest in found
         if ((*other, rest) if rest else other)[-len(mine) :] == mine
     ]
-    if not ends and label_tree_above(file.path, folder):  # Masken/final/p1_final of Bilder/p1/T1
+    if not ends and is_apart:  # Masken/final/p1_final of Bilder/p1/T1
         words = lower_words(label_rest)
         named = [
             ((other, rest), lower_words("_".join(parts[start:])))

@@ -30,6 +30,7 @@ _EXAMINATION = re.compile(
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{_SIDE})(?:[ _.-].*)?"
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
+_STATE_FIRST = re.compile(r"(?:pre|post|prae|vor|nach)(?:op)?[ _.-]+(.*\d.*)", re.IGNORECASE)
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_](\d{1,2})")
 _SITE = re.compile(
@@ -221,7 +222,7 @@ def _is_time(name: str) -> bool:
 def _person(name: str, people: Collection[str]) -> str:
     if (match := _NAME_FIRST.fullmatch(name)) and len(people) > 1:
         return match[1]
-    match = _DAY_FIRST.fullmatch(name)
+    match = _DAY_FIRST.fullmatch(name) or _STATE_FIRST.fullmatch(name)
     return patient_of(match[1] if match else name)
 
 

@@ -80,6 +80,7 @@ def test_one_of_several_images_is_used_where_names_say_which(
     [
         ("p/T1 p/infarct", "p/infarct"),
         ("p/T1 p/Meningeom p/Oedem", None),
+        ("images/a1/t1 annot/a1_LESION annot/a2_LESION", "annot/a1_LESION"),
         ("p/t1 p/lesion_in_t1_space", "p/lesion_in_t1_space"),
         ("p1/v1/T1 p2/v1/T1 labels/p1_v1", "labels/p1_v1"),
         ("nnUNet_raw/p1/T1 nnUNet_raw/p1/seg", "nnUNet_raw/p1/seg"),
@@ -123,6 +124,7 @@ def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path
         ("Gil/basal/T1\nGil/control 6 meses/T1\nPaz/basal/T1", 2),
         ("Po/esordio/T1\nPo/follow-up 1/T1\nIva/T1", 2),
         (" ".join(f"study/M{number}/T1" for number in range(12)), 12),
+        ("pre_01_FLAIR post_01_FLAIR pre_02_FLAIR post_02_FLAIR", 2),
         ("100-01/T1 100-02/T1 101-01/T1 101-02/T1", 2),
     ],
 )
