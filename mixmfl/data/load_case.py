@@ -17,6 +17,7 @@ from mixmfl.core.pipeline import reason_of
 from mixmfl.core.text import plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
+from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
 from mixmfl.data.image import Grid, Source
 from mixmfl.data.label_doubts import doubts_about
 from mixmfl.data.label_sets import LabelMap
@@ -145,7 +146,7 @@ def load_case(
                 del arrays[modality]
     for modality in tuple(arrays):
         images[modality], canonical = image.to_canonical(arrays.pop(modality), grid)
-    warnings.extend(_twins(images))
+    warnings.extend([*_twins(images), *doubts_about_pairs(images)])
 
     indices = None
     if labels is not None and drawn is not None:
@@ -184,7 +185,7 @@ def _read_images(
         array = _background_at_zero(_of_usual_size(array))
         arrays[modality], grids[modality] = array, grid
         alignment_notes, doubts = image.doubts(grid)
-        doubts += doubts_about_slices(array, grid)
+        doubts += [*doubts_about_slices(array, grid), *doubts_about_content(array, grid)]
         if (shown := np.count_nonzero(array) / array.size) < LEAST_SHOWN:
             doubts.append(f"shows something in {shown:.2%} of its voxels alone; was it cut out?")
         notes.extend(f"{modality}: {note}" for note in alignment_notes)

@@ -21,6 +21,14 @@ def mirror(head: np.ndarray) -> None:
     head[20] = head[20, :, ::-1]
 
 
+def turn(head: np.ndarray) -> None:
+    head[20] = head[20, ::-1]
+
+
+def copy(head: np.ndarray) -> None:
+    head[20] = head[19]
+
+
 def empty(head: np.ndarray) -> None:
     head[20] = 0
 
@@ -29,11 +37,13 @@ def empty(head: np.ndarray) -> None:
     ("damage", "words"),
     [
         (exchange, "2 slices of 56 (number 21, 37 along axis Z of its file) are like neither"),
-        (mirror, "1 slice of 56 (number 21 along axis Z of its file) is like neither neighbour"),
+        (mirror, "1 slice of 56 (number 21 along axis Z of its file) is more like both neighbours"),
+        (turn, "1 slice of 56 (number 21 along axis Z of its file) is more like both neighbours"),
+        (copy, "1 slice of 56 (number 21 along axis Z of its file) is the same as another"),
         (empty, "1 slice of 56 (number 21 along axis Z of its file) is like neither neighbour"),
     ],
 )
-def test_a_slice_like_neither_of_its_neighbours_is_doubted(
+def test_a_slice_that_does_not_belong_between_its_neighbours_is_doubted(
     damage: Callable[[np.ndarray], None], words: str
 ) -> None:
     head = HEAD.copy()
