@@ -1,6 +1,7 @@
 """``mixmfl_train_federated``: train MDM-MixMFL, simulated on one machine or over a network."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -378,3 +379,7 @@ def _register(model: Path) -> None:
     print(f"mixmfl_predict uses {named}, if no other is named (mixmfl_use_model changes that)")
     if former is not None and former != registered_model(home):
         print(f"until now it used {former}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

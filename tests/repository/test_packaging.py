@@ -150,6 +150,9 @@ def test_every_module_of_entrypoints_is_a_command() -> None:
     training = {"_training", "_folds", "_progress"}  # of the longest command
     assert shared == {"__init__", "_local_network", "_options", "_paths", "_runner"} | training
     assert {f"mixmfl_{name}" for name in modules - shared} == set(COMMANDS)
+    for name in modules - shared:  # python -m mixmfl.entrypoints.demo runs it, too
+        code = (ROOT / "entrypoints" / f"{name}.py").read_text(encoding="utf-8")
+        assert code.endswith('\n\nif __name__ == "__main__":\n    sys.exit(main())\n'), name
 
 
 def test_types_templates_presets_and_licence_come_along() -> None:
