@@ -19,6 +19,7 @@ from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import only_files
 from mixmfl.core.process_memory import available_bytes
 
 Array = npt.NDArray[Any]
@@ -418,7 +419,7 @@ def _incomplete(path: Path, header: Header, bytes_read: int) -> DataError:
 
 def _is_packed(path: Path) -> bool:
     try:
-        with path.open("rb") as raw:
+        with open(path, "rb", opener=only_files) as raw:
             return raw.read(2) == b"\x1f\x8b"
     except PermissionError as error:
         raise _forbidden(path, error) from None
@@ -435,7 +436,7 @@ def unpacked(path: Path) -> Iterator[Any]:
     """
     packed = _is_packed(path)
     try:
-        with path.open("rb") as raw:
+        with open(path, "rb", opener=only_files) as raw:
             if not packed:
                 yield raw
                 return

@@ -1,6 +1,7 @@
 """NIfTI as other tools leave it, and as damage leaves it."""
 
 import gzip
+import os
 import random
 import struct
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from mixmfl.core.errors import DataError
-from mixmfl.data import image
+from mixmfl.data import image, nifti
 
 VOXELS = np.random.default_rng(0).integers(1, 900, (6, 5, 4)).astype(np.int16)  # X, Y, Z
 AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])
@@ -220,6 +221,14 @@ def test_an_offset_of_0_is_that_of_the_standard_and_the_voxels_must_fill_the_fil
     (tmp_path / "t1.nii").write_bytes(content[:348] + content[352:])  # as ITK would read it
     with pytest.raises(DataError, match=r"is incomplete \(588 bytes found, 592 needed\)"):
         image.read_image(tmp_path / "t1.nii")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_nobody_waits_for_a_pipe_that_took_the_place_of_a_file(tmp_path: Path) -> None:
+    """As where it did so after the file was found."""
+    os.mkfifo(tmp_path / "t1.nii")
+    with pytest.raises(DataError, match="it is a pipe or a device, and a file is needed"):
+        nifti.read_header(tmp_path / "t1.nii")
 
 
 def test_a_qform_of_a_damaged_header_is_refused_where_it_is_what_counts(tmp_path: Path) -> None:

@@ -409,6 +409,11 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
         state = chunk[2]
     assert b"".join(pieces) == parcel.read(0, parcel.size)
     assert {len(piece) for piece in pieces[:-1]} == {100}
+    with (tmp_path / "fetched").open("wb") as file:
+        fetched = transfer._Pieces(file, parcel.size)
+        for piece in pieces:
+            fetched.consume("", {}, piece)
+    assert (tmp_path / "fetched").read_bytes() == b"".join(pieces)
     assert begun == [True]
     assert offered.taken
     offered.withdraw()
