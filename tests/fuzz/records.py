@@ -37,7 +37,7 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.flare.provisioning import CERTIFICATES, Kit, Network, ending_soon, open_kit
 from mixmfl.federated.secure_aggregation.identities import read_peers
 from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
-from mixmfl.federated.state import RunSettings
+from mixmfl.federated.state import Minimum, RunSettings
 from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.networks.build import build_outline
@@ -147,11 +147,14 @@ def _peers(folder: Path) -> JsonFile:
 
 def _policy(folder: Path) -> JsonFile:
     good = {"until": "2099-06-30", "rounds": 200, "masked": True, "epsilon": 8, "plans": ["a" * 64]}
+    good |= {"limits": {"queries": 50, "learning_rate": 0.1}, "minimum": {"cases": 5, "voxels": 9}}
     job = Job("b" * 64, {"job": "x"}, 5, True, "a" * 64, 1.0)
 
     def use() -> Any:
         policy = Policy.load(folder / "policy.json")
-        return policy, policy.against(job), Approval(folder / "policy.json").decide(job, folder)
+        approval = Approval(folder / "policy.json")
+        bounds = approval.within(Limits(), Minimum())
+        return policy, bounds, policy.against(job), approval.decide(job, folder)
 
     return JsonFile(folder / "policy.json", good, use)
 
