@@ -225,7 +225,7 @@ def test_an_offset_of_0_is_that_of_the_standard_and_the_voxels_must_fill_the_fil
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
 def test_nobody_waits_for_a_pipe_that_took_the_place_of_a_file(tmp_path: Path) -> None:
-    """As where it did so after the file was found."""
+    """A pipe may do so after the file was found."""
     os.mkfifo(tmp_path / "t1.nii")
     with pytest.raises(DataError, match="it is a pipe or a device, and a file is needed"):
         nifti.read_header(tmp_path / "t1.nii")
