@@ -31,7 +31,6 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         The model that prediction is to use, or the folder whose models it is to average; None: not
         all folds are trained.
     """
-    from mixmfl.core.text import plural
     from mixmfl.federated.server.cross_validation import (
         begin_configurations,
         begin_folds,
@@ -44,6 +43,7 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         MODEL,
         fold_folder,
         holds_folds,
+        models_of_folds,
         read_folds,
     )
     from mixmfl.planning.plans import usual_configuration
@@ -85,7 +85,9 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         best = choose_configuration(done, out)
         chosen = next(each for each in done if each.configuration == best)
         print(f"best configuration by cross-validated Dice: {best}")
-    print(f"mixmfl_predict -m {out} takes the mean of {plural(len(chosen.folds), 'model')}")
+    first, *more = models_of_folds(chosen.folder)
+    takes = f"the mean of {1 + len(more)} models" if more else f"the model of fold {first}"
+    print(f"mixmfl_predict -m {out} takes {takes}")
     # one model, of all cases, is what it was trained for
     of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
     return of_all if of_all.is_file() else out

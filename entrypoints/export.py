@@ -61,7 +61,8 @@ def _work(options: argparse.Namespace) -> int:
                 "that mixmfl_predict averages"
             )
         export_folds(run, options.out)
-        print(f"{plural(len(files), 'model')}, of which prediction takes the mean: {options.out}")
+        mean = ", of which prediction takes the mean" if len(files) > 1 else ""
+        print(f"{plural(len(files), 'model')}{mean}: {options.out}")
         return 0
     if options.out.suffix != ".safetensors":
         raise MixmflError(f"{options.out}: the name of a model file must end in .safetensors")

@@ -172,6 +172,7 @@ def _read_images(
     grids: dict[str, Grid] = {}
     notes: list[str] = []
     warnings: list[str] = []
+    unusable: dict[str, Exception] = {}
     for modality, path in case.images.items():
         try:
             array, grid = _named(case, image.read_image, path)
@@ -181,6 +182,7 @@ def _read_images(
             if not alignment.leave_out or (len(case.images) == 1 and is_ours):
                 raise
             warnings.append(_left_out(case, modality, error))
+            unusable[modality] = error
             continue
         array = _background_at_zero(_of_usual_size(array))
         arrays[modality], grids[modality] = array, grid
@@ -191,15 +193,26 @@ def _read_images(
         notes.extend(f"{modality}: {note}" for note in alignment_notes)
         warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
     if not arrays:
-        raise DataError(
-            f"case {case.name!r}: none of its images can be used. {'; '.join(warnings)}"
-        )
+        why = _each_reason_once(case, unusable)
+        raise DataError(f"case {case.name!r}: none of its images can be used. {why}")
     return arrays, grids, notes, warnings
 
 
 def _left_out(case: Case, modality: str, error: Exception) -> str:
-    reason = reason_of(error).removeprefix(f"case {case.name!r}: ")
-    return f"{modality} was left out: {reason}"
+    return f"{modality} was left out: {_reason(case, error)}"
+
+
+def _reason(case: Case, error: Exception) -> str:
+    return reason_of(error).removeprefix(f"case {case.name!r}: ")
+
+
+def _each_reason_once(case: Case, unusable: Mapping[str, Exception]) -> str:
+    """Return why images cannot be used; those that have a reason in common are named together."""
+    alike: dict[str, list[str]] = {}
+    for modality, error in unusable.items():
+        reason = _reason(case, error).removeprefix(f"{case.images[modality]}: ")
+        alike.setdefault(reason, []).append(modality)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
 
 
 def _twins(images: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:

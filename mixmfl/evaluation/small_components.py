@@ -73,28 +73,38 @@ def best_shares(components: Components) -> dict[str, float]:
 
 def shares_text(shares: Mapping[str, float]) -> str:
     """Return of which labels components are removed, below which share; empty: of none."""
-    return ", ".join(f"{name} (below {share:.0%} of its largest)" for name, share in shares.items())
+    return ", ".join(
+        f"{name} (below {100 * share:.0f} % of its largest)" for name, share in shares.items()
+    )
 
 
 def remove_small(
-    indices: npt.NDArray[Any], shares: Mapping[tuple[int, ...], float]
-) -> tuple[npt.NDArray[Any], int]:
-    """Return a mask without the small components of some labels, and the voxels removed.
+    indices: npt.NDArray[Any], labels: Labels, shares: Mapping[str, float]
+) -> tuple[npt.NDArray[Any], dict[str, int]]:
+    """Return a mask without the small components of some labels, and the voxels removed of each.
 
     Voxels that touch by a face, an edge or a corner are connected, as in nnU-Net. What is removed
     becomes background.
 
     Args:
         indices: Class indices ``(Z, Y, X)``; left as they are.
-        shares: By the class indices of a label, the share of its largest component's voxels that a
-            component must have to stay.
+        labels: The labels of the mask, none of them regions, by class index
+            (``Labels.consecutive``).
+        shares: By label, the share of its largest component's voxels that a component must have to
+            stay.
     """
-    kept, removed = indices, 0
-    for values, share in shares.items():
-        parts, sizes = _components(np.isin(indices, values))
-        small = (parts > 0) & (sizes < share * sizes.max())[parts]
-        kept = np.where(small, 0, kept).astype(indices.dtype)
-        removed += int(small.sum())
+    kept, removed = indices.copy(), {}
+    boxes = ndimage.find_objects(indices)  # a label of few voxels takes the time of few
+    for name, share in shares.items():
+        (value,) = labels.foreground[name]
+        box = boxes[value - 1] if value <= len(boxes) else None
+        if box is None:
+            continue
+        parts, sizes = _components(indices[box] == value)
+        small = (sizes < share * sizes.max())[parts] & (parts > 0)
+        kept[box][small] = 0
+        if count := int(small.sum()):
+            removed[name] = count
     return kept, removed
 
 

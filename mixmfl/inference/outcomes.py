@@ -59,6 +59,7 @@ class Outcome:
         estimated: Estimated Dice of this very mask by label or region, where it can be told.
         volumes_ml: Volumes of the mask in ml, by label or region.
         volume_ranges_ml: A range of each volume, where probabilities are calibrated.
+        removed_ml: Volume of the small parts that were removed, by label, if any were.
         notes: How the images were identified and brought onto one grid.
         warnings: What a reader of the mask must know.
         patient: Name and ID of the patient, where they are to be shown.
@@ -90,6 +91,9 @@ class Outcome:
     volume_ranges_ml: Annotated[
         Mapping[_Name, tuple[_Positive, _Positive]], entries(0, MOST_LABELS)
     ] = field(default_factory=dict)
+    removed_ml: Annotated[Mapping[_Name, _Positive], entries(0, MOST_LABELS)] = field(
+        default_factory=dict
+    )
     notes: _Texts = ()
     warnings: _Texts = ()
     patient: _Text = ""
@@ -251,6 +255,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
             for name in names
             for column in (f"volume_from_ml_{name}", f"volume_to_ml_{name}")
         ]
+        + [f"removed_ml_{name}" for name in names]
         + [
             column
             for name in names
@@ -270,6 +275,8 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
         for name in names:
             row += [f"{end:.3f}" for end in each.volume_ranges_ml.get(name, ())] or ["", ""]
+        for name in names:
+            row.append(f"{each.removed_ml.get(name, 0):.3f}" if name in each.volumes_ml else "")
         for name in names:
             mask = each.estimated.get(name)
             row += [f"{n:.3f}" for n in astuple(mask)] if mask else ["", "", ""]

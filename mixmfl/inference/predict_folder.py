@@ -39,6 +39,7 @@ from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.report import write_report
 from mixmfl.inference.segmentation import (
     check_models_agree,
+    common_shares,
     extraction_for,
     prepare,
     segment,
@@ -58,7 +59,6 @@ _EDITED = (
     "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
     "was edited"
 )
-_SMALL = "smaller parts of a label, which the federation's validation found to be false mostly"
 
 
 @dataclass(frozen=True)
@@ -290,11 +290,13 @@ class _Run:
         peak = read.peak_memory_mb + peak_memory_mb()
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         renamed = self.renaming_notes(job.case.name)
-        removed = (
-            [f"{segmented.removed * voxel_ml:.2f} ml were removed: {_SMALL}"]
-            if segmented.removed
-            else []
-        )
+        removed_ml = {name: count * voxel_ml for name, count in segmented.removed.items()}
+        shares = common_shares(self.models)
+        removed = [
+            f"{ml:.2f} ml of {name} were removed: parts below {100 * shares[name]:.0f} % of its "
+            "largest, without which Dice was higher in validation cases"
+            for name, ml in removed_ml.items()
+        ]
         volumes = _volumes(segmented.indices, self.files.labels, voxel_ml)
         warnings = [
             *job.case.warnings,
@@ -317,6 +319,7 @@ class _Run:
             estimated=estimated,
             volumes_ml=volumes,
             volume_ranges_ml=segmented.volume_ranges_ml,
+            removed_ml=removed_ml,
             notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
             patient=job.case.patient if self.output.show_patient else "",
@@ -344,7 +347,7 @@ class _Run:
         return Outcome(
             name,
             "failed",
-            reason,
+            reason.removeprefix(f"case {name!r}: "),  # it stands beside the name
             warnings=(f"{mask.name} is of an earlier run",) if mask.exists() else (),
             mask_sha256=before.mask_sha256 if before else "",
             files=before.files if before else (),

@@ -27,7 +27,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.mask_quality import DiceEstimate, in_words
 from mixmfl.evaluation.overlay import overlay
-from mixmfl.evaluation.subset_dice import LabelDice, low_in_words
+from mixmfl.evaluation.subset_dice import FEW_CASES, Expectation, LabelDice, low_in_words
 from mixmfl.evaluation.viewer import CaseTexts, viewer_page
 from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
@@ -58,6 +58,10 @@ The range of a volume goes from the voxels with a probability above 90 % to thos
 Expected Dice is of other patients with the same modalities: their median, and what one in ten did
 not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
 
+SMALL_PARTS = """\
+Small parts of a label were removed where its case says so: Dice was higher without such parts in
+validation cases of the federation, but here one may be a lesion. The volume and the outline are
+without them; the estimated Dice, the range of the volume and maps of uncertainty are with them."""
 
 RESEARCH_ONLY = "Research use only. No medical device: not for diagnosis or treatment."
 
@@ -170,9 +174,12 @@ def write_report(
         sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
+    paragraphs = [counted, INTRODUCTION]
+    if any(each.removed_ml for each in shown):
+        paragraphs.append(SMALL_PARTS)
     text = page(
         "Segmentation",
-        f"{counted}\n\n{INTRODUCTION}",
+        "\n\n".join(paragraphs),
         sections,
         notice=RESEARCH_ONLY,
         alarms=alarms_of(models),
@@ -222,7 +229,10 @@ def _lines(outcome: Outcome) -> list[str]:
         low = ", ".join(
             f"{name} {low_in_words(each.low)}" for name, each in outcome.expected.items()
         )
-        lines.append(f"Expected Dice: {outcome.expected_from}; one in ten: {low}.")
+        # where these are few, a warning says what it rests on
+        enough = Expectation(outcome.used, outcome.expected).cases >= FEW_CASES
+        basis = f" ({outcome.expected_from})" if enough else ""
+        lines.append(f"Expected Dice, of one patient in ten: {low}{basis}.")
     return [*lines, *outcome.notes]
 
 

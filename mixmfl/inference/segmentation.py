@@ -7,7 +7,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -328,14 +328,14 @@ class Segmented:
         volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
-        removed: Voxels that became background with small components.
+        removed: By label, the voxels that became background with small components, if any.
     """
 
     indices: Array
     confidences: Mapping[str, float]
     volume_ranges_ml: Mapping[str, tuple[float, float]]
     probabilities: Mapping[str, Array]
-    removed: int = 0
+    removed: Mapping[str, int] = field(default_factory=dict)
 
 
 def segment(
@@ -398,11 +398,15 @@ def segment(
         mask[~prepared.head] = 0
         for share in shares.values():
             share[~prepared.head] = 0
-    classes = described.consecutive().foreground
-    common = set.intersection(*(set(model.component_shares) for model in models))
-    least = {classes[n]: min(model.component_shares[n] for model in models) for n in sorted(common)}
-    mask, removed = remove_small(mask, least)
+    mask, removed = remove_small(mask, described.consecutive(), common_shares(models))
     return Segmented(mask, sure, ranges, shares, removed)
+
+
+def common_shares(models: Sequence[SegmentationModel]) -> dict[str, float]:
+    """Return by label the share of its largest component below which all models remove others."""
+    each = [model.component_shares for model in models]
+    names = [name for name in each[0] if all(name in shares for shares in each)]
+    return {name: min(shares[name] for shares in each) for name in names}
 
 
 def _voxel_ml(case: ModelInput) -> float:

@@ -205,8 +205,17 @@ def test_an_image_that_cannot_be_used_is_left_out_where_that_is_allowed(tmp_path
     with pytest.raises(DataError, match=r"case 'p01': pd \(.*holds 60 voxels of NaN"):
         load_case(case)
     case.files["flair"].unlink()
-    with pytest.raises(DataError, match=r"'p01': none of its images can be used. flair was left"):
+    with pytest.raises(DataError, match=r"'p01': none of its images can be used. "):
         load_case(case, None, AlignmentOptions(leave_out=True))
+
+
+def test_a_reason_that_several_images_of_a_case_have_is_given_once(tmp_path: Path) -> None:
+    case = write_case(tmp_path, {"t1": VOLUME, "t2": VOLUME, "pd": 0 * VOLUME})
+    for modality in ("t1", "t2"):
+        case.files[modality].write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"used. (pd: .*; )?t1, t2: cannot be read") as caught:
+        load_case(case, None, AlignmentOptions(leave_out=True))
+    assert str(caught.value).count("cannot be read") == 1
 
 
 def test_an_image_on_which_a_library_fails_is_left_out_too(

@@ -15,6 +15,7 @@ from mixmfl.evaluation.small_components import (
 )
 from mixmfl.training.validation import dice_of_case
 
+LABELS = Labels({"background": 0, "a": 1, "b": 2})
 ROW = np.array([[[1] * 20 + [0] + [1] * 3 + [0] + [1] + [0, 2, 0, 2, 2]]], dtype=np.int16)
 """Components of 20, 3 and 1 voxels of the first label, of 1 and 2 of the second."""
 
@@ -23,17 +24,17 @@ ROW = np.array([[[1] * 20 + [0] + [1] * 3 + [0] + [1] + [0, 2, 0, 2, 2]]], dtype
 def test_components_below_a_share_of_the_largest_go_and_other_labels_stay(
     share: float, left: int
 ) -> None:
-    kept, removed = remove_small(ROW, {(1,): share})
+    kept, removed = remove_small(ROW, LABELS, {"a": share})
     assert (int((kept == 1).sum()), int((kept == 2).sum())) == (left, 3)
-    assert (removed, kept.dtype) == (24 - left, ROW.dtype)
+    assert (removed, kept.dtype) == ({"a": 24 - left} if left < 24 else {}, ROW.dtype)
     assert int((ROW == 1).sum()) == 24  # the mask that came is left as it was
 
 
 def test_voxels_that_touch_by_a_corner_are_one_component() -> None:
     mask = np.zeros((2, 2, 2), dtype=np.uint8)
     mask[0, 0, 0] = mask[1, 1, 1] = 1
-    assert remove_small(mask, {(1,): 1.0})[1] == 0
-    assert remove_small(np.zeros_like(mask), {(1,): 1.0})[1] == 0
+    for each in (mask, np.zeros_like(mask)):
+        assert remove_small(each, LABELS, {"a": 1.0, "b": 1.0})[1] == {}
 
 
 def test_dice_of_every_share_is_that_of_the_mask_without_small_components() -> None:
@@ -43,7 +44,7 @@ def test_dice_of_every_share_is_that_of_the_mask_without_small_components() -> N
     reference[..., :2] = 3
     found = dice_by_share(ROW, reference, labels)
     for number, share in enumerate(SHARES):
-        mask = remove_small(ROW, {(1,): share, (2,): share})[0]
+        mask = remove_small(ROW, LABELS, {"a": share, "b": share})[0]
         expected = dice_of_case(mask, reference, labels)
         assert {name: dice[number] for name, dice in found.items()} == expected
     # 5 and 3 of 18, 3 and 1 voxels that count are right, of 9; then the 1 and the 3 are gone

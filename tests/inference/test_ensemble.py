@@ -128,12 +128,12 @@ def test_a_label_loses_its_small_parts_where_all_models_say_so(
     plain = predict_case([models[0]], case)
     decided = save(tmp_path / "m.safetensors", 0, Measured(components=GAINS))
     assert decided.component_shares == {"lesion": 0.2}
-    expected, removed = remove_small(plain, {(1,): 0.2})
-    assert removed > 0
+    expected, removed = remove_small(plain, decided.plans.labels, {"lesion": 0.2})
+    assert removed["lesion"] > 0
     assert np.array_equal(predict_case([decided], case), expected)
     together = [decided, models[0]]  # the second says nothing of it
     prepared = prepare(dataclasses.replace(case, images=dict(case.images)), [decided.recipe] * 2)
-    assert segment(together, prepared, Options()).removed == 0
+    assert segment(together, prepared, Options()).removed == {}
 
 
 def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def outcomes(count: int) -> list[Outcome]:
         Outcome(
             f"case <{n}>", "done", used=("t1",), missing=("t2",), reference="t1",
             expected={"lesion": LabelDice(0.83, 0.5, 4)}, expected_from="4 cases",
-            volumes_ml={"lesion": 12.5, "core": 0.0},
+            volumes_ml={"lesion": 12.5, "core": 0.0}, removed_ml={"lesion": 0.25},
             warnings=("the mask is <small>",), files=(f"case <{n}>.nii.gz",),
         )
         for n in range(count)
@@ -91,6 +91,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert text.count('loading="lazy"') == 200
     assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
     assert "case &lt;7&gt;" in text
+    assert "Small parts of a label were removed where its case says so" in text
     assert '<p class="alarm" role="alert">no &lt;patients&gt;</p>' in text
     assert "<dt>licence</dt><dd>&lt;b&gt;mine&lt;/b&gt;</dd>" in text
     assert text.index(report.RESEARCH_ONLY) < text.index("<h1>")
