@@ -159,6 +159,7 @@ def test_a_file_whose_digests_were_made_again_is_read(model: Path, tmp_path: Pat
     load_model(tmp_path / "m.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore:.* ends as if cut off")
 def test_weights_whose_outputs_are_not_finite_make_no_mask(model: Path, tmp_path: Path) -> None:
     """They are finite themselves; NaN beside a class would be background in silence."""
     tensors, header = read(model)

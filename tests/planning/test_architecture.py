@@ -763,6 +763,7 @@ def test_fields_that_another_version_of_nnunet_writes_are_left_out() -> None:
     assert nnunet_plans.known_fields(more) == content
 
 
+@pytest.mark.filterwarnings("ignore:.* ends as if cut off")
 @pytest.mark.parametrize(("maps", "free"), [(10**9, 10**9), (1, 70_000)])
 def test_a_case_that_memory_does_not_hold_is_refused_before_the_network_runs(
     model: Path, monkeypatch: pytest.MonkeyPatch, maps: int, free: int
