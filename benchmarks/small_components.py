@@ -9,9 +9,14 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 
-from mixmfl.evaluation.small_components import SHARES, ComponentSums, add_components, dice_by_share
+from mixmfl.evaluation.small_components import (
+    SHARES,
+    ComponentSums,
+    add_components,
+    components_of_case,
+    dice_by_share,
+)
 from mixmfl.evaluation.subset_dice import Subset
 from mixmfl.federated.sites import open_sites
 from mixmfl.inference.model import Model
@@ -71,7 +76,7 @@ def test_scores(model: Model, work: Path, seed: str) -> Scores:
                 for label, dice in by_label.items():
                     by_share = dict(zip(SHARES, dice, strict=True))
                     values = {_name(share): value for share, value in by_share.items()}
-                    values |= {PLAIN: dice[0], CHOSEN: by_share[chosen[label]]}
+                    values[CHOSEN] = by_share[chosen[label]]
                     site = folder.parent.name
                     rows += [
                         Row(what, 0, site, name, subset, label, value, float("nan"))
@@ -89,8 +94,7 @@ def validation_sums(model: Model, cases: Iterable[PreprocessedCase]) -> dict[str
             for label, dice in each.items():
                 by_label.setdefault(label, []).append(dice)
         for label, rows in by_label.items():
-            means = tuple(fmean(column) for column in zip(*rows, strict=True))
-            parts = [found.get(label, ComponentSums()), ComponentSums(1, rows[-1][0], means)]
+            parts = [found.get(label, ComponentSums()), components_of_case(rows[-1][0], rows)]
             found[label] = add_components(parts)
     return found
 
@@ -106,7 +110,7 @@ def dice_of_subsets(
 
 
 def _name(share: float) -> str:
-    return f"below {share:.0%}"
+    return f"below {share:.0%}" if share else PLAIN
 
 
 if __name__ == "__main__":

@@ -203,6 +203,12 @@ class Labels:
         """Replace indices 0..K-1, and K where an ignore value is declared, by values."""
         return np.asarray(self._values_by_index(), dtype=np.int32)[array]
 
+    def counted(self, reference: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return which voxels of a reference, in values of this description, are not ignored."""
+        if self.ignore is None:
+            return np.ones(reference.shape, dtype=bool)
+        return np.asarray(reference != self.ignore)
+
     def consecutive(self) -> "Labels":
         """Return the same description in indices, which is the form nnU-Net accepts."""
         index = self.index_of_value

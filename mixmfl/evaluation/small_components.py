@@ -10,6 +10,7 @@ largest or more stays here, as it may be a lesion of its own.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Annotated, Any
 
 import numpy as np
@@ -123,9 +124,7 @@ def dice_by_share(
     Returns:
         The Dice of each label or region that the mask or its reference has.
     """
-    counted = np.ones(reference.shape, dtype=bool)
-    if indices.ignore is not None:
-        counted = reference != indices.ignore
+    counted = indices.counted(reference)
     shares = (0.0,) * len(SHARES) if indices.has_regions else SHARES
     found = {}
     for name, values in indices.foreground.items():
@@ -151,6 +150,17 @@ def _components(mask: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[A
     sizes = np.bincount(parts.ravel(), minlength=1)
     sizes[0] = 0
     return parts, sizes
+
+
+def components_of_case(whole: float, by_subset: Sequence[Sequence[float]]) -> ComponentSums:
+    """Return what one case adds to the sums of a label.
+
+    Args:
+        whole: Dice of the mask from all modalities of the case.
+        by_subset: Dice for each of ``SHARES``, from each subset of its modalities.
+    """
+    means = tuple(fmean(column) for column in zip(*by_subset, strict=True))
+    return ComponentSums(1, whole, means)
 
 
 def add_components(parts: Sequence[ComponentSums]) -> ComponentSums:

@@ -73,9 +73,7 @@ def reliabilities(
         head: ``(Z, Y, X)`` bool, voxels that count; None: all do.
     """
     known = described.consecutive().only(labelled)
-    counted = np.ones(truth.shape, dtype=bool) if head is None else head
-    if known.ignore is not None:
-        counted = counted & (truth != known.ignore)
+    counted = known.counted(truth) if head is None else known.counted(truth) & head
     heads = heads_of(described)
     sums = {name: np.zeros((3, BINS)) for name in known.foreground}
     for part, _, probability in _by_planes(logits, described):

@@ -129,8 +129,7 @@ def needs_of_training(
         here: The device.
         folder: The folder of the run, or one of its parents.
     """
-    heads = label_manager(plans.labels).num_segmentation_heads
-    features = training_memory_gb(plans.nnunet, configuration, heads, plans.network)
+    features = map_memory_gb(plans, configuration)
     state = network_state(build_network(plans, configuration, seed=0))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / GB
     if here.device.type == "cuda":
@@ -148,6 +147,12 @@ def needs_of_training(
         Need(f"memory to train {configuration} on {here.device}", memory, here.free_gb),
         Need(f"disk for a run of {training.rounds} rounds, {sites} sites", disk, free_gb(folder)),
     ]
+
+
+def map_memory_gb(plans: Plans, configuration: str) -> float:
+    """Return the memory of the feature maps of a training step, as the planner counts it."""
+    heads = label_manager(plans.labels).num_segmentation_heads
+    return training_memory_gb(plans.nnunet, configuration, heads, plans.network)
 
 
 def free_gb(folder: Path) -> float:

@@ -95,9 +95,7 @@ def dice_of_case(
         reference: Class indices ``(Z, Y, X)``; negative outside the head.
         indices: The labels of the case, by class index (``Labels.consecutive``).
     """
-    counted = np.ones(reference.shape, dtype=bool)
-    if indices.ignore is not None:
-        counted = reference != indices.ignore
+    counted = indices.counted(reference)
     dice = {}
     for name, values in indices.foreground.items():
         a, b = (np.isin(mask, values) & counted for mask in (predicted, reference))

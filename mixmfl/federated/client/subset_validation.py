@@ -9,14 +9,18 @@ remove.
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from statistics import fmean
 from typing import Any, TypeVar
 
 from mixmfl.data.labels import Labels
 from mixmfl.data.patients import patient_of
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
-from mixmfl.evaluation.small_components import ComponentSums, add_components, dice_by_share
+from mixmfl.evaluation.small_components import (
+    ComponentSums,
+    add_components,
+    components_of_case,
+    dice_by_share,
+)
 from mixmfl.evaluation.subset_dice import (
     BINS,
     Counts,
@@ -115,8 +119,7 @@ class _Measured:
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
             self._patients["confidence", name].add(patient)
         for name, of_mask in of_whole.items():
-            means = tuple(fmean(column) for column in zip(*by_share[name], strict=True))
-            sums = [self._components[name], ComponentSums(1, of_mask, means)]
+            sums = [self._components[name], components_of_case(of_mask, by_share[name])]
             self._components[name] = add_components(sums)
             self._patients["components", name].add(patient)
         for name, parts in by_subset.items():

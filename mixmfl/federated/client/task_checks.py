@@ -21,10 +21,8 @@ from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants
 from mixmfl.federated.state import RunSettings, Site, block_weights, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.parameters import block_of
-from mixmfl.planning.nnunet_planner import training_memory_gb
-from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
-from mixmfl.training.hardware import compute
+from mixmfl.training.hardware import compute, map_memory_gb
 
 Forms = Mapping[str, Form]
 """Shapes and types that the tensors of a run can have, by name."""
@@ -75,9 +73,7 @@ def check_memory(plans: Plans, configuration: str, device: torch.device) -> None
     Raises:
         PlansError: It has less altogether; how much of it is free is not looked at.
     """
-    heads = label_manager(plans.labels).num_segmentation_heads
-    needed = training_memory_gb(plans.nnunet, configuration, heads, plans.network)
-    here = compute(device)
+    needed, here = map_memory_gb(plans, configuration), compute(device)
     if needed > here.total_gb:
         raise PlansError(
             f"training {configuration} by the coordinator's plans takes some {needed:.0f} GB for "

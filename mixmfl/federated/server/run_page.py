@@ -67,7 +67,7 @@ def write_folds_page(
         folder: Folder of the run.
         runs: Its folds.
         measured: What they measured together.
-        sites: What they measured at each site.
+        sites: What was measured at each site.
     """
     first = next(iter(runs.values()))
     curves = {

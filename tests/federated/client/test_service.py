@@ -476,7 +476,7 @@ def test_plans_that_need_more_memory_than_the_machine_has_are_refused(
     federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hungry = Mock(return_value=1e6)
-    monkeypatch.setattr("mixmfl.federated.client.task_checks.training_memory_gb", hungry)
+    monkeypatch.setattr("mixmfl.training.hardware.training_memory_gb", hungry)
     reason = asks(federation, "north", join_task(plans))
     assert "takes some 1000000 GB for feature maps alone, and cpu has " in reason
     assert not federation.configs["north"].jobs.exists()  # nobody was asked
