@@ -19,15 +19,19 @@ from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 # among several segmentations, these words mark the one to use
-_LESION = {"lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus"}
+_LESION = {
+    "lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus", "gtv",
+}  # fmt: skip
 # what is made of several raters' labels
 _AGREED = {"consensus", "majority", "staple"}
 # behind the name of an image beside it, these say that an image was made of that one, or is worse
 _DERIVED = re.compile(
     r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
     r"\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
-    r"old|alt|ancien|vieux|backup|bad|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
+    r"old|alt|ancien|vieux|backup|kopie|copy|copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
 )
+# what file managers write before the name of a file that they copied
+_COPIED = {"kopie", "copy", "copie", "copia"}
 _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "manuelle", "manuale"}
 # of diffusion images, the one that is looked at
 _WEIGHTED = {"trace", "tracew", "isotropic", "iso"}
@@ -295,7 +299,7 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         if name[0].startswith("3d") and [name[0][2:], *name[1:]] in names:
             return True
         before = [name[: -len(other)] for other in names if name[-len(other) :] == other != name]
-        if any(words and PROCESSING.issuperset(words) for words in before):  # reg_T1
+        if any(word in PROCESSING | _COPIED for words in before for word in words):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
         return any(_DERIVED.fullmatch(word) for words in further for word in words)

@@ -21,9 +21,9 @@ _HOW_TO_NAME = (
 )
 
 _WHICH_DAY = (
-    "{} have other days or times in their names, and may be of one examination or of several; put "
-    "each examination's files into a folder and name them by their modality alone (t1.nii.gz), or "
-    "say by --mapping which case each is of"
+    "{} have other days, times or sides in their names, and may be of one examination or of "
+    "several; put each examination's files into a folder and name them by their modality alone "
+    "(t1.nii.gz), or say by --mapping which case each is of"
 )
 
 

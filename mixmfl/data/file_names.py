@@ -70,14 +70,14 @@ _CONNECTORS = frozenset(
 _BEFORE_SEQUENCE = frozenset(("mr", "mri", "brats", "raw", "hdbet", "coreg", "preproc"))
 # words that may begin a patient's name, and before a sequence say what it is
 _ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
-_TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template"))
+_TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template", "sri", "sri24"))
 _GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
     r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in)"
     r"(flair|t1c|t1ce|t1w?|t2w?|mni|std|atlas)(?![a-z0-9])"
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
 _ANTS = re.compile(
-    r"(?i)(?<=[a-z0-9])((?:inverse)?warped|\d(?:(?:inverse)?warp|genericaffine))$|(?<=brainsegmentation)(posteriors)"
+    r"(?i)(?<=[a-z0-9_.-])((?:inverse)?warped|\d(?:(?:inverse)?warp|genericaffine))$|(?<=brainsegmentation)(posteriors)"
 )
 # an image whose lesions were filled, for programs that measure healthy tissue
 _FILLED = re.compile(

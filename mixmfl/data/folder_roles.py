@@ -5,12 +5,20 @@ The other folders are the image's place, which tells the patient and the examina
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.file_names import BY_PROGRAM, OF_ARCHIVE, FileName, maker_in, read_name
-from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, spaced, stem_of
+from mixmfl.data.image_files import (
+    ImageFile,
+    Parts,
+    composed,
+    is_unpacked,
+    lower_words,
+    spaced,
+    stem_of,
+)
 from mixmfl.data.modalities import Modalities, names_part, words_of
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.sequence_words import agent_in, without_accents
@@ -51,7 +59,7 @@ _NATIVE = re.compile(r"native(?:[ _-]?space)?", re.IGNORECASE)
 # of UK Biobank: patient, kind of data, visit, repetition
 _OF_BIOBANK = re.compile(r"^(\d{7})_\d{5}_(\d_\d)$")
 
-_BEFORE = ("pre", "prae", "pra")
+_BEFORE = (["pre"], ["prae"], ["pra"])
 
 # folders that store a collection, or a part of it, as words: raw, archive/2024, train, batch_2
 _STORES = {
@@ -163,8 +171,9 @@ def read_file(
         modalities: Known modalities.
         of_labels: The folders whose files are labels.
     """
+    around = path.parent.parent if is_unpacked(path.parent, path) else path.parent
     parents = tuple(
-        _OF_BIOBANK.sub(r"\1_\2", composed(part)) for part in path.relative_to(folder).parts[:-1]
+        _OF_BIOBANK.sub(r"\1_\2", composed(part)) for part in around.relative_to(folder).parts
     )
     file_name = read_name(stem_of(path), modalities, parents[-1] if parents else "")
     if file_name.head.isdecimal() and _in_series_folder(parents):  # scans/5/NIFTI/5_flair.nii.gz
@@ -242,7 +251,8 @@ def with_places(
     contents: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
         for depth in range(1, len(file.parents) + 1):
-            rest = "/".join((*file.parents[depth:], stem_of(file.path)))
+            name = f"{file.reading.case}/{file.reading.modality}"  # p1_T1_bet is of p1_T1
+            rest = "/".join((*file.parents[depth:], name))
             contents[file.parents[:depth]].add(rest if file.reading.case else "")
     placed = []
     for file in files:
@@ -251,7 +261,8 @@ def with_places(
             for depth, part in enumerate(file.parents)
             if _is_processed(part, file.parents[:depth], contents)
         }
-        home = _home(file, modalities, patients, {*made, *series})
+        beside = _beside_originals(file.parents, made, contents)
+        home = _home(replace(file, parents=beside), modalities, patients, {*made, *series})
         reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
         case = reading.case if reading.is_known else reading.head or reading.case
         place = tuple(part for part in home if spaced(part) not in spaced(case))
@@ -272,6 +283,24 @@ def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
         and len(several) == len(set().union(*(kinds[each] for each in several)))
         for each in several
     }
+
+
+def _beside_originals(
+    parents: Parts, made: Collection[Parts], contents: Mapping[Parts, Set[str]]
+) -> Parts:
+    """Return folders with those of processed images replaced by the one that holds the originals.
+
+    So ``bet/p1_T1_bet`` is of the case of ``in/p1_T1``.
+    """
+    for folder in made:
+        originals = [
+            other
+            for other, names in contents.items()
+            if other[:-1] == folder[:-1] and other not in made and names & contents[folder]
+        ]
+        if len(originals) == 1:
+            parents = (*originals[0], *parents[len(folder) :])
+    return parents
 
 
 def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -> bool:
@@ -341,7 +370,7 @@ def _home(
         if file.parents[: depth + 1] in patients and agent_in(part):
             return False
         # "with_contrast", but not "pre", which may be before surgery
-        if part.lower() not in _BEFORE and agent_in(part) in ("with", "without"):
+        if lower_words(part)[-1:] not in _BEFORE and agent_in(part) in ("with", "without"):
             return True
         if file.parents[: depth + 1] in processed:
             return True
@@ -450,7 +479,7 @@ def _words_of_kind(stem: str) -> str:
     """Return the end of a name that speaks of an agent or of processing, and not of the patient."""
     tail = ""
     for match in reversed([*re.finditer(r"[^ _.-]+", stem)]):
-        if not (agent_in(match[0]) or match[0].lower() in (*_BEFORE, *PROCESSING)):
+        if not (agent_in(match[0]) or match[0].lower() in PROCESSING):
             break
         tail = stem[match.start() :]
     return tail

@@ -45,6 +45,11 @@ def images_below(folder: Path) -> list[Path]:
     return [file for file in files if twins.isdisjoint(file.parents)] if twins else files
 
 
+def is_unpacked(folder: Path, file: Path) -> bool:
+    """Say whether a folder is what a program unpacked an image into: ``T1.nii.gz/T1.nii``."""
+    return bool(ending_of(folder)) and stem_of(folder) == stem_of(file)
+
+
 def stem_of(path: Path) -> str:
     """Return an image's name without its ending."""
     ending = ending_of(path) or other_format(path)

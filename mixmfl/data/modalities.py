@@ -48,7 +48,7 @@ OTHER_WORDS = (
     "brain extraction mask", "brainextractionmask", "brainsegmentation", "face mask", "fg mask",
     "foreground mask", "body mask", "head masks", "brain masks", "brainmasks", "valid mask",
     "anatomy", "anatomical", "softmax", "logits", "posterior", "posteriors", "mixeltype",
-    "origsegs", "firstsegs",
+    "origsegs", "firstsegs", "fsl seg", "fseg",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
 )  # fmt: skip
 

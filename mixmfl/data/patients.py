@@ -11,6 +11,7 @@ from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,
+    SIDE,
     begins_with_examination,
     is_day,
     is_examination,
@@ -19,7 +20,6 @@ from mixmfl.data.time_points import (
     names_patient,
 )
 
-_SIDE = "left|right|links|rechts|gauche|droite"
 # archives that number a patient's examinations (BraTS since 2023, BIDS, UPENN-GBM, UK Biobank,
 # ADNI); a word or a day at the end, behind a name that has a number where it is a day, for
 # `study_20200101` names no patient
@@ -27,7 +27,7 @@ _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(UPENN-GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
     rf"(.+?)[ _.-]+(?i:{NAMES_EXAMINATION})(?:[ _.-].*)?|"
-    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{_SIDE})(?:[ _.-].*)?"
+    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE})(?:[ _.-].*)?"
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _STATE_FIRST = re.compile(r"(?:pre|post|prae|vor|nach)(?:op)?[ _.-]+(.*\d.*)", re.IGNORECASE)
@@ -43,9 +43,9 @@ _CONTROLS = re.compile(
     r"(?:healthy[ _-]?)?controls?|hc|healthy|kontrollen|temoins|controles|controlli"
 )
 _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
-# parts of one examination or patient: a side, a field strength, an accession number, a study's UID
+# parts of one examination or patient: a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
-    rf"{_SIDE}|\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){{3,}}|"
+    r"\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){3,}|"
     r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo|"
     r"kopf|schadel|hirn|[hbl]ws|wirbelsaule|knie|becken|tete|crane|cerveau|rachis|genou|testa|colonna"
 )

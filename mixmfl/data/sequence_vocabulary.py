@@ -22,8 +22,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "t1 by technique": _phrases("""
         mprage, mp rage, mp-rage, memprage, mempr, mp2rage, mpragec, bravo, spgr, fspgr, irspgr,
         irfspgr, efgre3d, vibe, starvibe, lava, thrive, ethrive, tfe, itfe, t1tfe, mdeft, tfl,
-        tfl3d, turboflash, 3dtfe, turbofield, mpr gradwarp, mpr r gradwarp, mpr n3, fastmprage,
-        wave mprage
+        tfl3d, turboflash, 3dtfe, turbofield, mpr gradwarp, mpr r gradwarp, mpr n3, mt1 gradwarp,
+        mt1 n3m, fastmprage, wave mprage
     """),
     "t2": _phrases("""
         t2, t2w, t2wi, t2mri, t2 w, t2 weighted, t2weighted, t2 wi, st2w, et2w, t2 pond, t2tse,
@@ -46,9 +46,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         densite protonique, densita protonica, densidad protonica, densidad de protones
     """),
     "dwi": _phrases("""
-        dwi, edwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d diff,
-        b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi, resolve,
-        dwib1000
+        dwi, edwi, sdwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace,
+        ep2d diff, b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi,
+        resolve, dwib1000
     """),
     "adc": _phrases("adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient"),
 }  # fmt: skip
@@ -292,7 +292,7 @@ PROCESSING = frozenset(
     zscore, histmatch, tilt, prenorm, lin, nonlin,
     superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored, tmp, temp, stx, stereotaxic
+    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov
 """)
 )
 
@@ -340,6 +340,9 @@ HARMLESS = frozenset(
 
 # Words that say that something was given or done before.
 AFTER = frozenset(_phrases("nach, after, apres, dopo, despues, tras, na, efter, etter"))
+
+# Words for the method, which in the name of a folder tell no more: "MRI post".
+METHODS = frozenset(_phrases("mr, mri, mrt, irm, rm, rmn, nmr, scan, images"))
 
 # Treatments: images "pre" or "post" them have an agent or not.
 TREATMENTS = frozenset(_phrases("gammaknife, gk, cyberknife"))

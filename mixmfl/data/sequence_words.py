@@ -26,6 +26,7 @@ from mixmfl.data.sequence_vocabulary import (
     HARMLESS,
     KINDS,
     MEANINGS,
+    METHODS,
     PLANNING,
     PROCESSING,
     TREATMENTS,
@@ -169,9 +170,9 @@ def agent_in(text: str) -> str:
     Returns:
         ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
     """
-    phrases = _understand(text)
-    if [each.words for each in phrases if each.words in AFTER] == [text.strip().lower()]:
-        return "unclear"  # the agent, or surgery
+    phrases = [each for each in _understand(text) if each.words not in METHODS]
+    if [each.words for each in phrases] == [each.words for each in phrases if each.words in AFTER]:
+        return "unclear" * bool(phrases)  # the agent, or surgery
     speaking = (
         "agent", "with", "without", "both", "post", "pre", "t1 with agent", "t1 native",
     )  # fmt: skip

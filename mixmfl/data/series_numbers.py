@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.data.image_files import ImageFile, Parts, names_of
+from mixmfl.data.image_files import ImageFile, Parts, names_of, stem_of
+from mixmfl.data.sequence_words import names_both_echoes
 from mixmfl.data.time_points import is_day, names_patient
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
@@ -75,6 +76,11 @@ def _numbered_name(image: ImageFile) -> str:
     return image.reading.head or image.reading.case
 
 
+def _contrast(image: ImageFile) -> str:
+    """Return the modality of a series, whose two echoes may be an image each: 12_pd_t2_e1."""
+    return "echoes" if names_both_echoes(stem_of(image.path)) else image.reading.modality or ""
+
+
 def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
     """Return the groups of images whose numbers may be of series or of patients.
 
@@ -91,9 +97,9 @@ def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
         by_name[name].append((image, int(number["number"])))
     groups = []
     for name, pairs in by_name.items():
-        modality_of = {number: image.reading.modality or "" for image, number in pairs}
+        modality_of = {number: _contrast(image) for image, number in pairs}
         kinds = {*modality_of.values()}
-        same = all(modality_of[number] == image.reading.modality for image, number in pairs)
+        same = all(modality_of[number] == _contrast(image) for image, number in pairs)
         if len(kinds) < 2 or not same or len(pairs) > len(kinds) + 1:
             continue  # but of 9_t1 and 9_t1a dcm2niix wrote both for one series
         if name or len(pairs) == len(images):

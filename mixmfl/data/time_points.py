@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from mixmfl.data.sequence_words import without_accents
 
+SIDE = "left|right|links|rechts|gauche|droite|destra|sinistra"
+"""A pattern of the words for a side, of which a patient has two."""
+
 _DAY_OF_MONTH = r"(?:0?[1-9]|[12]\d|3[01])"
 _MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
 _EVENTS = (
@@ -61,8 +64,9 @@ _WRITTEN_DAY = (
 _SCAN = r"mri?|mrt|irm|rmn?|scan|exam|examen|esame|study|studie|untersuchung"
 # what tells an examination as the whole name of a folder
 _ALONE = (
-    rf"{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
+    rf"{SIDE}|{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
     rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
+    rf"(?:{_SCAN})[ _-]+(?:pr[aä]e?|pr[eé]|post|vor|nach|avant|apr[eè]s|prima|dopo)|"
     rf"(?:{_SCAN})[ _-]+(?:(?:du|vom|of|from|del|le|on)[ _-]+)?"
     rf"(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
     rf"{_LOOSE_DAY}-.+-\d{{5}}|"  # 12-05-2001-MRI BRAIN-12345, of TCIA
@@ -91,6 +95,7 @@ _WHEN = (
     re.compile(rf"(?<![a-z0-9.]){_SHORT_SPAN}(?![a-z0-9])|(?<![a-z0-9])\d{{2,3}}d(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_ORDINAL})(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])"),
+    re.compile(rf"(?<![a-z])(?:{SIDE})(?![a-z])"),
 )
 _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
 _ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03_preop

@@ -14,6 +14,8 @@ from mixmfl.data.sequence_words import without_accents
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
+# what programs append to the name of an image without its skull, whose mask lies beside it
+_EXTRACTED = ("bet", "brain", "hdbet", "stripped", "skullstripped", "synthstrip", "robex")
 # of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
 _OF_FREESURFER = re.compile(r"[lr]h\..+|.+\.v\d{1,2}(?:\..+)?")
 _TISSUE = re.compile(r"_label-(?:gm|wm|csf)_probseg$")
@@ -57,12 +59,16 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         stem = stem_of(file.path)
         return stem.startswith("ORIG_") and stem[len("ORIG_") :] in by_stem[file.path.parent]
 
-    with_images = {
-        place.name
-        for file in files
-        if file.reading.modality and not _subject_of_freesurfer(file.path)
-        for place in file.path.parents
-    } - {""}
+    image_of: dict[str, ImageFile] = {}
+    for file in files:
+        if file.reading.modality and not _subject_of_freesurfer(file.path):
+            for name in (*file.parents, file.reading.case):
+                image_of.setdefault(name, file)
+    image_of.pop("", None)
+    subjects = {_subject_of_freesurfer(file.path) for file in files}
+    # of several times FreeSurfer makes a template, and each of them once more on it
+    joined = {name for name in subjects if ".long." in name}
+    joined |= {name.split(".long.")[1] for name in joined}
     originals = [original_of(file) for file in files]
     # letters alone may begin a patient's name, as in sam_T1 beside am_T1
     sure = {
@@ -77,9 +83,11 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         elif is_unfiltered(file):
             why = "an image before the filter of GE's scanner"
             file = replace(file, reading=file.reading.set_aside(why))
-        elif _subject_of_freesurfer(file.path) in with_images:
-            why = "an image that FreeSurfer made of another"
-            file = replace(file, reading=file.reading.set_aside(why))
+        elif anatomical := image_of.get(_subject_of_freesurfer(file.path)):
+            file = _made_of(file, anatomical, "FreeSurfer")
+        elif _subject_of_freesurfer(file.path) in joined:
+            why = "an image that FreeSurfer made of several examinations"
+            file = replace(file, reading=replace(file.reading.set_aside(why), is_nobodys=True))
         elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
             stem_of(file.path).lower()
         ):
@@ -135,6 +143,10 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
             other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others
         ):
             return "FAST"
+        image = re.sub(r"_mask$", "", stem)
+        extracted = any(f"{image}_{word}" in others for word in _EXTRACTED)
+        if image != stem and (extracted or file.path.parent.name.lower() in _EXTRACTED):
+            return "brain extraction"
         if stem == "segmentation" and any("_r2s_bet" in other for other in others):
             return "HD-GLIO"
         if stem == "final_mask" and "bianca_mask" in others:

@@ -30,6 +30,8 @@ def patient(case: Case) -> str:
         "p1/Mar2019/T1 p1/Oct2019/T1",
         "p1/nadir/T1 p1/relapse/T1",
         "p1/vor OP/T1\np1/nach OP/T1",
+        "A/MRI Pre/FLAIR\nA/MRI Post/FLAIR",
+        "p1/T1_left p1/PD_left p1/T1_right p1/PD_right",
         "p1_V1_T1 p1_V2_T1",
         "p1_Erstuntersuchung_T1 p1_Verlauf_T1",
         "p1/initial/T1 p1/controle1/T1",
@@ -252,6 +254,9 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("p1/p1_T1 p1/p2_FLAIR", "begins with 'p2'"),
         ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
         ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
+        ("p1/T1_left p1/PD_right", "sides"),
+        ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
+        ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
         ("P1_T1 p1_flair", "upper and lower case"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
         ("Gado_T1 Gado_FLAIR", "or the patient"),
