@@ -126,7 +126,8 @@ class NetworkSettings:
         setting(
             "convolutions per resolution",
             "in the decoder; 2 is nnU-Net's. One is faster, especially with few modalities, and "
-            "lowers Dice after as many steps ([experiments.md](experiments.md#a-cheaper-network))",
+            "lowers Dice after as many steps "
+            "([on the phantom](experiments-phantom.md#a-cheaper-network))",
         ),
     ] = 1
     decoder_skips: Annotated[

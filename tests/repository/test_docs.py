@@ -57,6 +57,7 @@ def options_of(name: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     expected = {
         "benchmark", "brats", "cards", "changing", "clinic", "commands", "data", "experiments",
+        "experiments-phantom",
         "federation", "files", "hospital-it", "limits", "method", "model-file", "network",
         "performance", "plans", "prediction", "privacy", "report", "tutorial",
     }  # fmt: skip
