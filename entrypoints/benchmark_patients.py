@@ -48,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "whose module is here or installed (docs/benchmark.md)",
     )
     parser.add_argument("--sets", default="A,C", help="comma-separated modality sets; default: A,C")
+    parser.add_argument(
+        "--hospitals",
+        default="",
+        metavar="H1,H2",
+        help="comma-separated; only these take part, and only their patients are tested; default: "
+        "all of a modality set",
+    )
     parser.add_argument("--folds", default="0,1", help="comma-separated test folds; default: 0,1")
     parser.add_argument(
         "--size",
@@ -86,6 +93,8 @@ def _work(options: argparse.Namespace) -> int:
     folds = _folds(options.folds)
     study = read_study(options.input)
     _print_refused(study)
+    if options.hospitals:
+        study = study.only(options.hospitals.split(","))
     device = str(devices.find_device(options.device))
     failed: list[str] = []
     for fold in folds:
@@ -132,8 +141,7 @@ def _open(
     from mixmfl.research.benchmark.run import open_benchmark
 
     folder = options.out / f"{modality_set}{fold}"
-    if not (folder / "federation" / "federation.json").is_file():
-        write_patients(study, modality_set, fold, folder / "federation")
+    write_patients(study, modality_set, fold, folder / "federation")
     _runner.run_shown(
         "mixmfl_plan_preprocess", "-i", folder / "federation", "-o", folder / "work",
         "--preset", options.preset, "-c", options.configuration,

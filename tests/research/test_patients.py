@@ -60,6 +60,10 @@ def test_a_federation_is_links_beside_the_study(tmp_path: Path) -> None:
     assert json.loads((out / "split.json").read_text())["modality_set"] == "A"
     assert json.loads((out / "dataset.json").read_text())["labels"] == dict(LESION.declared)
     assert sorted(data.rglob("*")) == before
+    one = read_study(data).only(["north"])
+    with pytest.raises(DataError, match=r"federation: is of other hospitals, .* now \(north\)"):
+        write_patients(one, "A", 0, out)
+    write_patients(read_study(data), "A", 0, out)  # the same is left as it is
     (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
     assert "core" in read_study(data).labels.declared
 
@@ -94,6 +98,9 @@ def test_what_cannot_be_a_federation_is_refused(tmp_path: Path) -> None:
     loaded = read_study(study(tmp_path / "data"))
     with pytest.raises(DataError, match="no modality set 'B', but A"):
         loaded.federation("B", 0)
+    assert [site.name for site in loaded.only(["south"]).federation("A", 0)] == ["south"]
+    with pytest.raises(DataError, match="no modality set has a hospital 'west', but north, south"):
+        loaded.only(["south", "west"])
     with pytest.raises(DataError, match="no fold 2; there are 0 to 1"):
         loaded.federation("A", 2)
     splits = {**SPLITS, "modality_sets": {"A": {"south": ["T2"]}}}
@@ -175,6 +182,8 @@ def test_the_command_goes_from_patients_to_a_page(
     assert "B0: " in capsys.readouterr().err
     assert command(*arguments, "--size", "many") == 2  # and no page
     assert "quick, full or a number of steps is needed" in capsys.readouterr().err
+    assert command(*arguments, "--hospitals", "west", "--only-tables") == 2
+    assert "no modality set has a hospital 'west'" in capsys.readouterr().err
     assert command(*arguments, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err
 

@@ -1,23 +1,31 @@
 """The history of a run for those who look at curves; see ``tracking``."""
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
+from mixmfl.core.text import one_line
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.tracking import TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
 
+log = logging.getLogger(__name__)
+
 
 class Curves:
-    """Writes rounds to trackers, each round once."""
+    """Writes rounds to trackers, each round once.
+
+    A tracker that fails does not end the run: a warning says so, and it gets no more rounds.
+    """
 
     def __init__(self, done: int, names: Sequence[str]) -> None:
         """Args: done: how many rounds were written before; names: names of the trackers."""
         self._written = done
         self._names = names
-        self._trackers: list[Tracker] | None = None
+        self._trackers: dict[str, Tracker] = {}
 
     def __enter__(self) -> "Curves":
         return self
@@ -28,21 +36,37 @@ class Curves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for tracker in self._trackers or ():
-            tracker.close()
+        for name, tracker in list(self._trackers.items()):
+            with self._watched(name):
+                tracker.close()
 
     def write(self, run: Run) -> None:
         """Write the rounds that are new."""
         first, last = self._written + 1, len(run.history)
         if first > last:
             return
-        if self._trackers is None:  # not before there is a run, whose folder must be new
-            self._trackers = [TRACKERS[name](run, first) for name in self._names]
-        for number in range(first, last + 1):
-            values = scalars(run, number)
-            for tracker in self._trackers:
-                tracker.write(number, values)
+        rounds = {number: scalars(run, number) for number in range(first, last + 1)}
+        for name in self._names:
+            with self._watched(name):
+                if name not in self._trackers:  # not before there is a run, whose folder is new
+                    self._trackers[name] = TRACKERS[name](run, first)
+                for number, values in rounds.items():
+                    self._trackers[name].write(number, values)
         self._written = last
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever happens in a package of others
+            log.warning(
+                "%s: writes no more curves (%s: %s); training goes on, and progress.csv has them",
+                name,
+                type(error).__name__,
+                one_line(error, 300),
+            )
+            self._names = [other for other in self._names if other != name]
+            self._trackers.pop(name, None)
 
 
 def scalars(run: Run, number: int) -> dict[str, float]:

@@ -5,15 +5,19 @@ records paths, commands or machines.
 """
 
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 from mixmfl.core.errors import MixmflError
+from mixmfl.core.text import one_line
 from mixmfl.federated.server.run import Run
+
+log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -31,9 +35,7 @@ class TensorBoard:
 
     def __init__(self, run: Run, first: int) -> None:
         """Args: first: the round that is written first; later ones from before are dropped."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first)
+        self._writer = _import_tensorboard()(str(run.folder / "tensorboard"), purge_step=first)
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
@@ -51,11 +53,8 @@ class MLflow:
 
     def __init__(self, run: Run, first: int) -> None:
         """Args: first: the round that is written first; a run that has begun is continued."""
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
-        from mlflow import MlflowClient
-
         folder = run.folder.resolve()
-        self._client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        self._client = _import_mlflow()(f"sqlite:///{folder / 'mlflow.db'}")
         known = self._client.get_experiment_by_name(_PROJECT)
         if known is None:
             place = (folder / "mlflow").as_uri()
@@ -82,11 +81,9 @@ class WeightsAndBiases:
 
     def __init__(self, run: Run, first: int) -> None:
         """Args: first: the round that is written first; a run that has begun is continued."""
-        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else its errors go to its makers
-        import wandb
-
+        init, settings = _import_wandb()
         folder = run.folder.resolve()
-        self._run = wandb.init(
+        self._run = init(
             project=_PROJECT,
             name=folder.name,
             id=sha256(str(folder).encode()).hexdigest()[:16],
@@ -94,7 +91,7 @@ class WeightsAndBiases:
             mode="offline",
             dir=str(folder),
             config=_settings(run),
-            settings=wandb.Settings(
+            settings=settings(
                 console="off",
                 silent=True,
                 disable_git=True,
@@ -116,6 +113,26 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+def _import_tensorboard() -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
+
+
+def _import_mlflow() -> Any:
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
+    from mlflow import MlflowClient
+
+    return MlflowClient
+
+
+def _import_wandb() -> Any:
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # else its errors go to its makers
+    from wandb import Settings, init
+
+    return init, Settings
+
+
 _PROJECT = "mixmfl"
 
 TRACKERS: Mapping[str, Callable[[Run, int], Tracker]] = {
@@ -125,21 +142,37 @@ TRACKERS: Mapping[str, Callable[[Run, int], Tracker]] = {
 }
 """What opens a tracker, by its name, which is also that of the package it needs."""
 
+_IMPORTS = {"tensorboard": _import_tensorboard, "mlflow": _import_mlflow, "wandb": _import_wandb}
+
 
 def usual_trackers() -> tuple[str, ...]:
-    """Return the trackers that write without being asked: TensorBoard, where it is installed."""
-    return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
+    """Return the trackers that write without being asked: TensorBoard, where it can be imported."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return ()
+    try:
+        check_tracker("tensorboard")
+    except MixmflError as error:
+        log.warning("%s; training goes on without it", error)
+        return ()
+    return ("tensorboard",)
 
 
 def check_tracker(name: str) -> None:
-    """Check that the package of a tracker is installed.
+    """Check that the package of a tracker is installed and can be imported.
 
     Raises:
-        MixmflError: It is not.
+        MixmflError: It is not, or cannot.
     """
     if importlib.util.find_spec(name) is None:
         extra = "curves" if name == "tensorboard" else name
         raise MixmflError(f"--track {name}: is not installed; pip install 'mixmfl[{extra}]'")
+    try:
+        _IMPORTS[name]()
+    except Exception as error:  # whatever is broken in a package or in what it imports
+        raise MixmflError(
+            f"{name} is installed, but cannot be imported ({type(error).__name__}: "
+            f"{one_line(error, 300)})"
+        ) from None
 
 
 def _settings(run: Run) -> dict[str, str | int | float]:

@@ -12,7 +12,8 @@ any site trains on; a site trains on its other patients, with the modalities of 
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from mixmfl.data.partition import Site, write_sites
 from mixmfl.research.benchmark.records import Splits
 
 SPLITS = "splits.json"
+SPLIT = "split.json"
+"""What a federation's folder has of it: who went where."""
 LESION = Labels({"background": 0, "lesion": 1})
 """The labels of a study without ``dataset.json``."""
 
@@ -49,6 +52,24 @@ class Study:
     modality_sets: Mapping[str, Mapping[str, tuple[str, ...]]]
     test_folds: tuple[Mapping[str, tuple[str, ...]], ...]
     labels: Labels
+
+    def only(self, hospitals: Collection[str]) -> "Study":
+        """Return the study of some hospitals, as if the others were not in its modality sets.
+
+        Raises:
+            DataError: No modality set has one of them.
+        """
+        known = {site for held in self.modality_sets.values() for site in held}
+        if unknown := sorted(set(hospitals) - known):
+            raise DataError(
+                f"{self.folder / SPLITS}: no modality set has a hospital {unknown[0]!r}, but "
+                f"{', '.join(sorted(known))}"
+            )
+        sets = {
+            name: {site: held for site, held in by_site.items() if site in hospitals}
+            for name, by_site in self.modality_sets.items()
+        }
+        return dataclasses.replace(self, modality_sets=sets)
 
     def federation(self, modality_set: str, fold: int) -> tuple[Site, ...]:
         """Return the sites of a federation, sorted by name.
@@ -82,6 +103,10 @@ class Study:
                 )
             chosen = tuple(case for case in self.cases[name] if case.name in tested)
             sites.append(Site(name, tuple(sorted(modalities)), train, chosen))
+        if not sites:
+            raise DataError(
+                f"{self.folder / SPLITS}: set {modality_set} has none of the hospitals asked for"
+            )
         # plans know a modality only by cases that train on it
         trained = {m for site in sites for case in site.train for m in case.images}
         return tuple(
@@ -139,18 +164,28 @@ def write_patients(study: Study, modality_set: str, fold: int, out: Path) -> Non
         study: The study with the patients.
         modality_set: Name of the modality set.
         fold: Number of the test fold.
-        out: Folder to write, new or empty, outside the study.
+        out: Folder to write, outside the study: new, empty, or with this federation, which is left
+            as it is.
 
     Raises:
-        DataError: ``Study.federation`` or ``partition.write_sites`` raised it.
+        DataError: ``Study.federation`` or ``partition.write_sites`` raised it, or ``out`` has other
+            hospitals or patients.
     """
     sites = study.federation(modality_set, fold)
+    by_name = {site.name: site.to_json() for site in sites}
+    if (out / SPLIT).is_file():
+        if read_long_json(out / SPLIT)["sites"] != json.loads(json.dumps(by_name)):
+            raise DataError(
+                f"{out}: is of other hospitals, patients or modalities than asked for now "
+                f"({', '.join(by_name)}); name another folder by -o"
+            )
+        return
     record = {
         "what": "which patient went where; written by mixmfl_benchmark_patients",
         "cases": str(study.folder.resolve()),
         "modality_set": modality_set,
         "fold": fold,
-        "sites": {site.name: site.to_json() for site in sites},
+        "sites": by_name,
     }
     write_sites(out, study.folder, sites, record, study.labels)
 

@@ -211,12 +211,43 @@ def test_a_curve_has_a_gap_where_nothing_is_known_and_a_dot_where_a_point_is_alo
     assert len(Chart("t", {"a": [(1, 3.0)]}).y_ticks()) > 1  # one number has room around it
 
 
-def test_tensorboard_is_written_only_where_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch,
+def test_tensorboard_is_written_only_where_it_is_installed_and_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for spec, names in ((None, ()), ("found", ("tensorboard",))):
+    module: Any = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = _Writer
+    for spec, loaded, names in (
+        (None, module, ()),
+        ("found", module, ("tensorboard",)),
+        ("found", None, ()),  # an import of None fails
+    ):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", loaded)
         assert usual_trackers() == names
+    assert "tensorboard is installed, but cannot be imported" in caplog.text
+
+
+def test_a_tracker_that_fails_does_not_end_the_run(
+    done: tuple[Run, Calls], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(_Writer):
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            raise OSError("the disk\nis full")
+
+    module: Any = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Full
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    other = MagicMock()
+    other.MlflowClient.return_value.get_experiment_by_name.return_value = None
+    monkeypatch.setitem(sys.modules, "mlflow", other)
+    run, _ = done
+    with Curves(0, ["tensorboard", "mlflow"]) as curves:
+        curves.write(run)
+        curves.write(dataclasses.replace(run, history=[*run.history] * 2))
+    (record,) = caplog.records  # once, and of one alone
+    assert r"tensorboard: writes no more curves (OSError: the disk\nis full)" in record.message
+    steps = {call.kwargs["step"] for call in other.MlflowClient.return_value.log_metric.mock_calls}
+    assert steps == {1, 2}
 
 
 def test_mlflow_gets_every_round_and_a_database_in_the_run(
@@ -284,12 +315,15 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     out = tmp_path / "run"
-    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--track", "wandb") == 2
-    assert "--track wandb: is not installed; pip install 'mixmfl[wandb]'" in (
-        capsys.readouterr().err
-    )
+    for spec, message in (
+        (None, "--track wandb: is not installed; pip install 'mixmfl[wandb]'"),
+        ("found", "wandb is installed, but cannot be imported (ModuleNotFoundError: "),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
+        monkeypatch.setitem(sys.modules, "wandb", None)
+        assert command("mixmfl_train_federated", "-i", work, "-o", out, "--track", "wandb") == 2
+        assert message in capsys.readouterr().err
     assert not out.exists()
 
 
