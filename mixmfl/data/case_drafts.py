@@ -10,6 +10,7 @@ from pathlib import Path
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import regions
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
+from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
 from mixmfl.data.image_files import lower_words, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
@@ -110,12 +111,17 @@ class Draft:
             by_modality[file.reading.modality or ""].append(file)
         records: list[FileRecord] = []
         questions: list[str] = []
+        warnings: list[str] = []
         images: dict[str, Path] = {}
         used: list[GatheredFile] = []
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
             best = files if _show_several_parts(files) else _least_processed(files)
+            if len(best) > 1 and _are_runs(best):
+                runs = f"{listed(best, folder)} are runs of one sequence"
+                best = [min(best, key=lambda file: file.path)]
+                warnings.append(f"{runs}; {best[0].path.name} is taken")
             taken = best[0] if len(best) == 1 else None
             records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
@@ -142,15 +148,17 @@ class Draft:
             faults = [self._nothing_known(folder)]
         if not faults and labels_needed and label is None:
             faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
-        warnings = [f"not used: {question}" for question in questions]
+        warnings += [f"not used: {question}" for question in questions]
         for modality, file in zip(images, used, strict=True):
             if not file.given and (doubt := sidecar_doubt(file.path, modality)):
                 warnings.append(f"{inside(file.path, folder)}: {doubt}")
-        if label and (other := self._name_of_another(label, images)):
-            warnings.append(
-                f"{inside(label, folder)}: the label is called {other!r}, and the images are not; "
-                "see that it is of this case"
-            )
+        for path in (*images.values(), *([label] if label else [])):
+            if other := self._name_of_another(path, images):
+                what = "label" if path == label else "image"
+                warnings.append(
+                    f"{inside(path, folder)}: the {what} is called {other!r}, and the other images "
+                    "are not; see that it is of this case"
+                )
         processed = [file for file in used if file.reading.processing]
         has_twins = any(len(by_modality[modality]) > 1 for modality in images)
         if has_twins and 0 < len(processed) < len(used):
@@ -182,20 +190,21 @@ class Draft:
         ]
         return taken.path, records, ""
 
-    def _name_of_another(self, label: Path, images: Mapping[str, Path]) -> str:
-        """Return the name before a label's words if all images are called otherwise."""
+    def _name_of_another(self, path: Path, images: Mapping[str, Path]) -> str:
+        """Return the name before a file's words if all other images are called otherwise."""
         names = {file.path: spaced(file.reading.head) for file in self.files if not file.given}
-        own = names.get(label, "")
+        own = names.get(path, "")
+        others = [image for image in images.values() if image != path]
         around = {
             word
-            for path in (label, *images.values())
-            for part in path.parent.parts
+            for each in (path, *others)
+            for part in each.parent.parts
             for word in lower_words(part)
         }
-        if around | _AGREED | _FINAL >= {*own.split()}:
-            return ""
-        heads = [names.get(path, "") for path in images.values()]
-        if len(own) < 3 or not all(heads) or any(h in own or own in h for h in heads):
+        heads = [names.get(image, "") for image in others]
+        is_shared = any(head.strip() and (head in own or own in head) for head in heads)
+        is_told = around | _AGREED | _FINAL >= {*own.split()}
+        if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
         return own.strip()
 
@@ -245,6 +254,12 @@ def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
     parts = [regions(" ".join(words_of(file.path.name))) for file in files]
     named = [part for part in parts if part]
     return len(named) > 1 and not frozenset.intersection(*named)
+
+
+def _are_runs(files: Sequence[GatheredFile]) -> bool:
+    """Say whether images are repetitions of one sequence in BIDS: alike in all but the run."""
+    names = {re.sub(r"_run-[^_]+", "", stem_of(file.path)) for file in files}
+    return len(names) == 1 and all(file.reading.is_bids for file in files)
 
 
 def _least_processed(

@@ -8,7 +8,7 @@ from typing import Any
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.case_drafts import Draft
-from mixmfl.data.file_names import FileName
+from mixmfl.data.file_names import FileName, maker_in
 from mixmfl.data.image_files import images_below, stem_of
 from mixmfl.data.labels import read_dataset_json
 from mixmfl.data.modalities import Modalities
@@ -23,18 +23,30 @@ CHANNEL_FILE = re.compile(r"(.+)_(\d{4})")
 """The name of a channel's file, without its ending: the case and the channel's number."""
 
 _CHANNEL = re.compile("[0-9]{1,4}")
+_IMAGES = ("imagesTr", "imagesTs")
 
 
 def only_data_set(folder: Path, images: Sequence[Path]) -> Path:
-    """Return the only data set in a folder of nnU-Net's data sets; else the folder."""
-    inner = {folder / path.relative_to(folder).parts[0] for path in images}
-    only = inner.pop() if len(inner) == 1 else folder
-    return only if (only / "imagesTr").is_dir() else folder
+    """Return the only data set in nnU-Net's folders, ``nnUNet_raw/Dataset001_X``; else the folder.
+
+    What nnU-Net itself made of it may lie beside it, as in ``nnUNet_preprocessed``.
+    """
+    sets = {
+        place.parent
+        for path in images
+        for place in path.parents
+        if place.name in _IMAGES and folder in place.parents
+    }
+    if len(sets) != 1:
+        return folder
+    (only,) = sets
+    others = (path.relative_to(folder).parts for path in images if only not in path.parents)
+    return only if all(any(map(maker_in, parts)) for parts in others) else folder
 
 
 def draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft] | None:
     """Gather the cases of nnU-Net's raw layout; None where the folder is not in it."""
-    subfolders = (folder / name for name in ("imagesTr", "imagesTs"))
+    subfolders = (folder / name for name in (*_IMAGES, "images"))
     images = next(filter(Path.is_dir, subfolders), folder)
     files = {path: CHANNEL_FILE.fullmatch(stem_of(path)) for path in images_below(images)}
     if not any(files.values()):

@@ -21,6 +21,7 @@ from mixmfl.data.sequence_words import (
     read_words,
     without_accents,
 )
+from mixmfl.data.time_points import names_examination
 
 
 @dataclass(frozen=True)
@@ -444,7 +445,7 @@ def _rest(head: str, body: Sequence[str], matches: Sequence[Match]) -> str:
         word
         for at, word in enumerate(body)
         if at not in matched
-        and not is_sequence_word(word)
+        and (not is_sequence_word(word) or names_examination(word))  # T1_preop
         and word.lower() not in PROCESSING | _BEFORE_SEQUENCE
     ]
     return "_".join(filter(None, (head, *left)))

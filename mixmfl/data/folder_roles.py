@@ -74,13 +74,13 @@ _STORES = {
 
 _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of its topmost folder
 
-# folders of labels alone, as words; a folder per case may be below
-_LABEL_TREES = {
+# ends of names of folders of labels alone, as words; a folder per case may be below
+_LABEL_TREES = tuple(
     f" {name} "
     for name in ("labels", "labelstr", "labelsts", "masks", "segmentations", "annotations",
                  "delineations", "groundtruth", "ground truth", "masken", "segmentierungen",
                  "masques", "mascaras", "maschere", "maskers")
-}  # fmt: skip
+)  # fmt: skip
 
 # what programs write beside the masks that they predict
 _RECORDS = {
@@ -134,7 +134,8 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
 def label_tree_above(path: Path, folder: Path) -> Path | None:
     """Return the folder of labels alone that a path lies in at any depth; None without any."""
     around = path.relative_to(folder).parents
-    return next((folder / each for each in around if spaced(each.name) in _LABEL_TREES), None)
+    trees = (folder / each for each in around if spaced(each.name).endswith(_LABEL_TREES))
+    return next(trees, None)
 
 
 def _holding_images(named: Set[Path], paths: Sequence[Path], modalities: Modalities) -> set[Path]:
@@ -190,8 +191,9 @@ def read_file(
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
-    if rejected := next((part for part in parents if spaced(part) in _REJECTED), ""):
-        why = f"a file of the folder {rejected!r}"
+    rejected = next((part for part in parents if spaced(part) in _REJECTED), "")
+    if rejected or stem_of(path).endswith("~"):
+        why = f"a file of the folder {rejected!r}" if rejected else "an editor's backup"
         file_name = replace(file_name.set_aside(why), is_nobodys=True)
     if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
         why = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"

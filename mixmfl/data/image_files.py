@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from mixmfl.core.files import files_below
 from mixmfl.data.accounting import is_twin_folder, other_format
@@ -62,8 +63,11 @@ def names_of(paths: Sequence[Path]) -> str:
 
 
 def composed(name: str) -> str:
-    """Return a name with each letter and its accent as one character; macOS takes them apart."""
-    return unicodedata.normalize("NFC", name)
+    """Return a name with each letter and its accent as one character; macOS takes them apart.
+
+    What a browser wrote as ``%20`` is a space.
+    """
+    return unicodedata.normalize("NFC", unquote(name))
 
 
 def lower_words(name: str) -> list[str]:

@@ -14,10 +14,12 @@ from mixmfl.core.files import read_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
 from mixmfl.data.cases import Case, Found
+from mixmfl.data.channel_numbers import only_data_set
 from mixmfl.data.dataset_card import DatasetCard, find_card
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import files_of
-from mixmfl.data.labels import Labels, read_site_labels
+from mixmfl.data.image_files import images_below
+from mixmfl.data.labels import Labels, read_dataset_json, read_site_labels
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.data.mapping import read_mapping
 from mixmfl.data.modalities import Modalities
@@ -160,7 +162,8 @@ def find_site(
 def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
     if labels_file is not None:
         return Labels.load(labels_file)
-    return read_site_labels(folder, folder.absolute().parent)
+    described = folder if read_dataset_json(folder) else only_data_set(folder, images_below(folder))
+    return read_site_labels(described, folder.absolute().parent)
 
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -6,6 +6,7 @@ import pytest
 
 from mixmfl.data.cases import Found, account, find_cases
 from mixmfl.data.patients import patient_of
+from mixmfl.planning.site_folders import find_site
 
 
 def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
@@ -41,6 +42,8 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p/T1 p/reg_T1", "p/T1"),
         ("p/T1 p/lesion_filled_T1", "p/T1"),
         ("p/T1 p/T1_noise", "p/T1"),
+        ("p/T1 p/T1~", "p/T1"),
+        ("p%201/T1%20MPRAGE p%201/T2%20FLAIR", "p%201/T1%20MPRAGE p%201/T2%20FLAIR"),
         ("p/T1\np/Kopie von T1", "p/T1"),
         ("p/T1 p/FLAIR_to_T1_Warped p/FLAIR_to_T1_InverseWarped", "p/FLAIR_to_T1_Warped p/T1"),
         ("p1_T1.mha/p1_T1.mha p1_T2.nii.gz/p1_T2.nii",
@@ -108,6 +111,8 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 p/seg p/old/seg", "p/seg"),
         ("p/T1 p/seg_AI p/seg_manual", "p/seg_manual"),
         ("p7/p7_MR_t1 p7/p7_Lesion_Mask", "p7/p7_Lesion_Mask"),
+        ("images/p7/p7_1_t2w x_labels/x_lesion_delineations/expert/p7_1 "
+         "x_labels/x_lesion_delineations/AI/p7_1", "x_labels/x_lesion_delineations/expert/p7_1"),
         ("images/p7/p7_1_t2w labels/gland/human/p7_1 labels/gland/AI/p7_1",
          "labels/gland/human/p7_1"),
         ("Bilder/p7/T1 Segmentierungen/p7_seg_final", "Segmentierungen/p7_seg_final"),
@@ -193,11 +198,19 @@ def test_a_link_to_a_folder_that_is_read_gives_no_second_patient(tmp_path: Path)
 
 
 def test_the_folder_above_a_data_set_of_nnunet_may_be_given(tmp_path: Path) -> None:
-    (tmp_path / "Dataset501_X").mkdir()
-    (tmp_path / "Dataset501_X" / "dataset.json").write_text(
-        '{"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}'
-    )
-    names = "Dataset501_X/imagesTr/p1_0000 Dataset501_X/labelsTr/p1"
-    found = found_in(tmp_path, names, labels_needed=True)
-    assert [(case.name, list(case.images)) for case in found.cases] == [("p1", ["t1"])]
-    assert found.labels is not None
+    described = '{"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}'
+    for number, names in enumerate(
+        (
+            "D/imagesTr/p1_0000 D/labelsTr/p1",
+            "images/p1_0000 labels/p1",
+            "raw/D/imagesTr/p1_0000 raw/D/labelsTr/p1 nnUNet_preprocessed/D/gt/p1",
+        )
+    ):
+        folder = tmp_path / str(number)
+        data_set = folder / names.split("images")[0]
+        data_set.mkdir(parents=True, exist_ok=True)
+        (data_set / "dataset.json").write_text(described)
+        found = found_in(folder, names, labels_needed=True)
+        assert [(case.name, list(case.images)) for case in found.cases] == [("p1", ["t1"])]
+        assert found.labels is not None
+        assert find_site(folder).labels == found.labels

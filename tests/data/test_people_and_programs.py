@@ -31,6 +31,7 @@ def patient(case: Case) -> str:
         "p1/nadir/T1 p1/relapse/T1",
         "p1/vor OP/T1\np1/nach OP/T1",
         "A/MRI Pre/FLAIR\nA/MRI Post/FLAIR",
+        "p1_T1_preop p1_FLAIR_preop p1_T1_postop p1_FLAIR_postop",
         "p1/T1_left p1/PD_left p1/T1_right p1/PD_right",
         "p1_V1_T1 p1_V2_T1",
         "p1_Erstuntersuchung_T1 p1_Verlauf_T1",
@@ -226,7 +227,7 @@ def test_the_only_label_of_a_patients_folder_may_have_another_name(tmp_path: Pat
     names = "Training_355/Training_355_t1 Training_355/W39_1998.09.19_Segm"  # of BraTS 2020
     (case,) = found_in(tmp_path, names, labels_needed=True).cases
     assert case.label is not None
-    assert "called 'w39 1998 09 19', and the images are not" in case.warnings[0]
+    assert "called 'w39 1998 09 19', and the other images are not" in case.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +256,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
         ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
         ("p1/T1_left p1/PD_right", "sides"),
+        ("Meier/T1 Meier/FLAIR Meier/Schulz_T2", "is called 'schulz'"),
         ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
         ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
         ("P1_T1 p1_flair", "upper and lower case"),
