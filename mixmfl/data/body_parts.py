@@ -5,7 +5,7 @@ the regions of the body that it lies in, and words agree where they share one.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 _REGIONS: Mapping[str, str] = {
     "head": "BRAIN HEAD SKULL NEURO CEREBRUM SCHAEDEL HEADNECK ORBIT EYE EAR IAC PITUITARY SELLA "
@@ -51,3 +51,9 @@ def is_elsewhere(body_part: str, anatomies: Collection[str]) -> bool:
     own = frozenset().union(*(regions(anatomy) for anatomy in anatomies))
     seen = regions(body_part)
     return bool(own and seen and not own & seen)
+
+
+def show_other_parts(names: Sequence[str]) -> bool:
+    """Say whether names of images say parts of the body without a region in common."""
+    named = [part for name in names if (part := regions(name))]
+    return len(named) > 1 and not frozenset.intersection(*named)

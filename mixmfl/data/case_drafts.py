@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
-from mixmfl.data.body_parts import regions
+from mixmfl.data.body_parts import show_other_parts
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
@@ -29,7 +29,7 @@ _AGREED = {"consensus", "majority", "staple"}
 _DERIVED = re.compile(
     r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
     r"\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
-    r"old|alt|ancien|vieux|backup|kopie|copy|copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
+    r"res|cpp|def|old|alt|ancien|vieux|backup|kopie|copy|copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
 )
 # what file managers write before the name of a file that they copied
 _COPIED = {"kopie", "copy", "copie", "copia"}
@@ -203,7 +203,7 @@ class Draft:
         }
         heads = [names.get(image, "") for image in others]
         is_shared = any(head.strip() and (head in own or own in head) for head in heads)
-        is_told = around | _AGREED | _FINAL >= {*own.split()}
+        is_told = around | _AGREED | _FINAL | PROCESSING >= {*own.split()}
         if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
         return own.strip()
@@ -249,11 +249,9 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 
 def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
     """Say whether names of images say other parts of the body: T2_brain beside T2_spine."""
-    if any(file.given for file in files):
-        return False
-    parts = [regions(" ".join(words_of(file.path.name))) for file in files]
-    named = [part for part in parts if part]
-    return len(named) > 1 and not frozenset.intersection(*named)
+    return not any(file.given for file in files) and show_other_parts(
+        [stem_of(file.path) for file in files]
+    )
 
 
 def _are_runs(files: Sequence[GatheredFile]) -> bool:

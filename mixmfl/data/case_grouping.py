@@ -29,6 +29,7 @@ from mixmfl.data.neighbouring_names import (
     called_as_agents,
     with_agent_of_folder,
     with_ct1,
+    with_names_of_folders,
     with_patients_called_as_agents,
     with_short_flair,
     with_time_points,
@@ -91,7 +92,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     """Read names, and what folders, names beside them and programs' outputs decide about them."""
     of_labels = folders_of_labels(paths, folder, modalities)
     files = [read_file(path, folder, modalities, of_labels) for path in paths]
-    files = with_time_points(files)
+    files = with_names_of_folders(with_time_points(files), modalities)
     files = with_ct1(files)
     files = with_short_flair(files, modalities)
     files = named_by_folder(files, folder, modalities)

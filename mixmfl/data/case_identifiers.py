@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mixmfl.data.body_parts import show_other_parts
 from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
 from mixmfl.data.series_numbers import (
     are_of_series,
@@ -21,9 +22,9 @@ _HOW_TO_NAME = (
 )
 
 _WHICH_DAY = (
-    "{} have other days, times or sides in their names, and may be of one examination or of "
-    "several; put each examination's files into a folder and name them by their modality alone "
-    "(t1.nii.gz), or say by --mapping which case each is of"
+    "{} have other days, times, sides or parts of the body in their names, and may be of one "
+    "examination or of several; put each examination's files into a folder and name them by their "
+    "modality alone (t1.nii.gz), or say by --mapping which case each is of"
 )
 
 
@@ -138,7 +139,7 @@ def _is_one_patient(
 def _of_other_times(
     at_home: Mapping[Parts, Sequence[ImageFile]], rests: Mapping[Path, str]
 ) -> dict[Path, str]:
-    """Return questions about images that would be one case, but whose names tell other times."""
+    """Return questions about images of one case whose names tell other times, sides or parts."""
     by_rest: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
     for home, mine in at_home.items():
         for image in mine:
@@ -146,7 +147,8 @@ def _of_other_times(
     return {
         path: _WHICH_DAY.format(names_of(paths))
         for paths in by_rest.values()
-        if are_of_other_times([stem_of(path) for path in paths])
+        for stems in [[stem_of(path) for path in paths]]
+        if are_of_other_times(stems) or show_other_parts(stems)
         for path in paths
     }
 

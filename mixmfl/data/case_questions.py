@@ -63,6 +63,8 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
         place, rest = key_of[file.path]
         head = file.reading.head
         if file.reading.is_bids:
+            if other := _other_entity(file):
+                doubts[file.path] = f"is of another folder than {other!r}, in which it lies"
             continue
         if is_of_another_state(stem_of(file.path), file.parents):
             doubts[file.path] = "says another state of treatment than the folder it lies in"
@@ -71,6 +73,13 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
         elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
             doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
     return doubts
+
+
+def _other_entity(file: ImageFile) -> str:
+    """Return the folder of a subject or session in which a file of another one lies, in BIDS."""
+    own = file.reading.head.split("_")
+    named = [part for part in file.parents if part.startswith(("sub-", "ses-")) and "_" not in part]
+    return next((p for p in named if p not in own and any(o[:4] == p[:4] for o in own)), "")
 
 
 def _written_alike(names: Collection[str]) -> dict[str, str]:

@@ -201,9 +201,9 @@ def read_file(
     if (made := _made_at(parents, file_name, folder)) is not None:
         parents = parents[:made]
         # BIDS: made from the original image, which is what we read
-        if file_name.modality or file_name.doubt:
+        if not file_name.is_label:
             aside = "an image of BIDS derivatives; the original is what is read"
-            file_name = replace(file_name, modality=None, doubt="", aside=aside)
+            file_name = replace(file_name.set_aside(file_name.aside or aside), is_bids=True)
     return ImageFile(path, file_name, parents)
 
 

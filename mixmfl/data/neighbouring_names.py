@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from mixmfl.data.file_names import read_name
+from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
 from mixmfl.data.modalities import Modalities, words_of
@@ -55,6 +55,31 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
         else file
         for file in files
     ]
+
+
+def with_names_of_folders(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+    """Read names without the time point that the folder and all names in it begin with.
+
+    So ``P1_T1_FLAIR``, ``P1_T1_T1`` and ``P1_T1_T2`` in the folder ``T1`` are of the first time.
+    """
+    in_folder: dict[Path, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if re.fullmatch(r"t\d", file.path.parent.name.lower()):
+            in_folder[file.path.parent].append(file)
+    read: dict[Path, FileName] = {}
+    for folder, mine in in_folder.items():
+        begin = re.compile(rf"(?i)((?:.*?[ _.-])?{folder.name})[ _.-]+(.+)")
+        parts = [begin.fullmatch(stem_of(file.path)) for file in mine]
+        apart = {
+            file.path: (part[1], read_name(part[2], modalities))
+            for file, part in zip(mine, parts, strict=True)
+            if part
+        }
+        cases = {case for case, _ in apart.values()}
+        kinds = {reading.modality for _, reading in apart.values()} - {None}
+        if len(apart) == len(mine) and len(cases) == 1 and len(kinds) > 2:
+            read |= {path: replace(r, case=case, head=case) for path, (case, r) in apart.items()}
+    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
 
 
 def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:

@@ -26,7 +26,7 @@ from mixmfl.data.time_points import (
 _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(UPENN-GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
-    rf"(.+?)[ _.-]+(?i:{NAMES_EXAMINATION})(?:[ _.-].*)?|"
+    rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE})(?:[ _.-].*)?"
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
@@ -49,7 +49,7 @@ _WITHIN = re.compile(
     r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo|"
     r"kopf|schadel|hirn|[hbl]ws|wirbelsaule|knie|becken|tete|crane|cerveau|rachis|genou|testa|colonna"
 )
-_FEW = re.compile(r"[ _.-]\d{1,2}")
+_FEW = re.compile(r"[ _.-][tT]?\d{1,2}")
 # what file managers call the copy of a folder; "(2)" alone may be a patient's number
 _COPY = r"kopie|copy|copie|copia|kopia"
 _COPIED = re.compile(

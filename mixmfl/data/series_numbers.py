@@ -18,6 +18,7 @@ _NUMBER = re.compile(
 
 
 _SERIES = re.compile(r"(?:s|se|ser|serie|series|scan|im)[ _.-]*\d{1,4}")
+_OF_SERIES = re.compile(r"seri?e?s?[ _.-]*\d")
 _UID = re.compile(r"\d+(?:\.\d+){4,}")
 
 
@@ -126,6 +127,8 @@ def are_of_series(
         return None if group.home and is_protocol else False
     if any(map(names_patient, group.home)) and all(is_series(i.reading.head) for i in group.images):
         return True  # P1/E1/S1_t1, P1/E1/S2_t2
+    if group.home and all(_OF_SERIES.match(i.reading.head.lower()) for i in group.images):
+        return True  # Meier/Series_2_t1, Meier/Series_3_t2
     if is_day(group.name) and (group.home or len(re.sub(r"\D", "", group.name)) > len("20220301")):
         return True  # 20220301091500_2_t1, 20220301091500_3_flair: of one moment
     if group.name in labels:  # one mask for all: seg.nii.gz

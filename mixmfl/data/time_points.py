@@ -78,7 +78,7 @@ _ALONE = (
 NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
 """A pattern of words behind a patient's name that name an examination, whatever the name is."""
 
-_REPEATED = r"(?:r|run|rep|retest|scan)[_-]?\d{1,2}"
+_REPEATED = r"(?:r|run|rep|retest|scan)[_-]?\d{1,2}|(?:scan|session|visit|exam)[_-]?[a-d]"
 MAY_NAME_EXAMINATION = rf"(?:{_REPEATED}|{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|{_WRITTEN_DAY}|bl|fu)"
 """A pattern of what names an examination behind a name that has a number."""
 

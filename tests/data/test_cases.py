@@ -498,7 +498,7 @@ def test_times_of_one_day_before_the_words_are_of_one_examination_in_a_patients_
     make_files(tmp_path / "d", "AX_T1_20190101101010.nii.gz", "AX_FLAIR_20190202101010.nii.gz")
     for folder in "bd":  # of two patients, perhaps, and of two days
         (refused,) = find_cases(tmp_path / folder).refused
-        assert "have other days, times or sides in their names, and may be of one" in refused.reason
+        assert "parts of the body in their names, and may be of one" in refused.reason
     assert set(taken(find_cases(tmp_path / "c"))) == {"p9_20190312", "p9_20200101"}
 
 
@@ -523,7 +523,7 @@ def test_other_days_visits_or_states_behind_the_words_are_a_question(
     assert case.name.startswith("p2")
     (refused,) = found.refused
     assert refused.name.startswith("p1")
-    assert "have other days, times or sides in their names" in refused.reason
+    assert "have other days, times, sides or parts of the body in their names" in refused.reason
 
 
 def test_numbers_of_series_are_no_days_or_visits(tmp_path: Path) -> None:
