@@ -25,6 +25,9 @@ COVERAGE = 0.9
 _LEAST_MISSING = 0.1
 """Of a Dice of 1: the spread of better masks is taken to be that of these."""
 
+_ALIKE = 0.3
+"""Correlation of what masks of one case differ from the line, as measured on patients."""
+
 _MOST = float(MOST_CASES) * MOST_SUBSETS
 
 
@@ -160,10 +163,11 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
     """Return the Dice that is estimated for one label of a mask.
 
     Least squares, with the interval for a new observation (Draper and Smith 1998, Applied
-    Regression Analysis, section 3.1); masks of a case resemble each other, so cases are counted
-    there in place of masks. Good masks differ less from the line than bad ones: the standard
-    deviation is taken to be in proportion to what the estimate lacks to 1 (a spread that depends
-    on the mean; Carroll and Ruppert 1988, Transformation and Weighting in Regression, chapter 3).
+    Regression Analysis, section 3.1). Masks of a case resemble each other, so they count for fewer
+    (the design effect; Kish 1965, Survey Sampling, section 5.4). Good masks differ less from the
+    line than bad ones: the standard deviation is taken to be in proportion to what the estimate
+    lacks to 1 (a spread that depends on the mean; Carroll and Ruppert 1988, Transformation and
+    Weighting in Regression, chapter 3).
 
     Args:
         sums: Sums of the label over the validation cases.
@@ -182,13 +186,25 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
         return None
     slope = together / spread
     rest = max(0.0, sums.yy / sums.masks - y * y - slope * together)
-    free = sums.cases - 2
+    known = sums.masks / (1 + (sums.masks / sums.cases - 1) * _ALIKE)
+    free = known - 2
     away = confidence * confidence - x
-    dice = y + slope * away
+    dice = min(1.0, max(0.0, y + slope * away))
     # the mean of (1 - estimate)^2 over the masks; 0 where all are perfect
     missing = max((1 - y) ** 2 + slope * together, _LEAST_MISSING**2)
     of_mask = rest * max(1 - dice, _LEAST_MISSING) ** 2 / missing
-    of_line = rest * (1 + away * away / spread) / sums.cases
-    variance = (of_mask + of_line) * sums.cases / free
-    half = float(student.ppf((1 + COVERAGE) / 2, free)) * math.sqrt(variance)
-    return DiceEstimate(*(min(1.0, max(0.0, each)) for each in (dice, dice - half, dice + half)))
+    of_line = rest * (1 + away * away / spread) / known
+    variance = (of_mask + of_line) * known / free
+    return DiceEstimate(dice, *_interval(dice, math.sqrt(variance), free))
+
+
+def _interval(centre: float, scale: float, free: float) -> tuple[float, float]:
+    """Return the shortest interval with ``COVERAGE`` of what lies in 0 to 1 of a Student's t."""
+    spread = student(free, centre, max(scale, 1e-9))
+    below, inside = spread.cdf(0), spread.cdf(1) - spread.cdf(0)
+    half = spread.ppf((1 + COVERAGE * inside) / 2) - centre
+    if centre + half > 1:
+        return max(0.0, float(spread.ppf(below + (1 - COVERAGE) * inside))), 1.0
+    if centre < half:
+        return 0.0, min(1.0, float(spread.ppf(below + COVERAGE * inside)))
+    return float(centre - half), float(centre + half)

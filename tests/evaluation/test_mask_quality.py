@@ -46,9 +46,10 @@ def test_estimate_is_that_of_linear_regression() -> None:
     error = (rest @ rest) / 18  # with n - 2 degrees of freedom
     of_mask = error * (1 - estimate.dice) ** 2 / np.mean((1 - fitted) ** 2)
     of_line = error * (1 / 20 + (0.64 - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
-    half = stats.t.ppf(0.95, 18) * math.sqrt(of_mask + of_line)
-    assert estimate.high - estimate.dice == pytest.approx(half)
-    assert estimate.dice - estimate.low == pytest.approx(half)
+    spread = stats.t(18, estimate.dice, math.sqrt(of_mask + of_line))
+    inside = spread.cdf([estimate.low, estimate.high])
+    assert inside[1] - inside[0] == pytest.approx(0.9 * (spread.cdf(1) - spread.cdf(0)))
+    assert estimate.high - estimate.dice == pytest.approx(estimate.dice - estimate.low)
 
 
 def test_interval_holds_nine_of_ten_new_masks_good_or_bad() -> None:
@@ -71,11 +72,22 @@ def test_where_all_masks_are_good_the_interval_is_that_of_one_spread_for_all() -
     line = stats.linregress(squares, [d for _, d in masks])
     rest = np.array([d for _, d in masks]) - line.intercept - line.slope * squares
     away = (0.64 - squares.mean()) ** 2 / ((squares - squares.mean()) ** 2).sum()
-    half = stats.t.ppf(0.95, 8) * math.sqrt((rest @ rest) / 8 * (1 + 1 / 10 + away))
-    assert estimate.high - estimate.dice == pytest.approx(half)
+    spread = stats.t(8, estimate.dice, math.sqrt((rest @ rest) / 8 * (1 + 1 / 10 + away)))
+    inside = spread.cdf([estimate.low, estimate.high])
+    assert inside[1] - inside[0] == pytest.approx(0.9 * (spread.cdf(1) - spread.cdf(0)))
 
 
-def test_masks_of_one_case_count_as_one_case() -> None:
+@pytest.mark.parametrize("good", [True, False])
+def test_a_tenth_lies_on_one_side_of_an_interval_that_reaches_an_end(good: bool) -> None:
+    """Dice cannot be above 1, so all masks outside are worse ones; likewise at 0."""
+    estimate = estimate_dice(sums_of(drawn(6, 2, noise=0.2)), 0.96 if good else 0.5)
+    assert estimate is not None
+    assert (estimate.high == 1) is good
+    assert (estimate.low == 0) is not good
+    assert 0 < (estimate.low if good else estimate.high) < 1
+
+
+def test_masks_of_one_case_count_for_fewer() -> None:
     masks = drawn(12, 1)
     apart = estimate_dice(sums_of(masks), 0.8)
     together = estimate_dice(
@@ -84,7 +96,8 @@ def test_masks_of_one_case_count_as_one_case() -> None:
     assert apart is not None
     assert together is not None
     assert together.dice == pytest.approx(apart.dice)
-    assert together.high - together.low > 1.1 * (apart.high - apart.low)
+    # 12 masks of 6 cases count as 12 / 1.3
+    assert 1.03 < (together.high - together.low) / (apart.high - apart.low) < 1.1
 
 
 def test_sites_add_up_to_one_regression_in_any_order() -> None:
