@@ -209,7 +209,7 @@ class ServerState:
         weights: Weights of the whole network.
         memory: Prototype memory of the federation.
         norms: Norms of updates by block, the medians of the last rounds; see
-            ``update_checks.usual_norms``.
+            ``update_norms.usual_norms``.
     """
 
     round: int

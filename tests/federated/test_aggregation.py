@@ -22,7 +22,7 @@ from mixmfl.federated.aggregation import (
     shortening,
 )
 from mixmfl.federated.messages import Message, StoredMessage
-from mixmfl.federated.server.update_checks import norms_of
+from mixmfl.federated.server.update_norms import norms_of
 from mixmfl.federated.state import block_weights
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State

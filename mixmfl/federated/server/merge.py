@@ -13,14 +13,8 @@ from mixmfl.core.nan import or_nan
 from mixmfl.federated.aggregation import Rule, merge_blocks, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.reply_records import PersonalReply, read_reply
-from mixmfl.federated.server.update_checks import (
-    check_answer,
-    check_norms,
-    check_reply,
-    reach_of,
-    remember_norms,
-    usual_norms,
-)
+from mixmfl.federated.server.update_checks import check_answer, check_reply
+from mixmfl.federated.server.update_norms import check_norms, reach_of, remember_norms, usual_norms
 from mixmfl.federated.state import (
     Diagnostics,
     Personal,

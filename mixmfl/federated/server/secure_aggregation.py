@@ -32,7 +32,7 @@ from mixmfl.federated.server.reply_records import (
     check_round,
     read_reply,
 )
-from mixmfl.federated.server.update_checks import (
+from mixmfl.federated.server.update_norms import (
     check_finite,
     check_norms,
     norms_of,

@@ -19,11 +19,10 @@ from mixmfl.federated.messages import Message, encode
 from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.merge import merge_round
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.federated.server.update_checks import (
+from mixmfl.federated.server.update_checks import check_registration, check_validation
+from mixmfl.federated.server.update_norms import (
     NORM_FACTOR,
     NORM_ROUNDS,
-    check_registration,
-    check_validation,
     remember_norms,
     usual_norms,
 )
