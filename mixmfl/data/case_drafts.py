@@ -37,6 +37,7 @@ _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "ma
 # of diffusion images, the one that is looked at
 _WEIGHTED = {"trace", "tracew", "isotropic", "iso"}
 _LOW_B = re.compile(r"b_?=?(?:[1-9]|[1-9]\d|1\d\d|200)")
+_RUN = re.compile(r"_run-[^_]+")  # of BIDS
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -120,7 +121,7 @@ class Draft:
             best = files if _show_several_parts(files) else _least_processed(files)
             if len(best) > 1 and _are_runs(best):
                 runs = f"{listed(best, folder)} are runs of one sequence"
-                best = [min(best, key=lambda file: file.path)]
+                best = [self._first_run(best)]
                 warnings.append(f"{runs}; {best[0].path.name} is taken")
             taken = best[0] if len(best) == 1 else None
             records += [_record(file, modality, taken, len(files)) for file in files]
@@ -167,6 +168,11 @@ class Draft:
                 "skull, and the other images were not; see that all are alike"
             )
         return Chosen(images, label, tuple(records), tuple(warnings), "; ".join(faults))
+
+    def _first_run(self, runs: Sequence[GatheredFile]) -> GatheredFile:
+        """Return the first of an image's runs, or the one that a label was drawn on by its name."""
+        drawn = {_run_of(file) for file in self.files if file.reading.is_label}
+        return min(runs, key=lambda file: (_run_of(file) not in drawn, file.path))
 
     def _label(self, folder: Path, needed: bool) -> tuple[Path | None, list[FileRecord], str]:
         """Return the segmentation, the records of all label files, and why none was chosen."""
@@ -254,9 +260,13 @@ def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
     )
 
 
+def _run_of(file: GatheredFile) -> str:
+    return "".join(_RUN.findall(stem_of(file.path)))
+
+
 def _are_runs(files: Sequence[GatheredFile]) -> bool:
     """Say whether images are repetitions of one sequence in BIDS: alike in all but the run."""
-    names = {re.sub(r"_run-[^_]+", "", stem_of(file.path)) for file in files}
+    names = {_RUN.sub("", stem_of(file.path)) for file in files}
     return len(names) == 1 and all(file.reading.is_bids for file in files)
 
 

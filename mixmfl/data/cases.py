@@ -244,7 +244,7 @@ def _choose(
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             # by the user, or by BIDS
-            nobodys += [Refused(name, fault)] if draft.files[0].reading.is_nobodys else []
+            nobodys += [Refused(name, fault)] if not all(file.given for file in draft.files) else []
         elif fault:
             refused.append(Refused(name, fault))
         else:

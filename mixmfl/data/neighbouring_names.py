@@ -179,6 +179,7 @@ def with_agent_of_folder(
     it may be after surgery, unless a T1 with contrast agent lies beside it.
     """
     with_agent = {file.path.parent for file in files if file.reading.modality == "t1c"}
+    without = {file.path.parent for file in files if file.reading.modality == "t1"}
     refined = []
     for file in files:
         parts = map(composed, reversed(file.path.relative_to(folder).parts[:-1]))
@@ -194,7 +195,9 @@ def with_agent_of_folder(
         if reading.is_bids or reading.modality not in ("t1", "t1c"):
             pass
         elif reading.modality == "t1c":
-            if agent == "without" and not is_native_space(part):
+            # beside a T1, "pre" is before surgery
+            is_state = lower_words(part)[-1:] == ["pre"] and file.path.parent in without
+            if agent == "without" and not (is_native_space(part) or is_state):
                 reading = replace(reading, modality=None, doubt=f"{doubt} to come")
         elif agent == "with" and own != "without":
             reading = replace(reading, modality="t1c")

@@ -15,7 +15,7 @@ _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
 # what programs append to the name of an image without its skull, whose mask lies beside it
-_EXTRACTED = ("bet", "brain", "hdbet", "stripped", "skullstripped", "synthstrip", "robex")
+_EXTRACTED = {"bet", "brain", "hdbet", "stripped", "skullstripped", "synthstrip", "robex"}
 # of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
 _OF_FREESURFER = re.compile(r"[lr]h\..+|.+\.v\d{1,2}(?:\..+)?")
 _TISSUE = re.compile(r"_label-(?:gm|wm|csf)_probseg$")
@@ -144,8 +144,8 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
         ):
             return "FAST"
         image = re.sub(r"_mask$", "", stem)
-        extracted = any(f"{image}_{word}" in others for word in _EXTRACTED)
-        if image != stem and (extracted or file.path.parent.name.lower() in _EXTRACTED):
+        named = file.path.parent.name.lower() in _EXTRACTED - {"brain"} and image in others
+        if image != stem and (named or any(f"{image}_{word}" in others for word in _EXTRACTED)):
             return "brain extraction"
         if stem == "segmentation" and any("_r2s_bet" in other for other in others):
             return "HD-GLIO"

@@ -99,6 +99,8 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 p/mask_GTV p/mask_Brainstem", "p/mask_GTV"),
         ("in/p1_T1 in/p1_seg bet/p1_T1_bet bet/p1_T1_mask", "in/p1_seg"),
         ("p/T1 p/T1_brain p/T1_mask", None),
+        ("bet/T1 bet/T1_mask", None),
+        ("brain/p_T1 brain/p_mask", "brain/p_mask"),
         ("p1/p1_t1_LPS_rSRI p1/p1_GlistrBoost_ManuallyCorrected",
          "p1/p1_GlistrBoost_ManuallyCorrected"),
         ("p/T1 p/FSL_SEG/p_masked_gfc_fseg", None),

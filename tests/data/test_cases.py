@@ -918,6 +918,9 @@ def test_the_first_of_several_runs_of_bids_is_taken_with_a_warning(tmp_path: Pat
     (case,) = find_cases(tmp_path).cases
     assert case.files["t1"].name == "sub-01_run-1_T1w.nii.gz"
     assert "are runs of one sequence; sub-01_run-1_T1w.nii.gz is taken" in case.warnings[0]
+    make_files(tmp_path, "sub-01/anat/sub-01_run-2_label-lesion_mask.nii.gz")
+    (case,) = find_cases(tmp_path).cases
+    assert case.files["t1"].name == "sub-01_run-2_T1w.nii.gz"  # on which the label was drawn
 
 
 def test_segmentations_of_tissue_do_not_compete_with_the_lesion(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def patient(case: Case) -> str:
         "p1/nadir/T1 p1/relapse/T1",
         "p1/vor OP/T1\np1/nach OP/T1",
         "A/MRI Pre/FLAIR\nA/MRI Post/FLAIR",
+        "A/MRI Pre/T1\nA/MRI Pre/T1c\nA/MRI Post/T1\nA/MRI Post/T1c",
         "p7 [baseline]/T1\np7 [month 6]/T1",
         "p1_scanA/T1 p1_scanB/T1",
         "P1/T1/P1_T1_T1 P1/T1/P1_T1_T2 P1/T1/P1_T1_FLAIR "  # of MSLesSeg
@@ -194,8 +195,12 @@ def test_a_programs_segmentation_that_says_it_was_corrected_is_a_label(tmp_path:
 
 
 def test_rejects_alone_are_refused_with_the_reason(tmp_path: Path) -> None:
-    (refused,) = found_in(tmp_path, "backup/p1/T1").refused
-    assert "a file of the folder 'backup'" in refused.reason
+    for place, why in {
+        "backup/p1": "a file of the folder 'backup'",
+        "derivatives/x/sub-1": "an image of BIDS derivatives",
+    }.items():
+        (refused,) = found_in(tmp_path / why, f"{place}/T1").refused
+        assert why in refused.reason
 
 
 def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
