@@ -43,6 +43,7 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p/T1 p/lesion_filled_T1", "p/T1"),
         ("p/T1 p/T1_noise", "p/T1"),
         ("p/T1 p/T1~", "p/T1"),
+        ("A/pre/T1 A/pre/T1c", "A/pre/T1 A/pre/T1c"),
         ("p/T1 p/reg_FLAIRWarped", "p/T1 p/reg_FLAIRWarped"),
         ("p/Series_2_t1 p/Series_6_t2", "p/Series_2_t1 p/Series_6_t2"),
         ("p/FLAIR p/FLAIR_cpp p/FLAIR_res", "p/FLAIR"),

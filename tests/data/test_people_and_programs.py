@@ -31,7 +31,6 @@ def patient(case: Case) -> str:
         "p1/nadir/T1 p1/relapse/T1",
         "p1/vor OP/T1\np1/nach OP/T1",
         "A/MRI Pre/FLAIR\nA/MRI Post/FLAIR",
-        "A/MRI Pre/T1\nA/MRI Pre/T1c\nA/MRI Post/T1\nA/MRI Post/T1c",
         "p7 [baseline]/T1\np7 [month 6]/T1",
         "p1_scanA/T1 p1_scanB/T1",
         "P1/T1/P1_T1_T1 P1/T1/P1_T1_T2 P1/T1/P1_T1_FLAIR "  # of MSLesSeg
