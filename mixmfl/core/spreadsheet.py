@@ -1,7 +1,14 @@
 """CSV files: a spreadsheet must not take text for a formula, and a table has an end."""
 
+import os
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from mixmfl.core.files import only_files
+from mixmfl.core.text import quoted
 
 _SIGN = r"[=+\-@＝＋－＠]"  # noqa: RUF001  (wide signs are signs in some languages)
 _BEGINS = rf"(?:[\t\r\n]|\s*{_SIGN})"
@@ -19,18 +26,36 @@ MOST_BYTES = 64 * 2**20
 """The bytes that a table may have; one of a million cases has half of that."""
 
 
-def check_length(file: Path) -> None:
-    """Check, before a table is read, that it is a file that memory can hold.
+_MOST_COLUMNS = 1000
+
+
+@contextmanager
+def open_table(path: Path, encoding: str = "utf-8-sig") -> Iterator[TextIO]:
+    """Open a table for ``csv``, if it is a file that memory can hold.
 
     Raises:
-        ValueError: It is longer, or no file.
-        OSError: There is nothing of this name.
+        ValueError: It is longer.
+        OSError: There is nothing of this name, or no file.
     """
-    size = file.stat().st_size
-    if not file.is_file():
-        raise ValueError("it is no file")
-    if size > MOST_BYTES:
-        raise ValueError(f"it has {size} bytes, and a file of at most {MOST_BYTES} is read")
+    with open(path, newline="", encoding=encoding, opener=only_files) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_BYTES:
+            raise ValueError(f"it has {size} bytes, and a file of at most {MOST_BYTES} is read")
+        yield file
+
+
+def check_columns(names: Sequence[str] | None) -> list[str]:
+    """Return the names of a table's columns, of which each is there once.
+
+    Raises:
+        ValueError: One is there twice, or they are too many.
+    """
+    found = list(names or ())
+    if len(found) > _MOST_COLUMNS:
+        raise ValueError(f"it has {len(found)} columns, and at most {_MOST_COLUMNS} are read")
+    if twice := [name for name in found if name and found.count(name) > 1]:
+        raise ValueError(f"it has the column {quoted(twice[0])} twice")
+    return found
 
 
 def cell(value: object) -> object:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
-from mixmfl.core.errors import DataError, NoImageError, Refused
-from mixmfl.core.files import files_below
+from mixmfl.core.errors import DataError, NoImageError, Refused, why
+from mixmfl.core.files import files_below, read_small
 from mixmfl.core.text import is_printable, one_line, plural
 from mixmfl.data.accounting import (
     FileRecord,
@@ -46,6 +46,7 @@ LAYOUTS = """\
   modality names  case_t1ce.nii.gz, sub-01/anat/sub-01_T1w.nii.gz, ..., label case_seg.nii.gz"""
 
 _LINES_SHOWN = 20
+_LONGEST_BIDSIGNORE = 10_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -407,9 +408,14 @@ def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
 def _bids_ignored(folder: Path) -> list[str]:
     """Return the patterns of files that a BIDS data set declares not to be part of it."""
     try:
-        lines = (folder / ".bidsignore").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        content = read_small(folder / ".bidsignore", _LONGEST_BIDSIGNORE)
+        lines = content.decode("utf-8").splitlines()
+    except OSError:
         return []
+    except ValueError as error:
+        raise DataError(
+            f"{folder / '.bidsignore'}: cannot be read as text ({why(error)})"
+        ) from None
     patterns = [line.strip().strip("/") for line in lines if line.strip() and line[0] != "#"]
     return [each for pattern in patterns for each in (pattern, f"{pattern}/*", f"*/{pattern}")]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, why
-from mixmfl.core.spreadsheet import cell, check_length, from_cell
+from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
 from mixmfl.core.text import is_printable, quoted
 from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import Given
@@ -60,14 +60,13 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             as a file's, or a series or file is named twice.
     """
     try:
-        check_length(path)
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_table(path) as file:
             start = file.read(4096)
             file.seek(0)
             # spreadsheets of some countries write semicolons
             reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+            columns = set(check_columns(reader.fieldnames))
             rows = [(reader.line_num, row) for row in reader]
-            columns = set(reader.fieldnames or ())
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such table; mixmfl_predict --write-mapping makes one"

@@ -8,7 +8,12 @@ from typing import Annotated
 
 from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
-from mixmfl.data.sequence_words import is_sequence_word, read_words, without_accents
+from mixmfl.data.sequence_words import (
+    LONGEST_TEXT,
+    is_sequence_word,
+    read_words,
+    without_accents,
+)
 
 # One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
 # hospitals and converters write them.
@@ -134,6 +139,8 @@ class Modalities:
 
     def find(self, words: str) -> str | None:
         """Return the modality that words, such as a channel's name, mean as a whole; else None."""
+        if len(words) > LONGEST_TEXT:
+            return None
         kind = self._kinds.get(_split(words))
         if kind is None and all(map(is_sequence_word, words.split())):
             kind = read_words(words).modality

@@ -20,7 +20,7 @@ import numpy as np
 from mixmfl.core.errors import DataError, why
 from mixmfl.core.files import replacing, write_json
 from mixmfl.core.json_fields import is_word
-from mixmfl.core.spreadsheet import check_length
+from mixmfl.core.spreadsheet import check_columns, open_table
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.cases import Case, Found
 from mixmfl.data.image import DETACHED, ending_of
@@ -283,10 +283,9 @@ def read_partition(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise DataError(f"{file}: there is no such file; a partition as FeTS ships it is needed")
     try:
-        check_length(file)
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        with open_table(file) as lines:
             reader = csv.DictReader(lines)
-            columns, empty = reader.fieldnames or (), "of an empty file"
+            columns, empty = check_columns(reader.fieldnames), "of an empty file"
             if not set(COLUMNS) <= set(columns):
                 raise DataError(
                     f"{file}: has the columns {one_line(', '.join(columns) or empty, 200)}; "

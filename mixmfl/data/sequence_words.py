@@ -73,6 +73,9 @@ _PIECES = frozenset(
     for phrase in MEANINGS[meaning]
     if " " not in (word := phrase) and len(word) > 1
 )
+LONGEST_TEXT = 1000
+"""Characters of a text that is read; DICOM's descriptions have 64."""
+
 _LONGEST_GLUED = 40  # letters of a glued word; it is tried at every letter
 _LEAST_FIRST = 4  # letters of a technique that may begin a glued word: "tirmdarkfluid", not "set2"
 _AGENT = (
@@ -137,7 +140,9 @@ _ALIKE = 0.75  # difflib's ratio, from which two words may be one with a slip
 
 
 def read_words(text: str) -> Reading:
-    """Return the sequence that the words of a text describe."""
+    """Return the sequence that the words of a text describe; a text without end says nothing."""
+    if len(text) > LONGEST_TEXT:
+        return Reading("", f"it has {len(text)} characters")
     phrases = _understand(text)
     kinds = {each.meaning for each in phrases if each.meaning in KINDS}
     if aside := _aside(phrases, kinds):

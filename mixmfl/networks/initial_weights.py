@@ -292,7 +292,7 @@ class _Reader:
                 "",
                 f"{name} has {len(found)} heads, and its labels {len(self.source.heads)}",
             )
-        if not found.isfinite().all():
+        if not found.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
         joined, new = own.clone(), []
         for row, head in enumerate(self.heads):
@@ -309,7 +309,7 @@ class _Reader:
             return None, "", f"{name} is not in it"
         if found.shape != own.shape:
             return None, "", f"{name} is {_size(found)} there, {_size(own)} here"
-        if not found.isfinite().all():
+        if not found.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
         return found, origin, ""
 

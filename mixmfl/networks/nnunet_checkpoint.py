@@ -18,7 +18,7 @@ from mixmfl.core.json_fields import real
 from mixmfl.core.strict_json import MOST_BYTES_SETTINGS, parse_json
 from mixmfl.core.text import one_line, shorten
 from mixmfl.data.labels import Labels
-from mixmfl.data.modalities import Modalities
+from mixmfl.data.modalities import MOST_MODALITIES, Modalities
 from mixmfl.networks.initial_weights import Source, head_names
 from mixmfl.networks.torch_archive import StoredTensor, TorchArchive
 from mixmfl.planning.bounds import SPACING
@@ -41,6 +41,8 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
         start = archive.content["init_args"]
         described, plans = (_as_json(start[name]) for name in ("dataset_json", "plans"))
         names = described.get("channel_names", described.get("modality"))
+        if len(names) > MOST_MODALITIES:
+            raise ValueError(f"{len(names)} channels; at most {MOST_MODALITIES} are read")
         channels = [str(names[str(number)]) for number in range(len(names))]
         labels = Labels.from_dataset_json(described, f"{path}: dataset_json")
         spacing = _spacing(plans["configurations"], start["configuration"])

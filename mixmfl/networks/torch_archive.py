@@ -260,8 +260,9 @@ class _Machine:
     def _update(self, pairs: list[Any]) -> None:
         made = self._stack[-1]
         for name, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # tuples in tuples, each twice, would take for ever to hash
-            if type(made) is not dict or type(name) not in (str, int, float, bool, type(None)):
+            # tuples in tuples, each twice, would take for ever to hash, and so would numbers that
+            # are chosen to have one hash
+            if type(made) is not dict or not (type(name) is str or is_whole(name, 0, 2**31)):
                 raise TypeError("a field is set of what is no object, or by no name")
             made[name] = value
 

@@ -912,6 +912,16 @@ def test_a_bids_subject_is_read_by_the_suffixes_of_its_names(tmp_path: Path) -> 
     }
 
 
+def test_a_bidsignore_without_end_is_no_list(tmp_path: Path) -> None:
+    make_files(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz")
+    (tmp_path / ".bidsignore").write_text("a*b\n" * 3000)
+    with pytest.raises(DataError, match=r"bidsignore: cannot be read as text \(more than 10000 b"):
+        find_cases(tmp_path)
+    (tmp_path / ".bidsignore").unlink()
+    os.mkfifo(tmp_path / ".bidsignore")
+    assert list(taken(find_cases(tmp_path))) == ["sub-01"]
+
+
 def test_the_first_of_several_runs_of_bids_is_taken_with_a_warning(tmp_path: Path) -> None:
     make_files(tmp_path, "sub-01/anat/sub-01_run-1_T1w.nii.gz")
     make_files(tmp_path, "sub-01/anat/sub-01_run-2_T1w.nii.gz", "sub-01/anat/sub-01_FLAIR.nii.gz")

@@ -412,6 +412,7 @@ def test_voxels_lie_beside_their_header_and_nowhere_else(
     folder = tmp_path / "case"
     folder.mkdir()
     os.mkfifo(folder / "pipe")
+    (folder / "LIST").write_bytes(bytes(8))  # what a list names may lie anywhere
     name = name.format(elsewhere=tmp_path / "voxels.raw")
     if "r" in ending:
         text = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
@@ -422,6 +423,41 @@ def test_voxels_lie_beside_their_header_and_nowhere_else(
     (folder / f"t1{ending}").write_text(text)
     with pytest.raises(DataError, match="needed is one file in the same folder"):
         image.read_image(folder / f"t1{ending}")
+
+
+_NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
+_META = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "header", "why"),
+    [
+        (".nrrd", f"{_NRRD}content: x\rdata file: {{elsewhere}}\n\n", "needed is one file in"),
+        (".mha", f"{_META}elementdatafile = LOCAL\n{{pad}}", "its header has no end"),
+        (".mhd", f"{_META}elementdatafile = t1.mhd\n{{pad}}", "its header has no end"),
+        # each ended the process, or wrote where it must not
+        (".nrrd", f"{_NRRD}kinds: {'m' * 1100} domain domain\n\n", "a line of its header has 501"),
+        (".nrrd", f"{_NRRD}content: {'m' * 1100}:=\n\n", "a line of its header has 501"),
+        (".mha", f"{_META}Name = {'x' * 300}\nElementDataFile = LOCAL\n", "header has 256"),
+    ],
+)
+def test_a_header_is_checked_as_far_and_as_itk_reads_it(
+    tmp_path: Path, ending: str, header: str, why: str
+) -> None:
+    elsewhere, path = tmp_path / "voxels.raw", tmp_path / "case" / f"t1{ending}"
+    path.parent.mkdir()
+    elsewhere.write_bytes(bytes(8))
+    pad = "Comment = pad\n" * 80_000 + f"ElementDataFile = {elsewhere}\n"
+    path.write_bytes(header.format(elsewhere=elsewhere, pad=pad).encode() + bytes(8))
+    with pytest.raises(DataError, match=why):
+        image.read_image(path)
+
+
+def test_long_comments_of_a_nrrd_header_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "t1.nrrd"
+    text = f"{_NRRD}spacings: 1 1 1\n# {'c' * 2000}\nSegment0_Tags:={'v' * 2000}\n\n"
+    path.write_bytes(text.encode() + bytes(8))
+    assert image.read_image(path)[0].shape == (2, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -359,14 +359,23 @@ def test_what_a_checkpoint_unfolds_to_is_bounded(
     torch.save({**content, "init_args": {**content["init_args"], "plans": plans}}, file)
     with pytest.raises(ModelError, match="more than 4194304 bytes of plans are not read"):
         read_checkpoint(file, Modalities())
+    described = {"channel_names": {str(n): "T1" for n in range(33)}, "labels": {"background": 0}}
+    torch.save({**content, "init_args": {**content["init_args"], "dataset_json": described}}, file)
+    with pytest.raises(ModelError, match="33 channels; at most 32 are read"):
+        read_checkpoint(file, Modalities())
     stored, packed = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
     # a tuple of a tuple twice and so on: to hash it as a name would take for ever
     endless = b"\x80\x02}" + b"K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
     step = b"\x80\x02]q\x00."
+    # multiples of one number, which have one hash
+    alike = b"\x80\x02}" + b"".join(
+        b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"Ns" for n in range(1, 9)
+    )
     for how, change, why in (
         (packed, lambda _, old: old, "a record of the archive is compressed"),
         (stored, lambda n, old: old[:4] if "/data/" in n else old, "its record has 4 bytes"),
         (stored, lambda n, old: endless if "data.pkl" in n else old, "or by no name"),
+        (stored, lambda n, old: alike if "data.pkl" in n else old, "or by no name"),
         (stored, lambda n, old: b"}" * 20_002 if "data.pkl" in n else old, "20000 steps"),
         (stored, lambda n, old: b" " * 2**25 if "data.pkl" in n else old, "more than 16777216 b"),
         (stored, lambda n, old: b"big" if "byteorder" in n else old, "another order of bytes"),
@@ -386,6 +395,7 @@ def test_heads_that_are_no_numbers_or_not_as_many_as_labels_are_left(tmp_path: P
     name = "decoder.seg_layers.1.weight"
     for tensor, why in (
         (torch.full_like(good.weights[name], float("nan")), "holds NaN or infinity"),
+        (good.weights[name].double() + 1e300, "holds NaN or infinity"),  # in ours, of 32 bits
         (good.weights[name][:0], "has 0 heads, and its labels 3"),
     ):
         weights = {**good.weights, name: tensor}

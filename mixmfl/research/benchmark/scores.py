@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, why
 from mixmfl.core.files import replacing
-from mixmfl.core.spreadsheet import cell, check_length, from_cell
+from mixmfl.core.spreadsheet import cell, from_cell, open_table
 from mixmfl.core.text import one_line, quoted
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
@@ -75,8 +75,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     rows = []
     try:
-        check_length(path)
-        with path.open(newline="", encoding="utf-8") as file:
+        with open_table(path, "utf-8") as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, [])
             if tuple(header) != COLUMNS:

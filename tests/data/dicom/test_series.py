@@ -389,6 +389,9 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
         (f"{text}a\\b;t1;{one}\n", "line 2: a file cannot be named after case"),
         (f"{text}a\0b;t1;{one}\n", "line 2: a file cannot be named after case|as a table"),
         ("a,b\n1,2\n", "needed is a table with columns"),
+        ("case,modality,file,case\na,t1,b,c\n", "it has the column 'case' twice"),
+        (f"case,modality,file{',x' * 998}\na,t1,b\n", "1001 columns, and at most 1000"),
+        (f"case,modality,file\na,{'t1 ' * 400},b\n", "is no known modality"),
         ("", "needed is a table"),
     ):
         edited.write_text(content)
@@ -396,7 +399,7 @@ def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
             read_mapping(edited, KNOWN)
     with pytest.raises(DataError, match=r"nowhere\.csv: there is no such table; mixmfl_pre"):
         read_mapping(tmp_path / "nowhere.csv", KNOWN)
-    with pytest.raises(DataError, match=r"cannot be read as a table \(it is no file\)"):
+    with pytest.raises(DataError, match=r"cannot be read as a table \(is a folder"):
         read_mapping(tmp_path, KNOWN)
     edited.write_text(f"{text};t1;{one}\n;;\n;t2;{two}9\n")  # an empty line, and a slip
     with pytest.raises(DataError, match=rf"mapping.csv, line 4: no series of .* '{two}9'"):
