@@ -283,6 +283,7 @@ def _follow(
 
     counts = {"done": 0, "kept": 0, "failed": 0}
     todo = total
+    limits: set[str] = set()  # said once, for many cases share them
     with _runner.bars(quiet) as report:
         for outcome in outcomes:
             counts[outcome.status] += 1
@@ -294,7 +295,9 @@ def _follow(
                 name = one_line(outcome.name, MOST_LINE)
                 print(printable(f"{name}: FAILED: {outcome.reason}"), file=sys.stderr)
             else:
-                say(_line(outcome))
+                new = [each for each in outcome.limits if each not in limits]
+                limits.update(new)
+                say("\n  ".join([_line(outcome), *(new if outcome.status == "done" else [])]))
     return counts
 
 

@@ -133,6 +133,7 @@ class Section:
         facts: Texts by a short heading each.
         tables: Tables of texts.
         charts: Curves, none of them empty.
+        warnings: What must not be overlooked in any of it.
     """
 
     title: str
@@ -145,6 +146,7 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def listed(self) -> list[tuple[int, CaseRow]]:

@@ -152,23 +152,25 @@ class Expectation:
         best, *others = ("+".join(part) for part in self.inside)
         return best, f", itself filled up from {' and '.join(others)}" if others else ""
 
-    def warnings(self) -> list[str]:
-        """Say what is known to be bad, or hardly known, about masks from this subset."""
+    def limits(self) -> list[str]:
+        """Say what is hardly known about masks from this subset."""
         subset = "+".join(self.modalities)
-        warnings = []
         if not self.cases:
             part = f"; the expected Dice is {self._of_part()}" if self.inside else ""
-            warnings.append(f"how good masks from {subset} are was never measured{part}")
+            return [f"how good masks from {subset} are was never measured{part}"]
+        if self.cases < FEW_CASES:
+            return [f"the expected Dice from {subset} rests on {self.basis()}"]
+        return []
+
+    def warnings(self) -> list[str]:
+        """Say what is known to be bad about masks from this subset."""
         bad = [
             f"{name} {each.median:.2f} (one case in ten {low_in_words(each.low)})"
             for name, each in self.dice.items()
             if each.median < LOW_DICE
         ]
-        if bad:
-            warnings.append(f"low Dice is expected from {subset}: {', '.join(bad)}")
-        if 0 < self.cases < FEW_CASES:
-            warnings.append(f"the expected Dice from {subset} rests on {self.basis()}")
-        return warnings
+        subset = "+".join(self.modalities)
+        return [f"low Dice is expected from {subset}: {', '.join(bad)}"] if bad else []
 
 
 def low_in_words(low: float) -> str:

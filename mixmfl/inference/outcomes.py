@@ -61,7 +61,8 @@ class Outcome:
         volume_ranges_ml: A range of each volume, where probabilities are calibrated.
         removed_ml: Volume of the small parts that were removed, by label, if any were.
         notes: How the images were identified and brought onto one grid.
-        warnings: What a reader of the mask must know.
+        warnings: What a reader of this mask must know.
+        limits: What is hardly known of any mask by these models from these modalities.
         patient: Name and ID of the patient, where they are to be shown.
         seconds: Time from when the case before was predicted until this mask was written.
         peak_memory_mb: Sum of the peaks of the reading and the predicting process, an upper bound.
@@ -96,6 +97,7 @@ class Outcome:
     )
     notes: _Texts = ()
     warnings: _Texts = ()
+    limits: _Texts = ()
     patient: _Text = ""
     seconds: _Positive = 0.0
     peak_memory_mb: _Positive = 0.0
@@ -211,6 +213,7 @@ def _as_text(outcome: Outcome) -> Outcome:
         reason=_shown(outcome.reason),
         notes=tuple(map(_shown, outcome.notes)),
         warnings=tuple(map(_shown, outcome.warnings)),
+        limits=tuple(map(_shown, outcome.limits)),
         patient=_shown(outcome.patient),
     )
 
@@ -266,7 +269,15 @@ def _table(outcomes: Sequence[Outcome]) -> str:
             for name in names
             for column in (f"expected_dice_{name}", f"low_dice_{name}", f"cases_{name}")
         ]
-        + ["expected_from", "seconds", "peak_memory_mb", "notes", "warnings", "model_sha256"]
+        + [
+            "expected_from",
+            "seconds",
+            "peak_memory_mb",
+            "notes",
+            "warnings",
+            "limits",
+            "model_sha256",
+        ]
     )
     writer.writerow(map(cell, header))
     for each in outcomes:
@@ -284,6 +295,6 @@ def _table(outcomes: Sequence[Outcome]) -> str:
             dice = each.expected.get(name)
             row += [f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases] if dice else ["", "", ""]
         row += [each.expected_from, f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
-        row += ["; ".join(each.notes), "; ".join(each.warnings)]
+        row += ["; ".join(texts) for texts in (each.notes, each.warnings, each.limits)]
         writer.writerow(map(cell, [*row, "+".join(each.models)]))
     return text.getvalue()

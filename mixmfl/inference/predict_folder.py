@@ -304,7 +304,6 @@ class _Run:
             *prepared.doubts,
             *expected.warnings(),
             *look_closely(estimated),
-            *(uncalibrated(self.models) if asked else []),
         ]
         if not any(volumes.values()):
             warnings.append("the mask is empty")
@@ -322,6 +321,7 @@ class _Run:
             removed_ml=removed_ml,
             notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
+            limits=(*expected.limits(), *(uncalibrated(self.models) if asked else [])),
             patient=job.case.patient if self.output.show_patient else "",
             peak_memory_mb=peak,
             models=self.digests,

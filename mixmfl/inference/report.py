@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.mask_quality import DiceEstimate, in_words
 from mixmfl.evaluation.overlay import overlay
-from mixmfl.evaluation.subset_dice import FEW_CASES, Expectation, LabelDice, low_in_words
+from mixmfl.evaluation.subset_dice import LabelDice, low_in_words
 from mixmfl.evaluation.viewer import CaseTexts, viewer_page
 from mixmfl.inference.origin import Origin
 from mixmfl.inference.outcomes import Outcome
@@ -126,7 +127,7 @@ def write_case(
     texts = CaseTexts(
         name,
         _lines(outcome),
-        outcome.warnings,
+        (*outcome.warnings, *outcome.limits),
         outcome.volumes_ml,
         RESEARCH_ONLY,
         alarms_of(models),
@@ -171,7 +172,11 @@ def write_report(
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
         columns = ("ml", "this mask's Dice", "expected Dice")
-        sections.insert(0, Section("Masks", legend=key, cases=rows, columns=columns))
+        limits = Counter(text for each in shown for text in each.limits)
+        known = [f"{plural(count, 'case')}: {text}" for text, count in limits.items()]
+        sections.insert(
+            0, Section("Masks", warnings=known, legend=key, cases=rows, columns=columns)
+        )
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
     paragraphs = [counted, INTRODUCTION]
@@ -229,10 +234,7 @@ def _lines(outcome: Outcome) -> list[str]:
         low = ", ".join(
             f"{name} {low_in_words(each.low)}" for name, each in outcome.expected.items()
         )
-        # where these are few, a warning says what it rests on
-        enough = Expectation(outcome.used, outcome.expected).cases >= FEW_CASES
-        basis = f" ({outcome.expected_from})" if enough else ""
-        lines.append(f"Expected Dice, of one patient in ten: {low}{basis}.")
+        lines.append(f"Expected Dice, of one patient in ten: {low} ({outcome.expected_from}).")
     return [*lines, *outcome.notes]
 
 

@@ -270,14 +270,15 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[s
         ]
         if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
             found += mistaken(described, usual)
-        for name, each in found:
-            if each.is_far and not force:
-                raise DataError(
-                    f"case {case.name!r}: {name}: {each.what}. It is far from the images that the "
-                    "model was planned for. Look at it and fix it, leave it out by --modalities, "
-                    "or predict it all the same by --force"
-                )
-            doubts.append(f"{name}: {each.what}")
+        found.sort(key=lambda each: not each[1].is_far)
+        sentences = [f"{name}: {each.what}" for name, each in found]
+        if any(each.is_far for _, each in found) and not force:
+            raise DataError(
+                f"case {case.name!r}: {'; '.join(sentences)}. That is far from the images that the "
+                "model was planned for. Look at them and fix them, leave one out (- as its modality in "
+                "the table of --write-mapping), or predict it all the same by --force"
+            )
+        doubts += sentences
     return doubts
 
 

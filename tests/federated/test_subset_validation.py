@@ -180,7 +180,7 @@ def test_a_subset_that_nobody_measured_is_bounded_by_a_part_or_unknown() -> None
     assert bound.dice == {"a": LabelDice(0.725, 0.7, 0)}
     assert bound.is_known
     assert bound.basis() == "never measured; at least that of t1, a part of it (5 cases)"
-    assert bound.warnings() == [
+    assert bound.limits() == [
         "how good masks from t1+t2 are was never measured; the expected Dice is that of t1, a part "
         "of it (5 cases)"
     ]
@@ -223,8 +223,9 @@ def test_what_a_reader_must_know_of_a_subset_is_said() -> None:
     missed = Expectation(("t1",), {"a": LabelDice(0.025, 0.0, 9)})
     assert missed.warnings() == ["low Dice is expected from t1: a 0.03 (one case in ten near 0)"]
     few = Expectation(("t1",), {"a": dataclasses.replace(good, cases=1)})
-    assert few.warnings() == ["the expected Dice from t1 rests on 1 validation case"]
+    assert few.limits() == ["the expected Dice from t1 rests on 1 validation case"]
     assert Expectation(("t1",), {"a": good}).warnings() == []
+    assert Expectation(("t1",), {"a": good}).limits() == []
 
 
 def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -> None:

@@ -203,6 +203,7 @@ def test_an_image_far_from_the_usual_is_refused_unless_forced(
     found = predicted(model, cases, tmp_path / "masks")
     assert statuses(found) == {"a": "failed", "b": "failed", "c": "done"}  # c has no t1
     assert found["b"].reason.startswith("t1: the head measures 12 x 18 x 18 mm, usually")
+    assert found["b"].reason.count("usual below") > 1  # all that was found
     assert found["b"].reason.endswith("or predict it all the same by --force")
     assert (
         statuses(predicted(model, cases, tmp_path / "t2", PredictionOptions(only=("t2",))))["a"]
@@ -442,7 +443,7 @@ def test_the_table_shows_what_a_mask_rests_on_and_what_to_expect(
     )
     assert "pd: not used, for the model knows flair, t1, t2 only" in b["notes"]
     assert "not used" not in a["notes"]
-    assert "how good masks from flair are was never measured" in c["warnings"]
+    assert "how good masks from flair are was never measured" in c["limits"]
     assert c["expected_dice_lesion"] == ""
     assert rows["d"]["reason"].startswith("has pd; the model needs at least one of")
     mask, _ = read_labels(out / "a.nii.gz")

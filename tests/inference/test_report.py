@@ -67,7 +67,7 @@ def outcomes(count: int) -> list[Outcome]:
             f"case <{n}>", "done", used=("t1",), missing=("t2",), reference="t1",
             expected={"lesion": LabelDice(0.83, 0.5, 4)}, expected_from="4 cases",
             volumes_ml={"lesion": 12.5, "core": 0.0}, removed_ml={"lesion": 0.25},
-            warnings=("the mask is <small>",), files=(f"case <{n}>.nii.gz",),
+            warnings=("the mask is <small>",), limits=("<never> measured",), files=(f"case <{n}>.nii.gz",),
         )
         for n in range(count)
     ]  # fmt: skip
@@ -91,6 +91,8 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert text.count('loading="lazy"') == 200
     assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
     assert "case &lt;7&gt;" in text
+    assert text.count("200 cases: &lt;never&gt; measured") == 1  # not beside each case
+    assert text.count("&lt;never&gt;") == 1
     assert "Small parts of a label were removed where its case says so" in text
     assert '<p class="alarm" role="alert">no &lt;patients&gt;</p>' in text
     assert "<dt>licence</dt><dd>&lt;b&gt;mine&lt;/b&gt;</dd>" in text
@@ -104,6 +106,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert "case &lt;0&gt;</title>" in viewer
     assert "<figcaption>t2 &lt;b&gt;</figcaption>" in viewer
     assert "the mask is &lt;small&gt;" in viewer
+    assert "&lt;never&gt; measured" in viewer
     assert 'lesion <span class="volume">12.50 ml</span>' in viewer
     assert viewer.index(report.RESEARCH_ONLY) < viewer.index("<h1>")
     for content in (text, viewer):  # the browser runs this script and no other

@@ -72,7 +72,7 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
 ) -> None:
     calibrated, plain = tmp_path / "calibrated", tmp_path / "plain"
     outcome = predicted([model_of(tmp_path)], cases, calibrated)
-    assert outcome.warnings[-1].startswith("probabilities of core are not calibrated: the model")
+    assert outcome.limits[-1].startswith("probabilities of core are not calibrated: the model")
     found = maps_of(calibrated)
     assert sorted(found) == [
         "p.core.uncalibrated_entropy.nii.gz",
@@ -85,7 +85,7 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
         assert np.array_equal(nib.load(calibrated / "uncertainty" / name).affine, image.affine)
         assert not values[image.get_fdata() == 0].any()
     few = predicted([model_of(tmp_path, cases=4)], cases, plain)
-    assert few.warnings[-1] == (
+    assert few.limits[-1] == (
         "probabilities of lesion, core are not calibrated: they were measured on 4 validation "
         "cases; at least 5 are needed, with and without the label in them"
     )
@@ -110,7 +110,7 @@ def test_maps_of_several_models_are_not_calibrated(cases: Path, tmp_path: Path) 
     out = tmp_path / "masks"
     models = [model_of(tmp_path, seed=seed) for seed in (0, 1)]
     outcome = predicted(models, cases, out)
-    assert outcome.warnings[-1] == (
+    assert outcome.limits[-1] == (
         "probabilities of lesion, core are not calibrated: those of the mean of several models "
         "were never measured"
     )

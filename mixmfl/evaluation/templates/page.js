@@ -6,6 +6,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const by = { j: 1, k: -1 }[event.key.toLowerCase()];
   if (by && cases.length) {
+    const here = cases.indexOf(document.activeElement); // a link of the list leads to a case, too
+    if (here >= 0) at = here;
     at = Math.min(Math.max(at + by, 0), cases.length - 1);
     cases[at].focus();
     cases[at].scrollIntoView({ block: "start" });
