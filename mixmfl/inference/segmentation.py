@@ -196,9 +196,20 @@ def prepare(
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))
-    doubts = [doubt for each in heads if (doubt := head_doubt(state, each))]
+    doubts = [
+        f"{doubt}: expect a worse mask than is estimated"
+        for each in heads
+        if (doubt := head_doubt(state, each))
+    ]
     doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
-    doubts += _unusual(case, recipes, force)
+    unusual, is_far = _unusual(case, recipes)
+    doubts = list(dict.fromkeys((*doubts, *unusual)))
+    if is_far and not force:
+        raise DataError(
+            f"case {case.name!r}: {'; '.join(doubts)}. That is far from the images that the model "
+            "was planned for. Look at them and fix them, leave one out (- as its modality in the "
+            "table of --write-mapping), or predict it all the same by --force"
+        )
     inputs: list[ModelInput] = []
     for number, recipe in enumerate(recipes):
         if (same := recipes.index(recipe)) < number:
@@ -220,9 +231,7 @@ def prepare(
             recipe.configuration,
         )
         inputs.append(ModelInput(available, images, properties))
-    return Prepared(
-        tuple(inputs), head if masked else None, tuple(dict.fromkeys(doubts)), case.notes
-    )
+    return Prepared(tuple(inputs), head if masked else None, tuple(doubts), case.notes)
 
 
 def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
@@ -246,13 +255,13 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
     return doubts
 
 
-def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[str]:
-    """Return how images differ from the usual ones of their modality, in sentences.
+def _unusual(case: LoadedCase, recipes: Sequence[Recipe]) -> tuple[list[str], bool]:
+    """Return how images differ from the usual ones of their modality, and whether one is far.
 
-    Raises:
-        DataError: One is far from them, and ``force`` is not given.
+    Returns:
+        Sentences, those of what is far first, and whether anything is.
     """
-    doubts = []
+    all_found = []
     known = [recipe.plans for recipe in recipes if recipe.plans.card.typical]
     described = {
         name: numbers
@@ -270,16 +279,10 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], force: bool) -> list[s
         ]
         if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
             found += mistaken(described, usual)
-        found.sort(key=lambda each: not each[1].is_far)
-        sentences = [f"{name}: {each.what}" for name, each in found]
-        if any(each.is_far for _, each in found) and not force:
-            raise DataError(
-                f"case {case.name!r}: {'; '.join(sentences)}. That is far from the images that the "
-                "model was planned for. Look at them and fix them, leave one out (- as its modality in "
-                "the table of --write-mapping), or predict it all the same by --force"
-            )
-        doubts += sentences
-    return doubts
+        all_found += found
+    all_found.sort(key=lambda each: not each[1].is_far)
+    sentences = [f"{name}: {each.what}" for name, each in all_found]
+    return sentences, any(each.is_far for _, each in all_found)
 
 
 def predict_case(

@@ -67,7 +67,8 @@ def outcomes(count: int) -> list[Outcome]:
             f"case <{n}>", "done", used=("t1",), missing=("t2",), reference="t1",
             expected={"lesion": LabelDice(0.83, 0.5, 4)}, expected_from="4 cases",
             volumes_ml={"lesion": 12.5, "core": 0.0}, removed_ml={"lesion": 0.25},
-            warnings=("the mask is <small>",), limits=("<never> measured",), files=(f"case <{n}>.nii.gz",),
+            warnings=("the mask is <small>",), limits=("<never> measured",),
+            files=(f"case <{n}>.nii.gz",),
         )
         for n in range(count)
     ]  # fmt: skip
