@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mixmfl.federated.client.approval import Approval
     from mixmfl.federated.client.limits import Limits
-    from mixmfl.federated.client.service import SiteConfig
+    from mixmfl.federated.client.site_config import SiteConfig
     from mixmfl.federated.flare.provisioning import Kit
     from mixmfl.federated.secure_aggregation.identities import KeyFiles
     from mixmfl.federated.secure_aggregation.signatures import Identity
@@ -176,7 +176,7 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError("--kit, -i and -o are needed, except with --verify-log")
     _options.check_processes(options.processes)
     from mixmfl.federated.client.outbound import outbound_table
-    from mixmfl.federated.client.service import preview_of_site
+    from mixmfl.federated.client.outbound_preview import preview_of_site
     from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 
     kit = _runner.network_engine().open_kit(options.kit, coordinator=False)
@@ -207,7 +207,7 @@ def _config(
     options: argparse.Namespace, kit: "Kit", device: "torch.device", keys: "KeyFiles"
 ) -> "SiteConfig":
     from mixmfl.data.modalities import Modalities
-    from mixmfl.federated.client.service import SiteConfig
+    from mixmfl.federated.client.site_config import SiteConfig
     from mixmfl.federated.state import NETWORK_MINIMUM
 
     return SiteConfig(

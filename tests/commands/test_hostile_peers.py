@@ -34,7 +34,8 @@ from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.reliability import Reliability
 from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.aggregation import select_blocks
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.task_checks import check_run_task, check_task, forms_of
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import note

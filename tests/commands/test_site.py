@@ -21,7 +21,7 @@ from mixmfl.federated import flare
 from mixmfl.federated.client.approval import Approval, Job
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits
-from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare import provisioning
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision

@@ -18,7 +18,8 @@ from targets import HARMLESS, REFUSED, WrongError, judged, plain
 
 from mixmfl.core import errors
 from mixmfl.core.version import __version__
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import (

@@ -32,7 +32,7 @@ from mixmfl.federated.client import approval
 from mixmfl.federated.client.approval import Approval, Job, Policy, waiting
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits, check_joined
-from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.flare.provisioning import CERTIFICATES, Kit, Network, ending_soon, open_kit
 from mixmfl.federated.secure_aggregation.identities import read_peers

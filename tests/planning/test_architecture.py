@@ -34,7 +34,8 @@ from torch import nn
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.tensor_store import Stored, header_digest, pack, read
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.server.checkpoint import start_run
 from mixmfl.federated.server.run import Run

@@ -1,7 +1,5 @@
 """All that will leave a site in a run, listed before anything does."""
 
-import logging
-
 import torch
 
 from mixmfl.core.version import __version__
@@ -16,14 +14,13 @@ from mixmfl.federated.client.outbound import (
     outgoing,
     outgoing_fingerprint,
 )
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.training import agreed_minimum, outgoing_registration
 from mixmfl.federated.state import Minimum, RunSettings, Site, first_state, register
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
 from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
 from mixmfl.planning.plans import Plans
-
-log = logging.getLogger(__name__)
 
 
 def preview_outbound(
@@ -83,3 +80,31 @@ def preview_outbound(
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]
     return [item for message in replies for item in outbound_fields(message)]
+
+
+def preview_of_site(config: SiteConfig) -> tuple[list[OutboundField], str]:
+    """Return all that would leave a site, before anything does.
+
+    Returns:
+        The fields that are known now, and a line on what is not known yet.
+    """
+    config = config.within_policy()
+    fingerprint, labels, patients = config.fingerprint()
+    planning = outbound_fields(outgoing_fingerprint(fingerprint, labels, config.minimum, patients))
+    file = config.work / "plans.json"
+    if not file.is_file():
+        return planning, (
+            "What leaves in a round depends on the plans, which have not arrived yet. Run this "
+            "again after mixmfl_plan_preprocess --kit has been run at the coordinator.\n"
+        )
+    plans = Plans.load(file)
+    done = [name for name in plans.configurations if (config.folder / name).is_dir()]
+    if not done:
+        return planning, "What leaves in a round is known once the cases are preprocessed.\n"
+    (configuration, *_) = done
+    site = config.open(plans, configuration, "0", 0)
+    settings = RunSettings(configuration, 0, 1, 1, 1.0)
+    return preview_outbound(site, fingerprint, plans, settings, patients), (
+        "The bytes of train are those of changes in half precision. The coordinator may ask for "
+        "single precision, which is twice as many, or for masked numbers, four times as many.\n"
+    )

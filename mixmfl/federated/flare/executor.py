@@ -13,7 +13,8 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.flare.hospital_settings import SITE_CONFIG
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory

@@ -26,7 +26,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
-from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare.hospital_settings import (
     SITE_CONFIG,
     check_files,

@@ -15,7 +15,8 @@ from mixmfl.core.version import __version__
 from mixmfl.federated.client.audit_log import verify_log
 from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.limits import Limits
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.messages import Message, StoredMessage, encode
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.state import Minimum, Registration, RunSettings, first_state

@@ -22,12 +22,14 @@ from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
-from mixmfl.federated.client import service
+from mixmfl.federated.client import service, site_config
 from mixmfl.federated.client.approval import Approval
 from mixmfl.federated.client.audit_log import verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
-from mixmfl.federated.client.service import ClientService, SiteConfig, preview_of_site
+from mixmfl.federated.client.outbound_preview import preview_of_site
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.exchange_log import describe_exchange
 from mixmfl.federated.messages import SENT, Message, StoredMessage, decode, encode
 from mixmfl.federated.secure_aggregation.crypto import key_pair
@@ -924,7 +926,7 @@ def test_a_full_disk_costs_the_hospital_its_round(
             raise OSError(28, "No space left on device")
         save_tensors(path, state)
 
-    monkeypatch.setattr("mixmfl.federated.client.service.save_tensors", full)
+    monkeypatch.setattr("mixmfl.federated.client.run_folder.save_tensors", full)
     assert not train(federation, orders, stop_after=1)
     monkeypatch.undo()
     assert train(federation, orders)
@@ -965,7 +967,7 @@ def test_a_reply_that_nobody_fetched_is_not_logged_as_sent(federation: Federatio
 def test_a_second_job_at_a_hospital_is_refused_by_one_clear_error(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_TASK_SECONDS", 0.1)
+    monkeypatch.setattr(site_config, "_TASK_SECONDS", 0.1)
     config = federation.configs["north"]
     task = encode(Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {}))
     with config.working():  # as another job's process does

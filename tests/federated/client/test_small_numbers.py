@@ -21,7 +21,8 @@ from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outgoing_fingerprint
-from mixmfl.federated.client.service import ClientService, SiteConfig
+from mixmfl.federated.client.service import ClientService
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import SENT, Message, StoredMessage, encode
 from mixmfl.federated.secure_aggregation.identities import simulated_identities

@@ -40,7 +40,7 @@ from nvflare.private.fed.client.client_json_config import ClientJsonConfigurator
 import mixmfl
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PrivacyError
 from mixmfl.core.files import write_json
-from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare import controller, job, processes, provisioning, runner, transfer
 from mixmfl.federated.flare import executor as executor_module
 from mixmfl.federated.flare.controller import Coordinator

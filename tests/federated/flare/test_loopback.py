@@ -22,7 +22,7 @@ from loopback import MODALITIES, Cable, Loopback, kill, until, write_certificate
 from mixmfl.entrypoints._local_network import free_port
 from small import write_preset
 
-from mixmfl.federated.client.service import SiteConfig
+from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare import processes
 from mixmfl.federated.flare.job import write_job
 from mixmfl.federated.flare.provisioning import Network, open_kit, provision, revoke
