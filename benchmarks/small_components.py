@@ -26,8 +26,9 @@ from mixmfl.federated.state import Site
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
 from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
-from mixmfl.research.benchmark.run import masks_of_case, own_modalities
+from mixmfl.research.benchmark.benchmark_folder import own_modalities
 from mixmfl.research.benchmark.scores import Row
+from mixmfl.research.benchmark.scoring import masks_of_case
 from mixmfl.research.benchmark.statistics import Scores
 from mixmfl.research.benchmark.trainers import FOLD
 from mixmfl.research.benchmark.trainings import PARTS, Trainings

@@ -83,7 +83,7 @@ class _List(argparse.Action):
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.core.text import plural
     from mixmfl.core.worker_pool import Workers
-    from mixmfl.research.benchmark import methods, run
+    from mixmfl.research.benchmark import benchmark_folder, methods, run, summary
 
     names = methods.choose(options.methods.split(","))
     try:
@@ -98,7 +98,7 @@ def _work(options: argparse.Namespace) -> int:
         processes = 1 if device.type == "cuda" else devices.cores()
     _options.check_processes(processes)
     workers = _options.workers(options.workers, device)
-    benchmark = run.open_benchmark(
+    benchmark = benchmark_folder.open_benchmark(
         options.input,
         options.out,
         options.configuration,
@@ -112,7 +112,7 @@ def _work(options: argparse.Namespace) -> int:
     if failed:
         heading = f"{plural(len(failed), 'training')} failed:"
         print(heading, *failed, sep="\n  ", file=sys.stderr)
-    for path in run.summarise(benchmark, options.reference, options.others):
+    for path in summary.summarise(benchmark, options.reference, options.others):
         print(path)
     return _runner.SOME_FAILED if failed else 0
 

@@ -11,8 +11,8 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
+    from mixmfl.research.benchmark.benchmark_folder import Benchmark
     from mixmfl.research.benchmark.patients import Study
-    from mixmfl.research.benchmark.run import Benchmark
 
 DESCRIPTION = """\
 Compare methods on the patients of several hospitals. DATA holds a folder per hospital and
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     from mixmfl.core.worker_pool import Workers
-    from mixmfl.research.benchmark import methods, run
+    from mixmfl.research.benchmark import methods, run, summary
     from mixmfl.research.benchmark.patients import read_study
     from mixmfl.research.benchmark.trainings_page import write_page
 
@@ -106,7 +106,7 @@ def _work(options: argparse.Namespace) -> int:
                 with _runner.bars() as report, Workers(options.processes, report) as pool:
                     reasons = run.run_all(benchmark, names, [fold], pool)
                 if benchmark.done():
-                    run.summarise(benchmark, options.reference)
+                    summary.summarise(benchmark, options.reference)
             except MixmflError as error:  # one federation does not stop the others
                 reasons = [str(error)]
             failed += [f"{modality_set}{fold}: {reason}" for reason in reasons]
@@ -137,8 +137,8 @@ def _open(
     rates: Sequence[float],
 ) -> "Benchmark":
     """Write a federation and preprocess it, unless that is done, and open its benchmark."""
+    from mixmfl.research.benchmark.benchmark_folder import open_benchmark
     from mixmfl.research.benchmark.patients import write_patients
-    from mixmfl.research.benchmark.run import open_benchmark
 
     folder = options.out / f"{modality_set}{fold}"
     write_patients(study, modality_set, fold, folder / "federation")

@@ -26,8 +26,9 @@ from mixmfl.networks.build import build_network
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.unet import StackedNet
 from mixmfl.planning.plans import Plans, replace_settings
-from mixmfl.research.benchmark import methods, results
-from mixmfl.research.benchmark import run as benchmark
+from mixmfl.research.benchmark import benchmark_folder, methods, results, summary
+from mixmfl.research.benchmark import run as running
+from mixmfl.research.benchmark.benchmark_folder import ALL, Benchmark, open_benchmark
 
 Command = Callable[..., int]
 NAMES = ("local", "fedavg", "mdm", "mdm+site", "central")
@@ -49,21 +50,21 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> benchmark.Benchmark:
-    opened = benchmark.open_benchmark(
-        work, tmp_path_factory.mktemp("out") / "out", "2d", "full", "cpu", 0
-    )
-    assert benchmark.run_all(opened, NAMES, [0], Workers()) == []
-    benchmark.summarise(opened, "mdm")
+def done(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    opened = open_benchmark(work, tmp_path_factory.mktemp("out") / "out", "2d", "full", "cpu", 0)
+    assert running.run_all(opened, NAMES, [0], Workers()) == []
+    summary.summarise(opened, "mdm")
     return opened
 
 
-def rows_of(done: benchmark.Benchmark) -> list[dict[str, str]]:
+def rows_of(done: Benchmark) -> list[dict[str, str]]:
     with (done.out / "cases.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_every_prediction_has_a_row_with_the_columns_asked_for(done: benchmark.Benchmark) -> None:
+def test_every_prediction_has_a_row_with_the_columns_asked_for(
+    done: Benchmark,
+) -> None:
     rows = rows_of(done)
     assert list(rows[0]) == [
         "method", "seed", "site", "case", "modalities", "region", "dice", "hd95",
@@ -77,7 +78,9 @@ def test_every_prediction_has_a_row_with_the_columns_asked_for(done: benchmark.B
     assert len(rows) == len(NAMES) * 4 * 7 * 2  # cases, subsets, labels
 
 
-def test_a_local_model_finds_nothing_in_what_its_site_never_had(done: benchmark.Benchmark) -> None:
+def test_a_local_model_finds_nothing_in_what_its_site_never_had(
+    done: Benchmark,
+) -> None:
     rows = [row for row in rows_of(done) if row["method"] == "local" and row["site"] == "north"]
     assert all(float(row["dice"]) == 0 for row in rows if row["modalities"] == "t2")
     with_more, without = (
@@ -88,7 +91,7 @@ def test_a_local_model_finds_nothing_in_what_its_site_never_had(done: benchmark.
 
 
 def test_budgets_are_equal_and_pooled_data_take_the_steps_of_all_sites(
-    done: benchmark.Benchmark,
+    done: Benchmark,
 ) -> None:
     def steps(method: str) -> int:
         runs = (done.folder(method, 0)).glob("*/run.json")
@@ -101,7 +104,7 @@ def test_budgets_are_equal_and_pooled_data_take_the_steps_of_all_sites(
     assert steps("local") == steps("fedavg") == steps("mdm") == steps("central") == 2 * 3 * 2
 
 
-def test_tables_and_plots_are_there_and_name_every_method(done: benchmark.Benchmark) -> None:
+def test_tables_and_plots_are_there_and_name_every_method(done: Benchmark) -> None:
     table = (done.out / "table.md").read_text()
     for name in NAMES:
         assert f"- `{name}`: " in table
@@ -111,15 +114,15 @@ def test_tables_and_plots_are_there_and_name_every_method(done: benchmark.Benchm
         assert (done.out / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_done_is_not_done_again(done: benchmark.Benchmark) -> None:
+def test_what_is_done_is_not_done_again(done: Benchmark) -> None:
     scores = done.folder("mdm", 0) / "scores.csv"
     before = scores.stat().st_mtime_ns
-    assert benchmark.run_all(done, NAMES, [0], Workers()) == []
+    assert running.run_all(done, NAMES, [0], Workers()) == []
     assert scores.stat().st_mtime_ns == before
 
 
 def test_a_method_that_is_described_otherwise_now_is_not_done(
-    done: benchmark.Benchmark, monkeypatch: pytest.MonkeyPatch
+    done: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert done.is_done("fedavg", 0)
     changed = dataclasses.replace(methods.METHODS["fedavg"], training={"modality_dropping": 0.5})
@@ -129,13 +132,13 @@ def test_a_method_that_is_described_otherwise_now_is_not_done(
 
 
 def test_tables_hold_all_that_is_done_whatever_was_asked_last(
-    done: benchmark.Benchmark, tmp_path: Path
+    done: Benchmark, tmp_path: Path
 ) -> None:
     opened = dataclasses.replace(done, out=tmp_path)
     shutil.copy(done.out / "benchmark.json", tmp_path)
     for name in ("local", "fedavg"):
         shutil.copytree(done.folder(name, 0), opened.folder(name, 0))
-        benchmark.summarise(opened, "mdm")
+        summary.summarise(opened, "mdm")
     assert {row["method"] for row in rows_of(opened)} == {"local", "fedavg"}
     assert "## Difference to local" in (opened.out / "table.md").read_text()
 
@@ -149,16 +152,17 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.write_text(code.partition("```")[0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    monkeypatch.setattr(benchmark, "METHODS", methods.METHODS)
+    monkeypatch.setattr(running, "METHODS", methods.METHODS)
+    monkeypatch.setattr(benchmark_folder, "METHODS", methods.METHODS)
     monkeypatch.setattr(methods, "OUTSIDE", {})
-    monkeypatch.setattr(benchmark, "OUTSIDE", methods.OUTSIDE)
+    monkeypatch.setattr(running, "OUTSIDE", methods.OUTSIDE)
     monkeypatch.setattr(results, "OUTSIDE", methods.OUTSIDE)
     monkeypatch.delitem(sys.modules, "equal_voices", raising=False)
     return file
 
 
 def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
-    done: benchmark.Benchmark, outside: Path, tmp_path: Path
+    done: Benchmark, outside: Path, tmp_path: Path
 ) -> None:
     # both sites have as many cases: north doubles, to tell the rule from the planned one
     assert "fromkeys(weights, 1)" in outside.read_text()
@@ -169,14 +173,14 @@ def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
     opened.out.mkdir()
     shutil.copy(done.out / "benchmark.json", opened.out)
     shutil.copytree(done.folder("mdm", 0), opened.folder("mdm", 0))
-    assert benchmark.run_all(opened, ["mdm", "EqualVoices"], [0], Workers()) == []
+    assert running.run_all(opened, ["mdm", "EqualVoices"], [0], Workers()) == []
     states = [
         checkpoint.load_state_of(open_run(opened.folder(name, 0) / "all"), 1).weights
         for name in ("mdm", "EqualVoices")
     ]
     assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
 
-    benchmark.summarise(opened, "mdm")
+    summary.summarise(opened, "mdm")
     assert "- `EqualVoices`: every site counts the same" in (opened.out / "table.md").read_text()
     record = json.loads((opened.out / "results.json").read_text())
     assert record["methods"]["EqualVoices"]["code"] == outside.read_text()
@@ -206,7 +210,7 @@ def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
 
 
 def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_others(
-    done: benchmark.Benchmark, outside: Path, tmp_path: Path
+    done: Benchmark, outside: Path, tmp_path: Path
 ) -> None:
     opened = dataclasses.replace(done, out=tmp_path / "out", rounds=1)
     shutil.copytree(done.folder("mdm", 0), opened.folder("mdm", 0))
@@ -218,12 +222,12 @@ def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_
     for method in ("mdm", "central"):
         shutil.copy(done.folder(method, 0) / "all" / "model.safetensors", weights)
         assert not opened.is_done("started", 0)
-        assert benchmark.run_all(opened, ["started"], [0], Workers()) == []
+        assert running.run_all(opened, ["started"], [0], Workers()) == []
         assert opened.is_done("started", 0)
         start = open_run(folder).start
         assert start is not None
         assert start.sha256 == sha256(weights)
-    benchmark.summarise(opened, "mdm")
+    summary.summarise(opened, "mdm")
     assert "\n| seed 0: started | " in (opened.out / "table.md").read_text()
     record = json.loads((opened.out / "results.json").read_text())
     assert record["methods"]["started"]["init_sha256"] == {"0": sha256(weights)}
@@ -231,7 +235,7 @@ def test_a_method_starts_from_the_weights_of_its_seed_and_is_trained_again_from_
     assert cost["validation_dice"] == {"all": {"1": open_run(folder).dice[1]}}
 
     weights.unlink()
-    assert benchmark.run_all(opened, ["started"], [0], Workers()) == [
+    assert running.run_all(opened, ["started"], [0], Workers()) == [
         "started, seed 0: model0.safetensors: there is no such model file or run"
     ]
 
@@ -259,19 +263,19 @@ def test_what_is_no_method_is_refused_in_words(outside: Path, source: str, messa
 
 
 def test_an_interrupted_method_resumes_to_the_same_scores(
-    done: benchmark.Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Benchmark, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    opened = open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(benchmark, "_score", killed)
+        patched.setattr(running, "score_models", killed)
         with pytest.raises(KeyboardInterrupt):
-            benchmark.run_one(opened, "mdm", 0, False)
+            running.run_one(opened, "mdm", 0, False)
     assert not opened.is_done("mdm", 0)
-    benchmark.run_one(opened, "mdm", 0, False)
+    running.run_one(opened, "mdm", 0, False)
     one, other = (b.folder("mdm", 0) / "scores.csv" for b in (done, opened))
     assert one.read_bytes() == other.read_bytes()
 
@@ -279,12 +283,12 @@ def test_an_interrupted_method_resumes_to_the_same_scores(
 def test_cases_that_changed_make_it_another_benchmark(work: Path, tmp_path: Path) -> None:
     ours = tmp_path / "work"
     shutil.copytree(work, ours)
-    benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+    open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
     file = next((ours / "tests" / "north" / "2d").glob("*.json"))
     record = json.loads(file.read_text())
     file.write_text(json.dumps({**record, "origin": "a mended label"}))
     with pytest.raises(DataError, match="a benchmark with other cases"):
-        benchmark.open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
+        open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
 
 
 @pytest.mark.parametrize("name", ["memory-zero", "memory-random-values"])
@@ -316,8 +320,8 @@ def test_a_method_is_scored_with_the_learning_rate_that_its_validation_cases_fav
     work: Path, tmp_path: Path
 ) -> None:
     rates = (0.01, 1e-9)  # with the second it stays as it was drawn
-    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0, rates)
-    assert benchmark.run_all(opened, ["fedavg"], [0], Workers()) == []
+    opened = open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0, rates)
+    assert running.run_all(opened, ["fedavg"], [0], Workers()) == []
     folder = opened.folder("fedavg", 0)
     dice = {}
     for rate in rates:
@@ -329,17 +333,17 @@ def test_a_method_is_scored_with_the_learning_rate_that_its_validation_cases_fav
     chosen = max(dice, key=dice.__getitem__)
     assert json.loads((folder / "cost.json").read_text())["learning_rates"] == {"all": chosen}
 
-    alone = benchmark.open_benchmark(work, tmp_path / "alone", "2d", "full", "cpu", 0, (chosen,))
-    assert benchmark.run_all(alone, ["fedavg"], [0], Workers()) == []
+    alone = open_benchmark(work, tmp_path / "alone", "2d", "full", "cpu", 0, (chosen,))
+    assert running.run_all(alone, ["fedavg"], [0], Workers()) == []
     one, other = (f / "scores.csv" for f in (folder, alone.folder("fedavg", 0)))
     assert one.read_bytes() == other.read_bytes()
     with pytest.raises(DataError, match="a benchmark with other learning_rates"):
-        benchmark.open_benchmark(work, opened.out, "2d", "full", "cpu", 0)
+        open_benchmark(work, opened.out, "2d", "full", "cpu", 0)
 
 
-def test_a_folder_of_another_budget_is_refused(done: benchmark.Benchmark, work: Path) -> None:
+def test_a_folder_of_another_budget_is_refused(done: Benchmark, work: Path) -> None:
     with pytest.raises(DataError, match="other rounds, local_steps"):
-        benchmark.open_benchmark(work, done.out, "2d", "quick", "cpu", 0)
+        open_benchmark(work, done.out, "2d", "quick", "cpu", 0)
 
 
 def test_a_work_folder_without_test_cases_is_refused(tmp_path: Path) -> None:
@@ -347,31 +351,29 @@ def test_a_work_folder_without_test_cases_is_refused(tmp_path: Path) -> None:
     plans.save(tmp_path / "plans.json")
     stored_site(tmp_path, "north", [("t1",)] * 2, plans)
     with pytest.raises(DataError, match="holds no test cases for 2d"):
-        benchmark.open_benchmark(tmp_path, tmp_path / "out", "2d", "full", "cpu", 0)
+        open_benchmark(tmp_path, tmp_path / "out", "2d", "full", "cpu", 0)
     assert not (tmp_path / "out").exists()
 
 
 def test_one_failed_training_does_not_stop_the_others(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = benchmark.open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
+    opened = open_benchmark(work, tmp_path / "out", "2d", "full", "cpu", 0)
 
-    def only_mdm(
-        asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str
-    ) -> None:
+    def only_mdm(asked: Benchmark, name: str, seed: int, personal: bool, source: str) -> None:
         if name != "mdm":
             raise DataError("no such luck")
 
-    monkeypatch.setattr(benchmark, "run_one", only_mdm)
-    assert benchmark.run_all(opened, ["local", "mdm"], [0], Workers()) == [
+    monkeypatch.setattr(running, "run_one", only_mdm)
+    assert running.run_all(opened, ["local", "mdm"], [0], Workers()) == [
         "local, seed 0: no such luck"
     ]
 
 
 def test_a_personalised_model_is_scored_only_where_its_site_keeps_it(
-    done: benchmark.Benchmark,
+    done: Benchmark,
 ) -> None:
-    record = json.loads((done.folder("mdm", 0) / benchmark.ALL / "run.json").read_text())
+    record = json.loads((done.folder("mdm", 0) / ALL / "run.json").read_text())
     scores = {
         name: {
             (r["site"], r["case"], r["modalities"], r["region"]): r["dice"]
@@ -447,7 +449,10 @@ def test_the_command_lists_methods_and_refuses_what_it_cannot_do(
 
 
 def test_the_command_resumes_a_folder_and_names_what_it_wrote(
-    done: benchmark.Benchmark, work: Path, command: Command, capsys: pytest.CaptureFixture[str]
+    done: Benchmark,
+    work: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = rows_of(done)
     asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "0", "--device", "cpu")
@@ -461,17 +466,17 @@ def test_the_command_resumes_a_folder_and_names_what_it_wrote(
 
 
 def test_the_command_reports_which_trainings_failed_and_ends_with_one(
-    done: benchmark.Benchmark,
+    done: Benchmark,
     work: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(asked: benchmark.Benchmark, name: str, seed: int, personal: bool, source: str) -> None:
+    def fail(asked: Benchmark, name: str, seed: int, personal: bool, source: str) -> None:
         if seed == 1:
             raise DataError("no such luck")
 
-    monkeypatch.setattr(benchmark, "run_one", fail)
+    monkeypatch.setattr(running, "run_one", fail)
     asked = ("-i", work, "-o", done.out, "--size", "full", "--seeds", "1,0", "--device", "cpu")
     assert command("mixmfl_benchmark", *asked, "-n", 1, "--methods", "mdm") == 1
     printed = capsys.readouterr()
@@ -479,7 +484,7 @@ def test_the_command_reports_which_trainings_failed_and_ends_with_one(
     assert "table.md" in printed.out  # of what is done
 
 
-def test_a_plan_model_of_a_benchmark_can_be_loaded(done: benchmark.Benchmark) -> None:
-    model = load_model(done.folder("fedavg", 0) / benchmark.ALL / "model.safetensors")
+def test_a_plan_model_of_a_benchmark_can_be_loaded(done: Benchmark) -> None:
+    model = load_model(done.folder("fedavg", 0) / ALL / "model.safetensors")
     assert isinstance(model.network, StackedNet)
     assert not model.memory

@@ -8,6 +8,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_json, write_text
 from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
+from mixmfl.research.benchmark.benchmark_folder import known_own, read_results, read_tested
 from mixmfl.research.benchmark.leaderboard import make_entries
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import find_method
@@ -15,7 +16,6 @@ from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
 from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.rounds import rounds_section
-from mixmfl.research.benchmark.run import known_own, read_results, read_tested
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
 from mixmfl.research.benchmark.tables import count, interval, join, number, spread, table
