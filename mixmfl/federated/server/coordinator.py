@@ -292,10 +292,11 @@ def _one_round(
 ) -> ServerState:
     """Let the sites train, merge their replies, validate where it is time to, and save."""
     began = time.monotonic()
+    sent = rounded_weights(state, run.settings)
     state, diagnostics, trained = (
-        _masked_round(run, state, ask)
+        _masked_round(run, state, sent, ask)
         if run.settings.masked
-        else _plain_round(run, state, ask, quorum, variation.rule)
+        else _plain_round(run, state, sent, ask, quorum, variation.rule)
     )
     if variation.edit_memory is not None:
         state = dataclasses.replace(state, memory=variation.edit_memory(state.memory))
@@ -308,29 +309,51 @@ def _one_round(
         judged = ask({site: validation_task(sent, site, run.known) for site in sorted(here)}).came
     dice = _read_validation(run, state.round, judged)
     sites = {
-        site: SiteRound(
-            diagnostics.loss.get(site),
-            {
-                name: found.total / found.cases if found.cases else None
-                for name, found in dice.get(site, {}).items()
-            },
-            sum(answers[site].sent_bytes for answers in trained if site in answers),
-            sum(answers[site].received_bytes for answers in trained if site in answers),
-            sum(answers[site].seconds for answers in (*trained, judged) if site in answers),
-            one_line(diagnostics.rejected.get(site, ""), MOST_LINE),
-            epsilon=(spent := diagnostics.epsilon.get(site, (None, None)))[0],
-            delta=spent[1],
-            update_norm=diagnostics.norms.get(site),
-            dice_loss=diagnostics.dice_loss.get(site),
-            memory_mb=_most_memory(
-                [answers[site] for answers in (*trained, judged) if site in answers]
-            ),
+        site: _site_round(
+            diagnostics,
+            site,
+            dice.get(site, {}),
+            [answers[site] for answers in trained if site in answers],
+            judged.get(site),
         )
         for site in run.registrations
     }
     mean = mean_dice(dice.values()) if due else None
     save_round(run, state, optimizers, sites, mean, time.monotonic() - began)
     return state
+
+
+def _site_round(
+    diagnostics: Diagnostics,
+    site: str,
+    dice: Mapping[str, DiceSum],
+    trained: Sequence[Answer],
+    judged: Answer | None,
+) -> SiteRound:
+    """Return what is recorded of a round at a site.
+
+    Args:
+        diagnostics: What the round showed.
+        site: Name of the site.
+        dice: Its sums of Dice by label or region; empty: they are not known.
+        trained: Its answers in training, step by step.
+        judged: Its answer in validation, if it had to give one.
+    """
+    answers = [*trained, *([] if judged is None else [judged])]
+    epsilon, delta = diagnostics.epsilon.get(site, (None, None))
+    return SiteRound(
+        loss=diagnostics.loss.get(site),
+        dice={name: each.total / each.cases if each.cases else None for name, each in dice.items()},
+        sent_bytes=sum(answer.sent_bytes for answer in trained),
+        received_bytes=sum(answer.received_bytes for answer in trained),
+        seconds=sum(answer.seconds for answer in answers),
+        absent=one_line(diagnostics.rejected.get(site, ""), MOST_LINE),
+        epsilon=epsilon,
+        delta=delta,
+        update_norm=diagnostics.norms.get(site),
+        dice_loss=diagnostics.dice_loss.get(site),
+        memory_mb=_most_memory(answers),
+    )
 
 
 def _most_memory(answers: Sequence[Answer]) -> float | None:
@@ -341,9 +364,10 @@ Trained = tuple[ServerState, Diagnostics, list[Mapping[str, Answer]]]
 """The state after a round, what it showed, and the answers of the sites, step by step."""
 
 
-def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int, rule: Rule | None) -> Trained:
-    """Let the sites train, and merge the replies that pass the checks."""
-    sent = rounded_weights(state, run.settings)
+def _plain_round(
+    run: Run, state: ServerState, sent: ServerState, ask: Ask, quorum: int, rule: Rule | None
+) -> Trained:
+    """Let the sites train from ``sent``, and merge the replies that pass the checks."""
     asked = ask({site: train_task(sent, r) for site, r in run.registrations.items()})
     merged, diagnostics = merge_round(
         state,
@@ -358,8 +382,8 @@ def _plain_round(run: Run, state: ServerState, ask: Ask, quorum: int, rule: Rule
     return merged, diagnostics, [asked.came]
 
 
-def _masked_round(run: Run, state: ServerState, ask: Ask) -> Trained:
-    """Let the sites train, and learn only the sum over all of them; see ``protocol``.
+def _masked_round(run: Run, state: ServerState, sent: ServerState, ask: Ask) -> Trained:
+    """Let the sites train from ``sent``, and learn only the sum over all of them; see ``protocol``.
 
     Raises:
         QuorumError: A site is missing. The round can be repeated.
@@ -381,7 +405,7 @@ def _masked_round(run: Run, state: ServerState, ask: Ask) -> Trained:
     try:
         keys = answers(keys_tasks(state.round, registrations))
         roster = gather_participants(state, keys, registrations, sizes)
-        replies = answers(masked_tasks(rounded_weights(state, run.settings), roster, registrations))
+        replies = answers(masked_tasks(sent, roster, registrations))
         for site, reply in replies.items():
             check_masked(site, reply, roster, state, sizes)
     except AggregationError as error:  # of one site, and without it no sum is made
