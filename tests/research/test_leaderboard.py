@@ -47,7 +47,7 @@ def test_a_method_with_personalised_models_says_so() -> None:
         points=lambda *_: Estimate(50.0, 1.0),
     )
     plain, personal = make_entries(scores, [])
-    assert personal.what == f"{plain.what}; then each site trains its own copy on"
+    assert personal.what == f"{plain.what}; then each site fine-tunes a personalised model"
 
 
 def test_results_of_others_are_read_back_if_they_are_of_the_same_benchmark(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_value
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
-from mixmfl.research.benchmark.methods import SITE, describe, find_method
+from mixmfl.research.benchmark.methods import describe, what_is
 from mixmfl.research.benchmark.records import Name
 from mixmfl.research.benchmark.statistics import Cost, Estimate, Scores
 from mixmfl.research.benchmark.tables import UNDEFINED, count, number, spread
@@ -63,11 +63,10 @@ def make_entries(scores: Scores, costs: Sequence[Cost]) -> list[Entry]:
     for method in scores.methods:
         own, subsets = (scores.points(method, kind) for kind in ("own", "subsets"))
         mine = [cost for cost in costs if cost.method == method]
-        alone = method.endswith(SITE)
         made.append(
             Entry(
                 method,
-                find_method(method).what + ("; then each site trains its own copy on" * alone),
+                what_is(method),
                 describe(method, scores.seeds[method][0]).get("sha256"),
                 scores.seeds[method],
                 or_none(own.mean),

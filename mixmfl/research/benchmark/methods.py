@@ -242,6 +242,12 @@ def find_method(name: str) -> Method:
     return METHODS[base_of(name)]
 
 
+def what_is(name: str) -> str:
+    """Return what a method is, in a phrase, with or without ``+site``."""
+    more = "; then each site fine-tunes a personalised model" if name.endswith(SITE) else ""
+    return find_method(name).what + more
+
+
 def describe(name: str, seed: int) -> dict[str, Any]:
     """Return what defines a method, as JSON content, with digests of code and weights not ours."""
     method = find_method(name)

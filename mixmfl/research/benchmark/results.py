@@ -17,7 +17,7 @@ from mixmfl.core.files import read_long_json
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
 from mixmfl.research.benchmark.leaderboard import Entry
-from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, find_method
+from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, what_is
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import Cost
 
@@ -79,7 +79,7 @@ def results_json(
 
 def _described(name: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Return what a method is, of one that is not ours with its code."""
-    described = {"what": find_method(name).what, **describe(name, seeds[0])}
+    described = {"what": what_is(name), **describe(name, seeds[0])}
     if "init_sha256" in described:
         described["init_sha256"] = {seed: describe(name, seed)["init_sha256"] for seed in seeds}
     if outside := OUTSIDE.get(base_of(name)):

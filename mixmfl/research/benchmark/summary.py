@@ -10,7 +10,7 @@ from mixmfl.core.files import write_json, write_text
 from mixmfl.core.version import __version__
 from mixmfl.research.benchmark.benchmark_folder import Benchmark, known_own, read_results
 from mixmfl.research.benchmark.leaderboard import leaderboard_page, make_entries, read_entries
-from mixmfl.research.benchmark.methods import SITE, find_method
+from mixmfl.research.benchmark.methods import SITE, what_is
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
 from mixmfl.research.benchmark.records import read_memory
 from mixmfl.research.benchmark.results import results_json
@@ -63,12 +63,10 @@ def _introduction(benchmark: Benchmark, scores: Scores) -> str:
         f"{torch.__version__}.",
         "",
     ]
-    more = benchmark.plans.training.personal_rounds
-    for name in scores.methods:
-        personal = ""
-        if name.endswith(SITE):
-            personal = f"; then each site fine-tunes a personalised model in {more} more rounds"
-        lines.append(f"- `{name}`: {find_method(name).what}{personal}")
+    if any(name.endswith(SITE) for name in scores.methods):
+        more = benchmark.plans.training.personal_rounds
+        lines[1:1] = [f"Personalised models took {more} rounds more at their site."]
+    lines += [f"- `{name}`: {what_is(name)}" for name in scores.methods]
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from mixmfl.evaluation.subset_dice import LOW_DICE
 from mixmfl.research.benchmark.benchmark_folder import known_own, read_results, read_tested
 from mixmfl.research.benchmark.leaderboard import make_entries
 from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
-from mixmfl.research.benchmark.methods import find_method
+from mixmfl.research.benchmark.methods import what_is
 from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
 from mixmfl.research.benchmark.results import results_json
@@ -77,7 +77,7 @@ def _page(
     size: str,
     reference: str,
 ) -> str:
-    methods = "\n".join(f"- `{name}`: {find_method(name).what}" for name in trainings.methods)
+    methods = "\n".join(f"- `{name}`: {what_is(name)}" for name in trainings.methods)
     parts = [
         f"# Patients, size {size}",
         "Dice in points: 100 is perfect. A training is a test fold, a modality set and a seed.",
