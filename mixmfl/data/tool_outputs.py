@@ -122,8 +122,8 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
     """Set aside labels that the files beside them show to be by a program.
 
     sMRIPrep writes ``dseg``, of tissue, beside ``label-GM_probseg``, FAST ``T1_seg`` beside
-    ``T1_pve_0``, HD-GLIO ``segmentation`` beside ``T1_r2s_bet``, UK Biobank ``final_mask`` beside
-    ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``; ``lst_lesions`` is LST's where
+    ``T1_pve_0``, brain extraction ``T1_mask`` beside ``T1_bet`` or in a folder ``bet``, HD-GLIO
+    ``segmentation`` beside ``T1_r2s_bet``, UK Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``; ``lst_lesions`` is LST's where
     no image is of a patient called LST.
     """
     patients = {
@@ -133,8 +133,11 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
         if file.reading.modality
     }
     beside: dict[Path, set[str]] = defaultdict(set)
+    images: dict[Path, set[str]] = defaultdict(set)
     for file in files:
         beside[file.path.parent].add(stem_of(file.path).lower())
+        if file.reading.modality:
+            images[file.path.parent].add(stem_of(file.path).lower())
 
     def maker(file: ImageFile) -> str:
         stem, others = stem_of(file.path).lower(), beside[file.path.parent]
@@ -143,9 +146,10 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
             other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others
         ):
             return "FAST"
-        image = re.sub(r"_mask$", "", stem)
-        named = file.path.parent.name.lower() in _EXTRACTED - {"brain"} and image in others
-        if image != stem and (named or any(f"{image}_{word}" in others for word in _EXTRACTED)):
+        extracted = {stem.replace("_mask", f"_{word}") for word in _EXTRACTED}
+        if file.path.parent.name.lower() in _EXTRACTED - {"brain"}:
+            extracted.add(stem.removesuffix("_mask"))
+        if stem.endswith("_mask") and extracted & images[file.path.parent]:
             return "brain extraction"
         if stem == "segmentation" and any("_r2s_bet" in other for other in others):
             return "HD-GLIO"

@@ -102,6 +102,7 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 p/T1_brain p/T1_mask", None),
         ("bet/T1 bet/T1_mask", None),
         ("brain/p_T1 brain/p_mask", "brain/p_mask"),
+        ("p1_T1 p1_BRAIN p1_MASK", "p1_MASK"),
         ("p1/p1_t1_LPS_rSRI p1/p1_GlistrBoost_ManuallyCorrected",
          "p1/p1_GlistrBoost_ManuallyCorrected"),
         ("p/T1 p/FSL_SEG/p_masked_gfc_fseg", None),
