@@ -215,7 +215,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     "post": _phrases("post, pos"),
     "pre": _phrases("pre, prae, pra"),
     "not": _phrases("""
-        without, wo, w o, w out, ohne, sans, sin, zonder, senza, sem, uten, utan, uden, bez
+        without, wo, w o, w out, ohne, sans, pas, sin, zonder, senza, sem, uten, utan, uden, bez
     """),
     "perhaps not": _phrases("""
         no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n a,
@@ -248,7 +248,8 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
         mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
         pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation,
-        high contrast, low contrast, black blood, dark blood
+        high contrast, low contrast, gray white contrast, grey white contrast, black blood,
+        dark blood
     """),
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,

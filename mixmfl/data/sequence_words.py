@@ -86,8 +86,8 @@ _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
     (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
-    # "syn" is what scanners call synthetic images, and behind the words a registration of ANTs
-    (re.compile(r"(?<![a-z0-9])syn[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
+    # "sy" and "syn" are what scanners call synthetic images; behind the words it is ANTs' way
+    (re.compile(r"(?<![a-z0-9])syn?[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
     (re.compile(r":\s?syn(?![a-z])"), " synthetic "),
     # a subtraction of series, as GE writes it: (5-3), (1008/S8/1)-(8/S1/1)
     (re.compile(r"\(\d+\s?-\s?\d+\)|\(\d+/[^()]*\)\s?-\s?\(\d+/[^()]*\)"), " sub "),
@@ -119,15 +119,19 @@ _REWRITTEN = (
     (re.compile(rf"(?<![^\s_(,;])-(?={_AGENT}(?![a-z0-9]))"), " minus "),
     (re.compile(rf"(?<![a-z0-9])({_AGENT})-(?![a-z0-9])"), r" \1 minus "),
     # "T1C-" is a T1 without it
-    (re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)\s?-(?![a-z0-9])"), r" \1 \2 minus "),
+    (
+        re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)(?:-(?![a-z0-9])|\s-\s*$)"),
+        r" \1 \2 minus ",
+    ),
     (re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)\s?\+"), r" \1 \2 plus "),
     (re.compile(r"\+"), " plus "),
     (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )
-# letters of other scripts than the Latin one are words of their own
-_WORD = re.compile(r"[a-z0-9\u00df-\u024f]+|[^\W\d_\u0000-\u024f]+|[:&]")
+# letters of other scripts than the Latin one are words of their own, and so are those that a file
+# without its character set has lost
+_WORD = re.compile(r"[a-z0-9\u00df-\u024f]+|[^\W\d_\u0000-\u024f]+|[:&]|\?{2,}|\ufffd+")
 _INVERSIONS = frozenset(("tirm", "ir", "tir", "inversion", "dark", "fluid"))
 _FAT_SUPPRESSED_T1 = frozenset(("vibe", "starvibe", "lava", "thrive", "ethrive"))
 _FAT_AND_WATER = frozenset(("dixon", "mdixon", "ideal", "flex"))  # methods that part the two
@@ -270,6 +274,8 @@ def _stem(word: str) -> str:
         if word.endswith(DENIALS):
             return "without"
         return "both" if is_contrast and word[8:] not in CONTRAST_ENDINGS else "agent"
+    if len(word) > _SHORT and word.endswith(("map", "maps")):
+        return "map"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""
 
 
@@ -437,8 +443,16 @@ def _is_event(following: Sequence[_Phrase], when: str) -> bool:
 
 
 def _is_unknown(each: _Phrase) -> bool:
-    harmless = each.words in HARMLESS or each.words in PROCESSING
-    return not each.meaning and each.words.isalpha() and not harmless
+    return not each.meaning and not _is_harmless(each) and _is_spoken(each.words)
+
+
+def _is_harmless(each: _Phrase) -> bool:
+    return each.words in HARMLESS or each.words in PROCESSING
+
+
+def _is_spoken(word: str) -> bool:
+    """Say whether a word is one of letters alone, also of letters that were lost."""
+    return word.isalpha() or not word[0].isalnum()
 
 
 def _may_name_agent(phrases: Sequence[_Phrase]) -> tuple[str, ...]:
@@ -450,7 +464,7 @@ def _may_name_agent(phrases: Sequence[_Phrase]) -> tuple[str, ...]:
 def _may_abbreviate(word: str) -> bool:
     """Say whether a word that we do not know is short enough to abbreviate anything."""
     is_short = len(word) <= _SHORT or not set(word) & _VOWELS
-    return is_short and word.isalpha() and word not in HARMLESS and word not in PROCESSING
+    return is_short and _is_spoken(word) and word not in HARMLESS and word not in PROCESSING
 
 
 @cache
@@ -479,12 +493,13 @@ def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
 
     A sign or a preposition before it tells enough, unless the unknown word comes between.
     """
-    before, after = phrases[max(at - 1, 0) : at], phrases[at + 1 : at + 2]
+    spoken = [each for each in phrases[:at] if each.meaning != "filler" and not _is_harmless(each)]
+    before, after = spoken[-1:], phrases[at + 1 : at + 2]
     if any(_is_unknown(each) or _NONE.fullmatch(each.words) for each in before):
         return True
     if any(each.meaning in ("plus", "beside", "post") for each in before):
         return False
-    return any(_is_unknown(each) or each.words == "0" for each in after)
+    return any(_is_unknown(each) or each.words in ("0", "n") for each in after)
 
 
 def _verdict(each: _Phrase, before: str, after: str) -> str:

@@ -7,7 +7,7 @@ from mixmfl.data.modalities import TABLE
 from mixmfl.data.sequence_vocabulary import MEANINGS
 from mixmfl.data.sequence_words import is_sequence_word, read_words
 
-# descriptions of series: 367 from public archives and protocols, with what each is and its source,
+# descriptions of series: 415 from public archives and protocols, with what each is and its source,
 # and 898 made up to be hard, whose modality is the truth, though words may not decide it
 TABLE_OF_DESCRIPTIONS = Path(__file__).parent / "series_descriptions.csv"
 DESCRIPTIONS = list(csv.DictReader(TABLE_OF_DESCRIPTIONS.read_text(encoding="utf-8").splitlines()))
@@ -54,7 +54,9 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
     T1 senza m.c.|T1 Gd free|T1 CM-
     T1 s. mdc|T1 high contrast|T1 N/C|T1 w/out gad|T1 nicht KM-verstärkt|T1 utan kontrast
-    T1 n-c|T1 przed kontrastem|T1 ohne KM i.v.|t1_minusGd""".replace("\n", "|").split("|"),
+    T1 n-c|T1 przed kontrastem|T1 ohne KM i.v.|t1_minusGd|T1 KM -|T1 pas de gado""".replace(
+        "\n", "|"
+    ).split("|"),
 )
 def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> None:
     assert read_words(text).modality == "t1"
@@ -88,10 +90,11 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "T1 0 gad", "T1 delayed", "T1 spät", "T1 PC", "T1 CM", "T1_CM",
      "T1 iv", "T1 i.v.", "T1 (C)", "T1 -c", "T1 G", "T1 K", "T1 EV", "T1 MC", "T1 P.C.", "T1 pos",
      "T1 abc KM", "T1 p KM", "T1 s gd", "T1 KM nein", "T1 KM abgebrochen", "T1 dotarem 0",
-     "T1 contrast optimized", "T1 gray-white contrast", "T1 post cyberknife", "T1 pre stealth",
+     "T1 contrast optimized", "T1 post cyberknife", "T1 pre stealth",
      "T1 VIBE arteriell", "T1 portal venous", "T1 5 min", "T1 unkontrastiert",
      # Turkish and Swedish: "without" is an ending
      "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
+     "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "t1_km - t1_nativ",
      "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
@@ -113,6 +116,7 @@ def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> 
         ("T1 \u0441 \u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442\u043e\u043c",
          ("\u0441", "\u043a\u043e\u043d\u0442\u0440\u0430\u0441\u0442\u043e\u043c")),
         ("T1 tehosteaine", ("tehosteaine",)),
+        ("T1 ???", ("???",)), ("T1 \ufffd\ufffd", ("\ufffd\ufffd",)),  # lost letters
     ],
 )  # fmt: skip
 def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undecided(
@@ -128,6 +132,7 @@ def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undec
     "text",
     [
         "T1 C5-C7",
+        "T1 (AXI, Gray/White Contrast)",
         "OSag T1",
         "T1 straight",
         "IXI T1",
@@ -160,7 +165,7 @@ def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
         ("T1 mDIXON F", "fat image"), ("FAT: Ax T1 LAVA Flex", "fat image"),
         ("T2 IDEAL FAT", "fat image"), ("T2 IDEAL: FatFrac", "map"), ("T1 fat fraction", "map"),
         ("quantitative T1", "map"), ("T2_calc", "map"), ("T2 CPMG", "map"),
-        ("T1w/T2w ratio", "map"),
+        ("T1w/T2w ratio", "map"), ("T1W quickmap", "map"), ("SyT2 FLAIR", "synthetic"),
         ("Ph2/AX T1 LAVA", "dynamic"), ("Syn T2 FLAIR", "synthetic"), ("synth T1", "synthetic"),
         ("FLAIR_synthesized", "synthetic"), ("predicted T1c", "synthetic"),
         ("T1 VIBE F", "fat image"), ("T1 phase", "phase"), ("T1 time of flight", "angiography"),

@@ -312,6 +312,11 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
             "its StudyInstanceUID is not unique: files of other patients or folders have it, or "
             "have none; they were kept apart"
         )
+    if len({row.series.date for row in rows if row.series.date}) > 1:
+        warnings.append(
+            "its series have a StudyDate each, and one frame of reference; they are taken for one "
+            "examination"
+        )
     if len(by_modality) > 1 and any(row.series.is_doubtful and row.modality for row in rows):
         warnings.append(
             "its files name no patient and lie in a folder per series whose names are not those of "

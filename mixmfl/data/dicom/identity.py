@@ -17,6 +17,8 @@ from mixmfl.data.dicom.header import DATE, Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.sequence_words import read_words
 
+FEWEST_DATES = 3  # of series that may be one examination all the same
+
 _LENGTH = 8  # characters of a digest in a name
 
 # of a series, by its number or UID: S0001, series_3, 301, 1.2.840.…
@@ -35,9 +37,12 @@ def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[
         digest behind it.
     """
     by_study: dict[str, dict[Patient, list[Instance]]] = defaultdict(lambda: defaultdict(list))
+    undated = _dated_by_series(instances)
     for each in instances:
         # anonymisers give two examinations of a patient one identifier, too
         more = each.visit if each.is_anonymous else each.visit[DATE : DATE + 1]
+        if (each.study, each.patient) in undated:
+            more = tuple("" if value == each.visit[DATE] else value for value in more)
         who = (*each.patient, *more)
         by_study[each.study][who].append(each)
     parts: dict[tuple[str, ...], list[Instance]] = {}
@@ -138,6 +143,29 @@ def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient
         if len(partners) == 1:
             joined[partners[0]] = [*joined[partners[0]], *joined.pop(patient)]
     return joined
+
+
+def _dated_by_series(instances: Sequence[Instance]) -> set[tuple[str, Patient]]:
+    """Return study and patient where every series has a date of its own, as some anonymisers do it.
+
+    They are at least three, with different numbers and descriptions, in one frame of reference: no
+    other examinations look like that.
+    """
+    held: dict[tuple[str, Patient], dict[str, set[SeriesName]]] = defaultdict(
+        lambda: defaultdict(set)
+    )
+    frames = defaultdict(set)
+    for each in instances:
+        held[each.study, each.patient][each.visit[DATE]].add(_series_name(each))
+        frames[each.study, each.patient].add(each.frame_of_reference)
+    found = set()
+    for who, dates in held.items():
+        series = [name for names in dates.values() for name in names]
+        numbers, descriptions, _ = map(set, zip(*series, strict=True))
+        is_apart = len(series) == len(dates) == len(numbers) == len(descriptions)
+        if is_apart and len(dates) >= FEWEST_DATES and len(frames[who]) == 1 and all(frames[who]):
+            found.add(who)
+    return found
 
 
 def _may_be(one: Patient, other: Patient) -> bool:

@@ -24,6 +24,7 @@ OTHER_TIME = 1.25  # times of a sequence so far apart, as a ratio, are of anothe
 WIDE_STEP = 1.5  # of the step and the thickness that headers state, from which slices are missing
 WIDE_GAP = 1.9  # of the thickness, where they state no step
 MOST_MISPLACED = 0.2  # of the planes of a series may contradict the order of the others
+MOST_STRAYS = 0.25  # of a series' planes that may have no place, or another direction
 OVERLAP = 1.5  # slices of one acquisition are at most so much thicker than their step
 
 
@@ -122,6 +123,33 @@ def directions(planes: Sequence[Plane]) -> int:
         if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in distinct):
             distinct.append(axes)
     return max(1, len(distinct))
+
+
+def without_strays(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
+    """Return planes that are a volume, and a few others without a place or in another direction.
+
+    A screen shot or the slices of a localiser lie in some series. Where the planes are no volume
+    without them either, all are returned as they came.
+    """
+    axes = Counter(plane.axes for plane in planes if plane.place and plane.axes).most_common(1)
+    strays = [
+        plane
+        for plane in planes
+        if axes
+        and not (
+            plane.place
+            and plane.axes
+            and np.allclose(plane.axes, axes[0][0], rtol=0, atol=OTHER_DIRECTION)
+        )
+    ]
+    kept = [plane for plane in planes if plane not in strays]
+    if not 0 < len(strays) <= MOST_STRAYS * len(kept) or len(kept) < FEWEST_SLICES:
+        return list(planes), []
+    try:
+        arrange(kept)
+    except DataError:  # the strays may be what it lacks
+        return list(planes), []
+    return kept, strays
 
 
 def separate(planes: Sequence[Plane]) -> list[tuple[str, list[Plane]]]:

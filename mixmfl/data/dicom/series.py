@@ -18,7 +18,7 @@ from mixmfl.core.files import files_below, sha256
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import plural
 from mixmfl.data.dicom.files import Damaged, looks_like_dicom, quiet, read_header
-from mixmfl.data.dicom.header import Header, Instance, Plane, read_instance
+from mixmfl.data.dicom.header import DATE, Header, Instance, Plane, read_instance
 from mixmfl.data.dicom.identity import (
     digest,
     examinations,
@@ -36,6 +36,7 @@ from mixmfl.data.dicom.planes import (
     misplaced,
     places,
     separate,
+    without_strays,
 )
 from mixmfl.data.image import Grid
 
@@ -71,6 +72,7 @@ class Series:
         warnings: Doubts about its completeness.
         is_doubtful: Whether its examination may be of several patients.
         frame_of_reference: FrameOfReferenceUID; empty where it is missing.
+        date: StudyDate; empty where it is missing.
         patient: Name and ID, shown only on request.
         person: What all examinations of the patient have in common, ``Instance.person``.
     """
@@ -93,6 +95,7 @@ class Series:
     person: str = field(default="", repr=False)
     is_doubtful: bool = False
     frame_of_reference: str = ""
+    date: str = field(default="", repr=False)
     units: tuple[float, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -257,10 +260,17 @@ def _images(
         warnings: Doubts about its completeness.
         divided: The reason why a part of it is elsewhere, or nothing.
     """
-    planes = [plane for each in instances for plane in each.planes]
+    planes, strays = without_strays([plane for each in instances for plane in each.planes])
+    parts = separate(planes)
+    if strays:
+        parts.append(("aside", strays))
+        warnings += (
+            f"has {plural(len(strays), 'image')} without a place or in another direction, first "
+            f"{strays[0].file.name}; they are left out",
+        )
     by_file = {each.file: each for each in instances}
     images = []
-    for label, part in separate(planes):
+    for label, part in parts:
         files = sorted({plane.file for plane in part})
         mine = [by_file[file] for file in files]
         numbers = {file: number for number, file in enumerate(files)}
@@ -291,6 +301,7 @@ def _images(
                 first.who,
                 first.person,
                 frame_of_reference=first.frame_of_reference,
+                date=first.visit[DATE],
                 units=_units([part[index] for index in order]),
             )
         )

@@ -28,7 +28,7 @@ PART = 0.05
 """The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
-_UNFILTERED = "ORIG "  # what GE writes before the name of a series that it also stored filtered
+_IN_PHASE = re.compile(r"(?i)(?<![a-z])(in[ _-]?phase|ip|in)[ _]*$")
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
@@ -129,11 +129,12 @@ def _best(
     ):
         left = _narrowed(left, is_better)
     most = max(each.series.size for each in left)
-    unfiltered = {f"{_UNFILTERED}{each.series.header.description}" for each in left}
+    unfiltered = {name for each in left for name in _unfiltered(each.series.header.description)}
     for is_better in (
         lambda each: each.series.size >= MOST_VOXELS * most,
         lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
         lambda each: _is_axial(each.series),
+        lambda each: not _is_in_phase(each.series),
         lambda each: each.series.header.description not in unfiltered,
     ):
         left = _narrowed(left, is_better)
@@ -246,6 +247,19 @@ def _is_derived(series: Series) -> bool:
     """Say whether ImageType, or the description, says that images were computed from others."""
     header = series.header
     return "DERIVED" in header.image_type or bool(_REFORMATTED.search(header.description))
+
+
+def _is_in_phase(series: Series) -> bool:
+    """Say whether ImageType, or the end of the description, says the in-phase image of a Dixon."""
+    header = series.header
+    is_typed = bool({"IP", "IN_PHASE"} & set(header.image_type))
+    return is_typed or bool(_IN_PHASE.search(header.description))
+
+
+def _unfiltered(description: str) -> tuple[str, ...]:
+    """Return how GE and Siemens call the image that they stored as this one, too, but filtered."""
+    names = f"ORIG {description}", re.sub(r"UNI[-_]DEN$", "UNI_Images", description)
+    return tuple(name for name in names if name != description)
 
 
 def _extent(series: Series) -> float:

@@ -196,3 +196,17 @@ def test_a_file_that_an_archive_holds_twice_counts_once_and_is_told(tmp_path: Pa
     assert [(each.path.name, each.why) for each in found.aside] == [
         ("again.dcm", "a copy of another file of its series")
     ]
+
+
+@pytest.mark.parametrize(("frame", "cases"), [("1.2.9", 1), ("1.2.{}", 3)])
+def test_a_date_per_series_is_one_examination_in_one_frame_of_reference(
+    tmp_path: Path, frame: str, cases: int
+) -> None:
+    for number, text in enumerate(("T1", "T2", "FLAIR"), 1):
+        write_series(
+            tmp_path / str(number), volume(number), SeriesNumber=number, SeriesDescription=text,
+            StudyDate=f"20210{number}01", FrameOfReferenceUID=frame.format(number),
+        )  # fmt: skip
+    found = find_dicom(tmp_path, KNOWN)
+    assert len(found.cases) == cases
+    assert any("a StudyDate each" in text for text in found.cases[0].warnings) == (cases == 1)

@@ -838,3 +838,24 @@ def test_no_memory_grows_with_the_number_of_an_image(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(found.cases) == 1
     assert peak < 50e6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: delattr(image, "ImagePositionPatient"),
+        lambda image: setattr(image, "ImageOrientationPatient", [0, 0, 1, 0, 1, 0]),
+    ],
+)
+def test_a_screen_shot_or_a_localiser_in_a_series_is_left_out_with_a_warning(
+    tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    uid = write_series(tmp_path, volume(), SeriesDescription="T1")
+    write_series(tmp_path / "more", volume(3)[:1], series=uid, SeriesDescription="T1",
+                 InstanceNumber=99)  # fmt: skip
+    spoil(tmp_path / "more", change, 0)
+    found = find_dicom(tmp_path, Modalities())
+    (case,) = found.cases
+    assert read_image(case.images["t1"])[0].shape == SHAPE
+    assert "t1 (series 1 'T1') has 1 image without a place or in another" in case.warnings[0]
+    assert [row.why for row in found.rows if not row.modality] == ["only 1 slice"]

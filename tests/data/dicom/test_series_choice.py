@@ -128,10 +128,20 @@ def test_the_same_images_under_new_identifiers_count_once(tmp_path: Path) -> Non
     assert (numbers(case), case.warnings) == ({"flair": 4, "t2": 1}, ())
 
 
-def test_what_ge_filtered_goes_before_the_same_unfiltered(tmp_path: Path) -> None:
-    write(tmp_path, 5, "Sag CUBE FLAIR")
-    write(tmp_path, 500, "ORIG Sag CUBE FLAIR")
-    assert numbers(only_case(tmp_path)) == {"flair": 5}
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("Sag CUBE T1", "ORIG Sag CUBE T1"),
+        ("t1_mp2rage_sag_UNI-DEN", "t1_mp2rage_sag_UNI_Images"),
+        ("t1_vibe_dixon_tra_W", "t1_vibe_dixon_tra_in"),
+    ],
+)
+def test_of_two_images_of_one_acquisition_that_a_vendor_stores_the_better_is_taken(
+    tmp_path: Path, text: str, other: str
+) -> None:
+    write(tmp_path, 5, text)
+    write(tmp_path, 500, other)
+    assert numbers(only_case(tmp_path)) == {"t1": 5}
 
 
 def test_a_width_that_is_not_the_scanners_is_told(tmp_path: Path) -> None:
