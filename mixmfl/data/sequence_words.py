@@ -83,6 +83,7 @@ _AGENT = (
     r"|civ)"
 )
 _REWRITTEN = (
+    (re.compile(r"[\s_]?\(\s?([+-])\s?\)"), r"\1"),  # Gd(-)
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
     (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
@@ -499,7 +500,8 @@ def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
         return True
     if any(each.meaning in ("plus", "beside", "post") for each in before):
         return False
-    return any(_is_unknown(each) or each.words in ("0", "n") for each in after)
+    value = [each.words for each in phrases[at + 1 :] if each.meaning != "break"][:1]
+    return any(map(_is_unknown, after)) or value in (["0"], ["n"])  # "KM: 0"
 
 
 def _verdict(each: _Phrase, before: str, after: str) -> str:

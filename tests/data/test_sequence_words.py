@@ -52,7 +52,7 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 zonder contrast|3D_T1_NO_GAD|T1_W_O_CONTRAST|non-contrast T1|ohne KM T1|t1n
     T1 ohne KM mit FS|T1_POST_OP_PRE_GD|T1 km neg|T1 W/OUT CONTRAST|T1 prior to Gd|T1 KM-frei
     T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
-    T1 senza m.c.|T1 Gd free|T1 CM-
+    T1 senza m.c.|T1 Gd free|T1 CM-|T1 Gd (-)
     T1 s. mdc|T1 high contrast|T1 N/C|T1 w/out gad|T1 nicht KM-verstärkt|T1 utan kontrast
     T1 n-c|T1 przed kontrastem|T1 ohne KM i.v.|t1_minusGd|T1 KM -|T1 pas de gado""".replace(
         "\n", "|"
@@ -72,7 +72,7 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
     T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI|T1 med kontrast
     T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1|T1 KM i.v.|T1 black blood KM
-    t1_plusGd|t1 gad final|T1 po kontraście|T1 etter kontrast|SE T1 mAxial CE""".replace(
+    t1_plusGd|t1 gad final|T1 po kontraście|T1 etter kontrast|SE T1 mAxial CE|T1 Gd(+)""".replace(
         "\n", "|"
     ).split("|"),
 )
@@ -94,7 +94,7 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "T1 VIBE arteriell", "T1 portal venous", "T1 5 min", "T1 unkontrastiert",
      # Turkish and Swedish: "without" is an ending
      "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
-     "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "t1_km - t1_nativ",
+     "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "T1 KM: 0", "t1_km - t1_nativ",
      "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
