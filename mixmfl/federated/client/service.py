@@ -107,6 +107,8 @@ class ClientService:
                 if kind in self._jobs
                 else partial(self._handlers[kind], task)
             )
+            # which may have become stricter while a person was asked
+            self._config = self._settings.within_policy()
             with self._config.working():
                 reply = StoredMessage.pack(work(), self._config.work)
                 self._config.limits.use_bytes(reply.size, self._config.used_file)
@@ -158,9 +160,10 @@ class ClientService:
     def _approve_planning(self, task: Message) -> Callable[[], Message]:
         minimum = self._config.minimum.agreed(Minimum(*task.record["minimum"]))
         self._approve(task.kind, planning_job(task.record, minimum))
-        return partial(self._fingerprint, minimum)
+        return partial(self._fingerprint, task)
 
-    def _fingerprint(self, minimum: Minimum) -> Message:
+    def _fingerprint(self, task: Message) -> Message:
+        minimum = self._config.minimum.agreed(Minimum(*task.record["minimum"]))
         fingerprint, labels, patients = self._config.fingerprint()
         return outgoing_fingerprint(fingerprint, labels, minimum, patients)
 

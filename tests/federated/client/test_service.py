@@ -367,6 +367,23 @@ def test_a_job_beyond_the_policy_is_refused_before_anything_leaves(
     assert "does not cover this job any more: it ended on" in asks(federation, "north", task)
 
 
+def test_a_policy_that_became_stricter_while_a_person_was_asked_holds(
+    tmp_path: Path, federation: Federation, plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, at_most = tmp_path / "policy.json", {"until": "2999-01-01", "rounds": 3}
+    config = dataclasses.replace(federation.configs["north"], approval=Approval(file, ask=True))
+    federation.configs["north"] = config
+    federation.restart()
+
+    def decide(*_: object) -> str:
+        write_json(file, {**at_most, "limits": {"training_cases": 9}})
+        return "a person"
+
+    monkeypatch.setattr(Approval, "decide", decide)
+    write_json(file, at_most)
+    assert "must rest on 9 or more" in asks(federation, "north", join_task(plans))
+
+
 def test_every_request_for_statistics_preprocessing_and_a_run_is_counted(
     federation: Federation, plans: Plans
 ) -> None:
