@@ -92,6 +92,8 @@ def settle(options: argparse.Namespace, plans: "Plans", asked: Asked) -> Trainin
     from mixmfl.planning.plans import usual_configuration
 
     before = _before(asked.out) if asked.resume else None
+    if asked.resume and before is None:
+        raise MixmflError(f"--resume: {asked.out} holds no run; leave it out to start one")
     like = before or asked.like
     sites, stop_when_flat = asked.sites, asked.stop_when_flat
     if like is not None:

@@ -180,6 +180,8 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
 ) -> None:
     work = write_work(tmp_path / "work", {"north": [("t1",), ("t1",), ("t2",)]}, PLANS)
     asked = ["-i", work, "-o", tmp_path / "run"]
+    assert command("mixmfl_train_federated", *asked, "--resume") == 2
+    assert "run holds no run; leave it out to start one" in capsys.readouterr().err
     begun = ["--rounds", 1, "--local-steps", 1, "--seed", 4, "--fold", 1, "--updates", "single"]
     assert command("mixmfl_train_federated", *asked, *begun) == 0
     assert "until now it used" not in capsys.readouterr().out

@@ -246,8 +246,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(
         curves.write(dataclasses.replace(run, history=[*run.history] * 2))
     (record,) = caplog.records  # once, and of one alone
     assert r"tensorboard: writes no more curves (OSError: the disk\nis full)" in record.message
-    steps = {call.kwargs["step"] for call in other.MlflowClient.return_value.log_metric.mock_calls}
-    assert steps == {1, 2}
+    assert {call.args[3] for call in other.entities.Metric.call_args_list} == {1, 2}
 
 
 def test_mlflow_gets_every_round_and_a_database_in_the_run(
@@ -264,8 +263,9 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
         curves.write(run)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"  # else a server of its makers is asked
     library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    written = [(call.args[1:], call.kwargs) for call in client.log_metric.call_args_list]
-    assert written == [((name, value), {"step": 1}) for name, value in scalars(run, 1).items()]
+    client.log_batch.assert_called_once()  # a call for a round, as each waits for the disk
+    made = [(*call.args[:2], call.args[3]) for call in library.entities.Metric.call_args_list]
+    assert made == [(name, value, 1) for name, value in scalars(run, 1).items()]
     client.set_terminated.assert_called_once()
 
 
