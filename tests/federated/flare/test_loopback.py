@@ -201,6 +201,20 @@ def test_a_killed_coordinator_resumes_to_the_same_model(running: Loopback) -> No
 
 
 @pytest.mark.slow
+def test_a_site_joins_and_another_leaves_between_rounds(running: Loopback) -> None:
+    first, *others = MODALITIES
+    begun = running.train("grown", "--sites", *others, "--quorum", 1, rounds=1)
+    assert ended(begun) == 0, running.printed("grown")
+    again = running.train("grown", "--resume", "--sites", first, others[0], rounds=2)
+    assert ended(again) == 0, running.printed("grown")
+    run = running.history("grown")
+    assert run
+    assert [sorted(sites) for sites in run.history] == [sorted(others), sorted([first, others[0]])]
+    assert f"site {first} joins with 3 training cases" in running.printed("grown")
+    assert f"site {others[1]} takes no part" in running.printed("grown")
+
+
+@pytest.mark.slow
 def test_a_cut_network_costs_a_site_rounds_and_no_more(running: Loopback) -> None:
     with cable_to(running, "north") as cable:
         process = running.train("cut", "--deadline", 0.5, rounds=7)
