@@ -29,7 +29,7 @@ from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Source
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
-from mixmfl.evaluation.subset_dice import Expectation, Expectations
+from mixmfl.evaluation.subset_dice import Expectation, Expectations, low_in_words
 from mixmfl.inference.case_files import CaseFiles, Predicted
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available
@@ -431,6 +431,6 @@ def _check_expected(expected: Expectation, least_dice: float) -> None:
         )
     if expected.low < least_dice:
         raise DataError(
-            f"--min-expected-dice {least_dice:g}: one case in ten has a Dice below "
-            f"{expected.low:.3f} from {names} (mean over labels; {expected.basis()})"
+            f"--min-expected-dice {least_dice:g}: one case in ten has a Dice "
+            f"{low_in_words(expected.low)} from {names} (mean over labels; {expected.basis()})"
         )

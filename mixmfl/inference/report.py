@@ -54,7 +54,7 @@ largest lesion with the outline of the mask. Radiological convention: the patien
 left. A click on the planes opens the slices of the case.
 
 This mask's Dice is estimated from how sure the network is of it, by what was measured on validation
-cases when the model was trained; nine of ten masks should lie between the two numbers in brackets.
+cases when the model was trained; in nine masks of ten it lies between the two numbers in brackets.
 The range of a volume goes from the voxels with a probability above 90 % to those above 10 %.
 Expected Dice is of other patients with the same modalities: their median, and what one in ten did
 not reach. Masks must be looked at by someone who can judge them, those of low Dice first."""
@@ -231,10 +231,11 @@ def _lines(outcome: Outcome) -> list[str]:
     if outcome.estimated:
         lines.append(f"This mask's Dice, estimated: {in_words(outcome.estimated)}.")
     if outcome.expected_from:
-        low = ", ".join(
-            f"{name} {low_in_words(each.low)}" for name, each in outcome.expected.items()
+        dice = ", ".join(
+            f"{name} {each.median:.2f}, of one in ten {low_in_words(each.low)}"
+            for name, each in outcome.expected.items()
         )
-        lines.append(f"Expected Dice, of one patient in ten: {low} ({outcome.expected_from}).")
+        lines.append(f"Expected Dice of other patients: {dice} ({outcome.expected_from}).")
     return [*lines, *outcome.notes]
 
 

@@ -161,7 +161,7 @@ def test_expected_dice_is_that_of_the_sequences_that_are_left(cases: Path, tmp_p
     asked = PredictionOptions(alignment=AlignmentOptions(leave_out=True), least_dice=0.5)
     outcome = predicted(model, cases, tmp_path / "masks", asked)["a"]
     assert outcome.status == "failed"
-    assert "one case in ten has a Dice below 0.200 from t2 (mean over" in outcome.reason
+    assert "one case in ten has a Dice below 0.20 from t2 (mean over" in outcome.reason
 
 
 def test_what_is_unlike_the_cases_of_the_plan_is_a_warning(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_less_than_the_least_expected_dice_is_refused(
     assert command("mixmfl_predict", *asked, "0.5") == 1
     printed = capsys.readouterr().err
     assert (
-        "b: FAILED: --min-expected-dice 0.5: one case in ten has a Dice below 0.300 from t1"
+        "b: FAILED: --min-expected-dice 0.5: one case in ten has a Dice below 0.30 from t1"
         in printed
     )
     assert (
