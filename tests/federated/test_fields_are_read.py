@@ -13,13 +13,14 @@ import torch
 from small import LABELS, of_different_patients, small_case, write_preset
 from small_federation import PLANS, SETTINGS, SiteStore
 
-from mixmfl.core.errors import MixmflError
+from mixmfl.core.errors import AggregationError, MixmflError
 from mixmfl.core.version import __version__
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.outbound import outgoing, outgoing_fingerprint
+from mixmfl.federated.client.task_checks import check_task
 from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.flare import controller
-from mixmfl.federated.messages import SENT, Message
+from mixmfl.federated.messages import SENT, Message, encode
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.server import orders
 from mixmfl.federated.server.merge import (
@@ -31,7 +32,7 @@ from mixmfl.federated.server.merge import (
 )
 from mixmfl.federated.server.subset_validation import measure_task, read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_validation
-from mixmfl.federated.state import first_state, read_dice, register
+from mixmfl.federated.state import RunSettings, first_state, read_dice, register
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
@@ -197,3 +198,52 @@ def test_every_field_of_a_fingerprint_changes_the_plans(tmp_path: Path) -> None:
     assert changes.keys() == {field.name for field in dataclasses.fields(Fingerprint)}
     for name, value in changes.items():
         assert any(planned(f, **{name: value}) != planned(f) for f in (body, slices)), name
+
+
+def test_without_any_field_a_task_is_refused(store: SiteStore) -> None:
+    registrations = {"north": register(store.site("north", [("t1",), ("t1",)], validation=1))}
+    start = first_state(PLANS, SETTINGS)
+    tasks = [
+        train_task(start, registrations["north"]),
+        *(
+            make(start, "north", registrations)
+            for make in (validation_task, measure_task, personalization_task)
+        ),
+    ]
+    for task in tasks:
+        check_task(task)
+        for field in task.record:
+            rest = {key: value for key, value in task.record.items() if key != field}
+            with pytest.raises(AggregationError, match=field):
+                check_task(dataclasses.replace(task, record=rest))
+
+
+def test_every_setting_of_a_run_changes_what_a_site_sends(store: SiteStore) -> None:
+    site = store.site("north", [("t1",), ("t1",)])
+    start = dataclasses.replace(first_state(PLANS, SETTINGS), round=1)  # rounds count from there on
+    task = train_task(start, register(site))
+
+    def sent(**change: Any) -> bytes | str:
+        settings = dataclasses.replace(SETTINGS, **change)
+        try:
+            return encode(Client(site, PLANS, settings).handle(task, {}).reply)
+        except MixmflError as error:
+            return f"refused: {error}"
+
+    changes: dict[str, Any] = {
+        "configuration": "3d_fullres",
+        "seed": SETTINGS.seed + 1,
+        "rounds": SETTINGS.rounds + 2,
+        "local_steps": SETTINGS.local_steps + 1,
+        "learning_rate": SETTINGS.learning_rate * 2,
+        "minimum_cases": 3,
+        "minimum_voxels": 10**6,
+        "masked": True,
+        "half_updates": False,
+    }
+    assert changes.keys() == {field.name for field in dataclasses.fields(RunSettings)}
+    plain = sent()
+    assert isinstance(plain, bytes)
+    for name, value in changes.items():
+        assert sent(**{name: value}) != plain, name
+    assert sent() == plain
