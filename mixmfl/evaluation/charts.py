@@ -86,8 +86,8 @@ class Chart:
     def x_ticks(self) -> list[tuple[float, str]]:
         """Return where the ticks of the horizontal axis are, and their whole numbers."""
         first, last = self._across()
-        found = [value for value in _ticks(first, last, 8) if value == round(value)]
-        return [(self._x(value), f"{value:.0f}") for value in found]
+        ticks = [value for value in _ticks(first, last, 8) if value == round(value)]
+        return [(self._x(value), f"{value:.0f}") for value in ticks]
 
     def y_ticks(self) -> list[tuple[float, str]]:
         """Return where the ticks of the vertical axis are, and their numbers."""

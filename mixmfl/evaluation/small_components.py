@@ -126,7 +126,7 @@ def dice_by_share(
     """
     counted = indices.counted(reference)
     shares = (0.0,) * len(SHARES) if indices.has_regions else SHARES
-    found = {}
+    sums = {}
     for name, values in indices.foreground.items():
         parts, sizes = _components(np.isin(predicted, values))
         truth = np.isin(reference, values) & counted
@@ -137,11 +137,11 @@ def dice_by_share(
         kept = [sizes >= share * sizes.max() for share in shares]
         totals = [int(of_mask[each].sum()) + int(truth.sum()) for each in kept]
         if totals[0]:
-            found[name] = tuple(
+            sums[name] = tuple(
                 2 * int(of_both[each].sum()) / total if total else 1.0  # both are empty
                 for each, total in zip(kept, totals, strict=True)
             )
-    return found
+    return sums
 
 
 def _components(mask: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -105,9 +105,9 @@ class MDMNet(SegmentationNet):
             if len(rows := present[:, index].nonzero()[:, 0])
         ]
         # of every modality the images that there are, (N, 1, *P)
-        found = [_take(images[:, index : index + 1], rows) for index, rows in slots]
+        available = [_take(images[:, index : index + 1], rows) for index, rows in slots]
         if reads_channels_last(images):
-            found = [channels_last(each) for each in found]
+            available = [channels_last(each) for each in available]
 
         def placed(by_slot: Sequence[Tensor]) -> list[Tensor | None]:
             level: list[Tensor | None] = [None] * len(self.modalities)
@@ -118,11 +118,11 @@ class MDMNet(SegmentationNet):
         shared, tailored = [], []
         if self.shared is not None:
             sizes = [len(rows) for _, rows in slots]
-            levels = self.shared(torch.cat(found))
+            levels = self.shared(torch.cat(available))
             shared = [placed(maps.split(sizes)) for maps in levels]
         if self.tailored:
             encoders = [self.tailored[self.modalities[index]] for index, _ in slots]
-            by_slot = [encoder(each) for encoder, each in zip(encoders, found, strict=True)]
+            by_slot = [encoder(each) for encoder, each in zip(encoders, available, strict=True)]
             tailored = [placed(level) for level in zip(*by_slot, strict=True)]
         return Encoding(tailored, shared, present)
 

@@ -54,8 +54,8 @@ def skull_share(image: Array, spacing: Sequence[float]) -> float:
     picked = volume[shown[np.linspace(0, len(shown) - 1, min(SLICES, len(shown))).astype(int)]]
     picked, sides = picked[:, ::thin_y, ::thin_x], [thin_y * sides[0], thin_x * sides[1]]
     tissue = tissue_level(picked)
-    found = [_slice_shows_skull(plane, tissue, sides) for plane in picked]
-    usable = [each for each in found if each is not None]
+    shares = [_slice_shows_skull(plane, tissue, sides) for plane in picked]
+    usable = [each for each in shares if each is not None]
     return float(np.mean(usable)) if usable else 0.0
 
 

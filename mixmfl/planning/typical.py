@@ -205,17 +205,17 @@ def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
 
     Where one has the numbers of earlier versions, so has the sum.
     """
-    found: dict[str, list[Typical]] = {}
+    by_name: dict[str, list[Typical]] = {}
     for part in parts:
         for name, each in part.items():
-            found.setdefault(name, []).append(each)
+            by_name.setdefault(name, []).append(each)
     return {
         name: Typical(
             sum(one.images for one in each),
             tuple(map(sum, zip(*(one.sums for one in each), strict=False))),
             tuple(map(sum, zip(*(one.squares for one in each), strict=False))),
         )
-        for name, each in sorted(found.items())
+        for name, each in sorted(by_name.items())
     }
 
 
@@ -247,7 +247,7 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
     numbers = np.array(image.sums, dtype=float)
     mean, variance = _mean_and_variance(usual)
     spread = np.sqrt(variance)
-    found = []
+    differing = []
     for kind, (part, least, limit) in _RULES.items():
         if part.stop > len(mean):
             continue
@@ -257,7 +257,7 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
             measured = f"distance {distance:.2f}, usual below {limit:g}"
             what = f"{_in_words(kind, numbers, mean, scores)} ({measured})"
             is_far = distance > _FAR * limit and kind not in _HARMLESS
-            found.append(Difference(kind, what, is_far))
+            differing.append(Difference(kind, what, is_far))
     for axis, kind in enumerate(("up-down", "front-back")):
         part = slice(_SHAPE.start + axis * SLABS, _SHAPE.start + (axis + 1) * SLABS)
         width = np.hypot(spread[part], _RULES["shape"][1])
@@ -268,8 +268,10 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
         if here > _TURNED * turned:
             what = f"the head fits the usual one better turned round {kind}"
             measured = f"distance {turned:.1f} instead of {here:.1f}"
-            found.append(Difference(kind, f"{what} ({measured})", here > _FAR * _TURNED * turned))
-    return found
+            differing.append(
+                Difference(kind, f"{what} ({measured})", here > _FAR * _TURNED * turned)
+            )
+    return differing
 
 
 def mistaken(
@@ -305,26 +307,26 @@ def mistaken(
             if other != name and length - by_chance > _LEAST_APART:
                 image = np.array(images[name].sums, dtype=float)[_MAP]
                 nearer[name, other] = float(apart @ (image - here)) / length
-    found: dict[str, Difference] = {}
+    differing: dict[str, Difference] = {}
     pairs = {
         (name, other): (place + nearer[other, name]) / 2
         for (name, other), place in nearer.items()
         if name < other and (other, name) in nearer
     }
     for pair in sorted(pairs, key=lambda each: -pairs[each]):
-        if pairs[pair] > _EXCHANGED and not set(pair) & set(found):
+        if pairs[pair] > _EXCHANGED and not set(pair) & set(differing):
             measured = f"{pairs[pair]:.2f}, usual below {_EXCHANGED:g}"
             for name, other in (pair, pair[::-1]):
                 what = f"it looks like {other}, and {other} like {name}: are their names exchanged?"
-                found[name] = Difference("name", f"{what} ({measured})", pairs[pair] > _SURELY)
-    for name in sorted(set(images) - set(found)):
+                differing[name] = Difference("name", f"{what} ({measured})", pairs[pair] > _SURELY)
+    for name in sorted(set(images) - set(differing)):
         places = {other: place for (own, other), place in nearer.items() if own == name}
         other = max(places, key=lambda each: places[each], default="")
         if other and places[other] > _MISTAKEN:
             measured = f"{places[other]:.2f}, usual below {_MISTAKEN:g}"
             what = f"it looks like {other}: is its name right? ({measured})"
-            found[name] = Difference("name", what, False)
-    return sorted(found.items())
+            differing[name] = Difference("name", what, False)
+    return sorted(differing.items())
 
 
 def _mean_and_variance(usual: Typical) -> tuple[Array, Array]:

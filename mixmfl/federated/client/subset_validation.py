@@ -133,8 +133,8 @@ class _Measured:
             [
                 list(subset),
                 {
-                    name: list(found if self._has(fewest, subset, name) else self._none[name])
-                    for name, found in by_name.items()
+                    name: list(counts if self._has(fewest, subset, name) else self._none[name])
+                    for name, counts in by_name.items()
                 },
             ]
             for subset, by_name in sorted(self._counts.items())

@@ -68,7 +68,7 @@ def read_requests(folder: Path, sites: Sequence[str]) -> dict[str, x509.Certific
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of signing requests")
-    found = {}
+    requests = {}
     for file in sorted(folder.glob("*.csr")):
         try:
             request = x509.load_pem_x509_csr(read_small(file))
@@ -89,8 +89,8 @@ def read_requests(folder: Path, sites: Sequence[str]) -> dict[str, x509.Certific
                 f"{file}: is a request of {quoted(names)}; needed is one of "
                 f"{', '.join(sites)}, and the file's name must be the site's"
             )
-        found[file.stem] = request
-    return found
+        requests[file.stem] = request
+    return requests
 
 
 class RequestedCertificates(CertBuilder):

@@ -154,7 +154,7 @@ def raise_norms(
         )
     )
     rise = max(1.0, now / before)
-    return {block: tuple(norm * rise for norm in found) for block, found in norms.items()}
+    return {block: tuple(norm * rise for norm in medians) for block, medians in norms.items()}
 
 
 def rounds_flat(dice: Mapping[int, float], best: int | None, changes: Sequence[Change]) -> int:

@@ -63,10 +63,10 @@ def start_run(run: Run, state: ServerState | None = None) -> None:
     begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
     ours = {NETWORK, "plans.json"} if begun else {NETWORK}  # as a kill at the very start leaves it
     names = run.folder.iterdir() if run.folder.is_dir() else ()
-    found = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
-    if found:
+    strays = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
+    if strays:
         raise ModelError(
-            f"{run.folder}: holds files that are no run ({', '.join(found[:3])}); nothing was "
+            f"{run.folder}: holds files that are no run ({', '.join(strays[:3])}); nothing was "
             "written. Name another folder"
         )
     run.plans.save(plans_file)
@@ -140,8 +140,8 @@ def record_changes(run: Run, changes: Sequence[Change]) -> None:
 
 def _save_state(run: Run, state: ServerState) -> None:
     norms = {
-        f"norms.{block}": torch.tensor(found, dtype=torch.float64)
-        for block, found in state.norms.items()
+        f"norms.{block}": torch.tensor(medians, dtype=torch.float64)
+        for block, medians in state.norms.items()
     }
     save_tensors(
         round_folder(run, state.round) / "server.safetensors",
@@ -295,8 +295,8 @@ def _stored_rounds(run: Run) -> list[int]:
 
 def _round_folders(run: Run) -> list[tuple[int, Path]]:
     """Return the folders of rounds with their numbers, in order, whatever is left in them."""
-    found = (run.folder / "rounds").glob("*")
-    return sorted((int(folder.name), folder) for folder in found if folder.name.isdecimal())
+    folders = (run.folder / "rounds").glob("*")
+    return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
 
 
 def _personal_file(run: Run, site: str) -> Path:

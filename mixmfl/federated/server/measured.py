@@ -34,8 +34,8 @@ def load_measured(run: Run, number: int) -> Measured | None:
     Raises:
         ModelError: The file is damaged.
     """
-    found = _load_measured(run, number)
-    return None if found is None else found[0]
+    stored = _load_measured(run, number)
+    return None if stored is None else stored[0]
 
 
 def load_measured_sites(run: Run, number: int) -> dict[str, Measured] | None:
@@ -44,8 +44,8 @@ def load_measured_sites(run: Run, number: int) -> dict[str, Measured] | None:
     Raises:
         ModelError: The file is damaged.
     """
-    found = _load_measured(run, number)
-    return None if found is None else found[1]
+    stored = _load_measured(run, number)
+    return None if stored is None else stored[1]
 
 
 def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]] | None:

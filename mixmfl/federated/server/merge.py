@@ -163,8 +163,10 @@ def merge_round(
         rejected,
         {s: (float(r["epsilon"]), float(r["delta"])) for s, r in records.items() if "epsilon" in r},
         {
-            site: math.hypot(*(n for place, n in found.items() if not place.startswith("memory.")))
-            for site, found in norms.items()
+            site: math.hypot(
+                *(n for place, n in of_site.items() if not place.startswith("memory."))
+            )
+            for site, of_site in norms.items()
         },
     )
 

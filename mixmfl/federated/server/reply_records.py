@@ -180,9 +180,9 @@ def check_round(site: str, asked: str, reply: Message, round_number: int) -> Non
     Raises:
         AggregationError: It is not.
     """
-    found = reply.record.get("round")
-    if reply.kind != asked or not is_whole(found, round_number, round_number):
+    number = reply.record.get("round")
+    if reply.kind != asked or not is_whole(number, round_number, round_number):
         raise AggregationError(
-            f"site {site!r} sent a {quoted(reply.kind)} reply to round {quoted(found)}; a "
+            f"site {site!r} sent a {quoted(reply.kind)} reply to round {quoted(number)}; a "
             f"{asked!r} reply to round {round_number} was asked for"
         )

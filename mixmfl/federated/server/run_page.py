@@ -197,8 +197,8 @@ def _pooled(run: Run, measured: Measured, sites: Mapping[str, Measured]) -> Tabl
     """Return mean Dice by site and label, each case from all modalities that it has."""
     names = list(run.plans.labels.foreground)
     rows = []
-    for site, found in {"all sites": measured, **sites}.items():
-        sums = [found.components.get(name) for name in names]
+    for site, of_site in {"all sites": measured, **sites}.items():
+        sums = [of_site.components.get(name) for name in names]
         shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
         cases = max((each.cases for each in sums if each), default=0)
         rows.append([site, *shown, str(cases)])

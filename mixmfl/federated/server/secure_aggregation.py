@@ -250,7 +250,7 @@ def merge_sums(
     try:
         check_finite("sum of all", norms)
         check_norms("sum of all", norms, usual_norms(state.norms, {"sum": norms}), reach, *pace)
-        if any((found.counts < 0).any() for found in seen.values()):
+        if any((prototypes.counts < 0).any() for prototypes in seen.values()):
             raise AggregationError("the sum of all has a count < 0")
         after = ServerState(
             state.round + 1,

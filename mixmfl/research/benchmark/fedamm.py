@@ -104,13 +104,13 @@ class Distillation:
         def loss(
             network: SegmentationNet, batch: Batch, memory: PrototypeMemory, compare: Supervision
         ) -> tuple[Loss, Encoding]:
-            found = distillation_loss(
+            distilled = distillation_loss(
                 network, batch, memory, compare, weights, shares, self.centres
             )
             seen = self.seen[site.name]
-            for pattern, new in found.prototypes.items():
+            for pattern, new in distilled.prototypes.items():
                 seen[pattern] = merge_prototypes([seen[pattern], new] if pattern in seen else [new])
-            return found.loss, found.encoding
+            return distilled.loss, distilled.encoding
 
         return loss
 

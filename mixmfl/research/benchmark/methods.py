@@ -277,8 +277,8 @@ def register(source: str) -> str:
     sys.path.append(str(Path.cwd()))  # last: images may lie there, and among them a torch.py
     try:
         loaded = importlib.import_module(module)
-        found = getattr(loaded, name)
-        method = found() if isinstance(found, type) else found
+        member = getattr(loaded, name)
+        method = member() if isinstance(member, type) else member
     except Exception as error:  # whatever happens in a file of somebody else
         raise DataError(
             f"method {source!r}: cannot be loaded ({type(error).__name__}: {error}); needed is "

@@ -117,10 +117,10 @@ def by_nnunet(job: Job) -> Trained:
         )
         known_dice = or_none(mean_dice([read_dice(judged)]))
         write_json(record, {"seconds": seconds, "dice": known_dice})
-    found = read_json(record)
-    dice = {} if found["dice"] is None else {job.settings.rounds: float(found["dice"])}
+    stored = read_json(record)
+    dice = {} if stored["dice"] is None else {job.settings.rounds: float(stored["dice"])}
     rate = job.settings.learning_rate
-    return Trained({site.name: model}, dice, rate, 0.0, float(found["seconds"]))
+    return Trained({site.name: model}, dice, rate, 0.0, float(stored["seconds"]))
 
 
 def _numbered(cases: Sequence[PreprocessedCase]) -> dict[str, PreprocessedCase]:

@@ -81,10 +81,10 @@ def compare_probabilities(
     for case, mask in tested:
         voxel_ml = math.prod(case.spacing) / 1000
         ranges = volume_ranges(mask.logits, labels, model.calibrations, voxel_ml, mask.head)
-        for name, found in mask.reliabilities(case, labels).items():
-            parts.setdefault(name, []).append(found)
+        for name, reliability in mask.reliabilities(case, labels).items():
+            parts.setdefault(name, []).append(reliability)
             if name in ranges:
-                volumes.append(RangedVolume(sum(found.correct) * voxel_ml, *ranges[name]))
+                volumes.append(RangedVolume(sum(reliability.correct) * voxel_ml, *ranges[name]))
     curves = {name: Curve(**asdict(each)) for name, each in model.calibrations.items()}
     sums = {name: add_reliability(each) for name, each in parts.items()}
     return Probabilities(curves, sums, tuple(volumes))
@@ -100,9 +100,9 @@ def add_probabilities(parts: Sequence[Probabilities]) -> Probabilities:
     return Probabilities(parts[0].curves, tested, tuple(v for each in parts for v in each.volumes))
 
 
-def write_probabilities(file: Path, found: Probabilities) -> None:
+def write_probabilities(file: Path, probabilities: Probabilities) -> None:
     """Write ``reliability.json``."""
-    write_json(file, asdict(found))
+    write_json(file, asdict(probabilities))
 
 
 def read_probabilities(file: Path) -> Probabilities | None:

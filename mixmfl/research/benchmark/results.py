@@ -132,9 +132,9 @@ def _scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "site": site,
             "modalities": list(subset),
             "region": region,
-            "cases": len(found),
-            "dice": or_none(mean(row.dice for row in found)),
-            "hd95_mm": or_none(mean(row.hd95 for row in found)),
+            "cases": len(scored),
+            "dice": or_none(mean(row.dice for row in scored)),
+            "hd95_mm": or_none(mean(row.hd95 for row in scored)),
         }
-        for (method, seed, site, subset, region), found in groups.items()
+        for (method, seed, site, subset, region), scored in groups.items()
     ]

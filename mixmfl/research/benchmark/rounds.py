@@ -28,8 +28,8 @@ def rounds_section(costs: Mapping[str, Sequence[Cost]], reference: str) -> str:
     rows = []
     for federation, of_federation in costs.items():
         for seed in sorted({cost.seed for cost in of_federation}):
-            found = {c.method: _dice_of(c) for c in of_federation if c.seed == seed}
-            known = {method: dice for method, dice in found.items() if dice}
+            by_method = {c.method: _dice_of(c) for c in of_federation if c.seed == seed}
+            known = {method: dice for method, dice in by_method.items() if dice}
             if reference not in known or len(known) < 2:
                 continue
             highest = max(known[reference].values())

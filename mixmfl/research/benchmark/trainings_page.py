@@ -51,8 +51,8 @@ def write_page(out: Path, size: str, reference: str) -> Path:
             scores[name] = Scores(rows, known_own(record.parent))
             costs[name] = measured
             trained.append(rows)
-            for method, found in read_tested(record.parent).items():
-                tested.setdefault(method, []).extend(found)
+            for method, probabilities in read_tested(record.parent).items():
+                tested.setdefault(method, []).extend(probabilities)
             results[name] = results_json(
                 record.parent, rows, measured, make_entries(scores[name], measured)
             )
