@@ -148,7 +148,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "STIR": _phrases("stir, stirs, t2stir, dark fat, darkfat, fat dark"),
     "opposed-phase image": _phrases("""
         opposed phase, opposed, opposedphase, out of phase, outphase, out phase, opp phase,
-        oppphase, oop, gegenphase
+        oppphase, oop, opp, gegenphase
     """),
     "tagging": _phrases("tagging, tagged, spamm"),
     "fused image": _phrases("fusion, fused, overlay, blended"),
@@ -277,7 +277,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
         rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
         images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
-        gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy, opp,
+        gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy,
         out, f, in, cv, orig, original
     """),
 }  # fmt: skip

@@ -308,7 +308,7 @@ def _aside(phrases: Sequence[_Phrase], kinds: Set[str]) -> str:
     meanings = {each.meaning for each in phrases}
     if words & _FAT_SUPPRESSED_T1 and [each.words for each in phrases][-1:] == ["f"]:
         return "fat image"  # of a Dixon, as its end says
-    if words & _FAT_AND_WATER and (words & {"f", "opp", "out"} or _fat_alone(phrases)):
+    if words & _FAT_AND_WATER and (words & {"f", "out"} or _fat_alone(phrases)):
         return "fat image"
     if "b0" in words and kinds and kinds <= {"dwi", "t2"}:
         return "diffusion without weighting"

@@ -166,6 +166,7 @@ def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
         ("T2 IDEAL FAT", "fat image"), ("T2 IDEAL: FatFrac", "map"), ("T1 fat fraction", "map"),
         ("quantitative T1", "map"), ("T2_calc", "map"), ("T2 CPMG", "map"),
         ("T1w/T2w ratio", "map"), ("T1W quickmap", "map"), ("SyT2 FLAIR", "synthetic"),
+        ("T1 FL2D OPP", "opposed-phase image"),
         ("Ph2/AX T1 LAVA", "dynamic"), ("Syn T2 FLAIR", "synthetic"), ("synth T1", "synthetic"),
         ("FLAIR_synthesized", "synthetic"), ("predicted T1c", "synthetic"),
         ("T1 VIBE F", "fat image"), ("T1 phase", "phase"), ("T1 time of flight", "angiography"),

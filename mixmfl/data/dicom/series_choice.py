@@ -28,6 +28,7 @@ PART = 0.05
 """The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
+_WATER = re.compile(r"(?i)(?<![a-z])(water|w)[ _]*$|^water:")
 _IN_PHASE = re.compile(r"(?i)(?<![a-z])(in[ _-]?phase|ip|in)[ _]*$")
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
@@ -130,11 +131,12 @@ def _best(
         left = _narrowed(left, is_better)
     most = max(each.series.size for each in left)
     unfiltered = {name for each in left for name in _unfiltered(each.series.header.description)}
+    has_water = any(_is_water(each.series) for each in left)
     for is_better in (
         lambda each: each.series.size >= MOST_VOXELS * most,
         lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
         lambda each: _is_axial(each.series),
-        lambda each: not _is_in_phase(each.series),
+        lambda each: not (has_water and _is_in_phase(each.series)),
         lambda each: each.series.header.description not in unfiltered,
     ):
         left = _narrowed(left, is_better)
@@ -251,9 +253,14 @@ def _is_derived(series: Series) -> bool:
 
 def _is_in_phase(series: Series) -> bool:
     """Say whether ImageType, or the end of the description, says the in-phase image of a Dixon."""
-    header = series.header
-    is_typed = bool({"IP", "IN_PHASE"} & set(header.image_type))
-    return is_typed or bool(_IN_PHASE.search(header.description))
+    types = set(series.header.image_type)
+    return bool({"IP", "IN_PHASE"} & types or _IN_PHASE.search(series.header.description))
+
+
+def _is_water(series: Series) -> bool:
+    """Say whether ImageType, or the description, says the water image of a Dixon."""
+    types = set(series.header.image_type)
+    return bool({"W", "WATER"} & types or _WATER.search(series.header.description))
 
 
 def _unfiltered(description: str) -> tuple[str, ...]:
