@@ -131,18 +131,13 @@ def without_strays(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
     A screen shot or the slices of a localiser lie in some series. Where the planes are no volume
     without them either, all are returned as they came.
     """
-    axes = Counter(plane.axes for plane in planes if plane.place and plane.axes).most_common(1)
-    strays = [
-        plane
-        for plane in planes
-        if axes
-        and not (
-            plane.place
-            and plane.axes
-            and np.allclose(plane.axes, axes[0][0], rtol=0, atol=OTHER_DIRECTION)
-        )
-    ]
-    kept = [plane for plane in planes if plane not in strays]
+    axes = Counter(plane.axes for plane in planes if plane.place and plane.axes)
+    if not axes:
+        return list(planes), []
+    usual = axes.most_common(1)[0][0]
+    alike = {each for each in axes if np.allclose(each, usual, rtol=0, atol=OTHER_DIRECTION)}
+    kept = [plane for plane in planes if plane.place and plane.axes in alike]
+    strays = [plane for plane in planes if not (plane.place and plane.axes in alike)]
     if not 0 < len(strays) <= MOST_STRAYS * len(kept) or len(kept) < FEWEST_SLICES:
         return list(planes), []
     try:
