@@ -123,8 +123,9 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
 
     sMRIPrep writes ``dseg``, of tissue, beside ``label-GM_probseg``, FAST ``T1_seg`` beside
     ``T1_pve_0``, brain extraction ``T1_mask`` beside ``T1_bet`` or in a folder ``bet``, HD-GLIO
-    ``segmentation`` beside ``T1_r2s_bet``, UK Biobank ``final_mask`` beside ``bianca_mask``, FreeSurfer ``mask.mgz`` in its folder ``mri``; ``lst_lesions`` is LST's where
-    no image is of a patient called LST.
+    ``segmentation`` beside ``T1_r2s_bet``, UK Biobank ``final_mask`` beside ``bianca_mask``,
+    FreeSurfer ``mask.mgz`` in its folder ``mri``; ``lst_lesions`` is LST's where no image is of a
+    patient called LST.
     """
     patients = {
         name.lower()
