@@ -7,6 +7,8 @@ the regions of the body that it lies in, and words agree where they share one.
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from mixmfl.data.sequence_words import without_accents
+
 _REGIONS: Mapping[str, str] = {
     "head": "BRAIN HEAD SKULL NEURO CEREBRUM SCHAEDEL HEADNECK ORBIT EYE EAR IAC PITUITARY SELLA "
     "FACE SINUS JAW TMJ",
@@ -24,6 +26,26 @@ _REGIONS: Mapping[str, str] = {
 }
 _WHOLE = ("WHOLEBODY", "BODY")
 
+# words of descriptions, without accents, that stand for a part of the body
+_DESCRIBED: Mapping[str, str] = {
+    "HEAD": "head brain skull kopf schadel hirn gehirn tete crane cerveau encephale cabeza craneo "
+    "cerebro testa cranio cervello encefalo hoofd schedel hersenen",
+    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
+    "CSPINE": "cspine cervical hws",
+    "TSPINE": "tspine thoracic bws",
+    "LSPINE": "lspine lumbar lws",
+    "SACRUM": "sacrum",
+    "NECK": "neck hals cuello",
+    "ABDOMEN": "abdomen",
+    "LIVER": "liver",
+    "PELVIS": "pelvis becken",
+    "PROSTATE": "prostate",
+    "KNEE": "knee knie genou rodilla ginocchio",
+    "SHOULDER": "shoulder",
+    "HEART": "heart cardiac",
+    "BREAST": "breast",
+}
+
 REGIONS_OF: Mapping[str, frozenset[str]] = {
     word: frozenset(region for region, words in _REGIONS.items() if word in words.split())
     for word in " ".join(_REGIONS.values()).split()
@@ -39,6 +61,16 @@ def regions(body_part: str) -> frozenset[str]:
     whole = re.sub(r"[^A-Z]", "", body_part.upper())
     words = [whole] if whole in REGIONS_OF else re.findall(r"[A-Z]+", body_part.upper())
     return frozenset().union(*(REGIONS_OF.get(word, frozenset()) for word in words))
+
+
+def described_part(description: str) -> str:
+    """Return the part of the body that words of a series name, as BodyPartExamined would; or none.
+
+    The head goes before others, of which an examination of it may show some, too (HEAD/NECK).
+    """
+    words = set(re.findall("[a-z]+", without_accents(description)))
+    parts = (part for part, named in _DESCRIBED.items() if words.intersection(named.split()))
+    return next(parts, "")
 
 
 def is_elsewhere(body_part: str, anatomies: Collection[str]) -> bool:

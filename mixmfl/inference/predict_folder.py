@@ -404,7 +404,7 @@ def _volumes(indices: Array, labels: Labels, voxel_ml: float) -> dict[str, float
 def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
     """Return why one of the models was not made for a case; see ``model_card.misuse``."""
     parts = {
-        name: image.header.body_part for name, image in images.items() if isinstance(image, Series)
+        name: image.header.shown_part for name, image in images.items() if isinstance(image, Series)
     }
     return misuse_of_any((model.plans.card for model in models), parts, subjects)
 

@@ -120,13 +120,16 @@ def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str) -> str
 
     Args:
         card: The model's card.
-        body_parts: BodyPartExamined of the case's images by modality, where there is one.
+        body_parts: By modality, the part of the body that an image says it shows, where it does.
         subjects: What the case is, one of ``SUBJECTS`` or ``UNKNOWN``.
     """
     for modality, part in body_parts.items():
         if is_elsewhere(part, card.anatomies):
             made_for = ", ".join(card.anatomies)
-            return f"{modality} shows {part} (BodyPartExamined); the model was made for: {made_for}"
+            return (
+                f"{modality} shows {part} (by its description or BodyPartExamined); the model was "
+                f"made for: {made_for}"
+            )
     if card.is_simulated and subjects != SIMULATED:
         is_patient = "is of a patient" if subjects == PATIENTS else "is not known to be simulated"
         return (

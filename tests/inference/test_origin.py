@@ -57,12 +57,17 @@ def test_a_series_of_another_part_of_the_body_is_refused(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = model_of(tmp_path / "m.safetensors", ModelCard(anatomy={"brain": 9}))
-    write_series(
-        tmp_path / "cases" / "p1", volume(0), SeriesDescription="T2", BodyPartExamined="PROSTATE"
-    )
+    for case, description, part in (("p1", "T2", "PROSTATE"), ("p2", "T2 tra Knie", "")):
+        write_series(
+            tmp_path / "cases" / case,
+            volume(0),
+            PatientID=case,
+            SeriesDescription=description,
+            BodyPartExamined=part,
+        )
     asked = ("mixmfl_predict", "-i", tmp_path / "cases", "-o", tmp_path / "masks", "-m", model)
     assert command(*asked, "--no-report") == 1
-    assert (
-        "t2 shows PROSTATE (BodyPartExamined); the model was made for: brain. --force predicts"
-        in capsys.readouterr().err
-    )
+    errors = capsys.readouterr().err
+    for part in ("PROSTATE", "KNEE"):
+        shown = f"t2 shows {part} (by its description or BodyPartExamined)"
+        assert f"{shown}; the model was made for: brain. --force predicts" in errors

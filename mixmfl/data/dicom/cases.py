@@ -7,7 +7,6 @@ fill in; so the result is shown to the user, who can correct it in a table (``ma
 import dataclasses
 import hashlib
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,25 +15,14 @@ from pathlib import Path
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord, by_mapping
+from mixmfl.data.body_parts import regions
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
-from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.sequence_type import UNSURE, has_agent, recognise, why_set_aside
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import Candidate, choose
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_words import without_accents
-
-_HEAD = {"BRAIN", "HEAD", "SKULL", "HEADNECK", "HEAD_NECK", "NEURO", "CEREBRUM", "SCHAEDEL"}
-# words of descriptions for other parts of the body, without accents; BodyPartExamined often says
-# HEAD for a whole examination
-_BODY = {
-    "spine", "cspine", "tspine", "lspine", "cervical", "lumbar", "thoracic", "sacrum", "hws", "bws",
-    "lws", "wirbelsaule", "rachis", "columna", "colonna", "wervelkolom", "neck", "hals", "cuello",
-    "abdomen", "pelvis", "becken", "prostate", "liver", "knee", "knie", "genou", "rodilla",
-    "ginocchio", "shoulder", "heart", "cardiac", "breast",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -245,15 +233,16 @@ def _row(
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
     """Set aside series of other parts of the body in an examination of the head."""
-    parts = [_body_part(row.series.header) for row in rows]
+    parts = [row.series.header.shown_part for row in rows]
     shown = "others are of the head"
-    if not _HEAD & set(parts):
+    if not any("head" in regions(part) for part in parts):
         if "flair" not in {row.modality for row in rows}:
             return list(rows)
         shown = "a FLAIR is of the head"
     result = []
     for part, row in zip(parts, rows, strict=True):
-        if not part or part in _HEAD:
+        seen = regions(part)
+        if not seen or "head" in seen:
             result.append(row)
         elif row.given:
             why = f"{row.why}; is of {part}, {shown}"
@@ -263,12 +252,6 @@ def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
         else:
             result.append(row)
     return result
-
-
-def _body_part(header: Header) -> str:
-    """Return the part of the body by the words of a series, else by its header; or nothing."""
-    words = re.findall("[a-z]+", without_accents(f"{header.description} {header.protocol}"))
-    return next((word for word in words if word in _BODY), header.body_part.upper())
 
 
 def _without_agent_of_all(rows: Sequence[Row], modalities: Modalities) -> list[Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError
+from mixmfl.data.body_parts import described_part
 from mixmfl.data.dicom.files import Stored, read_header
 from mixmfl.data.image import MOST_VOXELS
 from mixmfl.data.sequence_words import without_accents
@@ -124,6 +125,15 @@ class Header:
     image_type: tuple[str, ...] = ()
     b_value: float = math.nan
     times: int = 0
+
+    @property
+    def shown_part(self) -> str:
+        """The part of the body by the words of the series, else by BodyPartExamined; or empty.
+
+        BodyPartExamined often says HEAD for a whole examination.
+        """
+        words = described_part(f"{self.description} {self.protocol}")
+        return words or self.body_part.upper()
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,8 +260,11 @@ def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path:
     write(tmp_path, 3, "AX T1")
     case = only_case(tmp_path)
     assert numbers(case) == {"flair": 1, "t1": 3}
-    note = "set aside: series 2 'SAG T1 C-SPINE' (is of spine; a FLAIR is of the head)"
+    note = "set aside: series 2 'SAG T1 C-SPINE' (is of SPINE; a FLAIR is of the head)"
     assert note in case.notes
+    write(tmp_path, 3, "AX T1 Kopf/Hals", BodyPartExamined="NECK")
+    write(tmp_path, 4, "AX T2", BodyPartExamined="TESTA")  # not known, so not surely elsewhere
+    assert numbers(only_case(tmp_path)) == {"flair": 1, "t1": 3, "t2": 4}
 
 
 def test_an_agent_that_every_series_names_tells_no_t1_from_a_t1c(tmp_path: Path) -> None:
