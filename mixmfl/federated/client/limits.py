@@ -83,9 +83,9 @@ class Limits:
     def describe_floors(self) -> str:
         """Return in words what is withheld of few cases."""
         return (
-            f"Dice over fewer than {self.validation_cases} validation cases is withheld "
-            f"(--min-validation-cases); weights of fewer than {self.training_cases} training cases "
-            "leave masked or with noise only (--min-training-cases)"
+            f"Dice leaves over {plural(self.validation_cases, 'validation case')} or more "
+            f"(--min-validation-cases), weights over {plural(self.training_cases, 'training case')} "
+            "or more, or masked or with noise (--min-training-cases)"
         )
 
     def check_run(self, settings: RunSettings) -> None:

@@ -253,7 +253,7 @@ def test_no_weights_of_a_round_that_draws_few_cases_leave(
 
 def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
     assert (Limits().validation_cases, Limits().training_cases) == (5, 2)
-    assert "fewer than 5 validation cases is withheld" in Limits().describe_floors()
+    assert "Dice leaves over 5 validation cases or more" in Limits().describe_floors()
 
 
 @pytest.mark.parametrize("few", FEW)
