@@ -84,8 +84,9 @@ class Limits:
         """Return in words what is withheld of few cases."""
         return (
             f"Dice leaves over {plural(self.validation_cases, 'validation case')} or more "
-            f"(--min-validation-cases), weights over {plural(self.training_cases, 'training case')} "
-            "or more, or masked or with noise (--min-training-cases)"
+            "(--min-validation-cases), weights over "
+            f"{plural(self.training_cases, 'training case')} or more, or masked or with noise "
+            "(--min-training-cases)"
         )
 
     def check_run(self, settings: RunSettings) -> None:
