@@ -24,9 +24,10 @@ from mixmfl.evaluation.mask_quality import (
 from mixmfl.evaluation.reliability import Calibration, Reliability, calibrate
 from mixmfl.evaluation.small_components import ComponentSums, best_shares
 from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.inference.case_preparation import Recipe
 from mixmfl.inference.cpu_network import CPUNetwork
 from mixmfl.inference.predictor import case_predictor
-from mixmfl.inference.segmentation import Options, Recipe, predict_case
+from mixmfl.inference.segmentation import Options, predict_case
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_outline

@@ -31,19 +31,14 @@ from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations, low_in_words
 from mixmfl.inference.case_files import CaseFiles, Predicted
+from mixmfl.inference.case_preparation import extraction_for, prepare
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
 from mixmfl.inference.dicom_seg import check_available
 from mixmfl.inference.model import Model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.report import write_report
-from mixmfl.inference.segmentation import (
-    check_models_agree,
-    common_shares,
-    extraction_for,
-    prepare,
-    segment,
-)
+from mixmfl.inference.segmentation import check_models_agree, common_shares, segment
 from mixmfl.inference.uncertainty import uncalibrated
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
@@ -103,7 +98,7 @@ def predict_folder(
 
     Raises:
         ModelError: The models' labels differ.
-        MixmflError: ``segmentation.extraction_for`` raised it.
+        MixmflError: ``case_preparation.extraction_for`` raised it.
         DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
             not ours.
     """

@@ -16,6 +16,7 @@ from mixmfl.data.load_case import LoadedCase, load_case
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import ComponentSums, remove_small
 from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.case_preparation import prepare
 from mixmfl.inference.confidence import confidences
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
@@ -27,7 +28,7 @@ from mixmfl.inference.model_folder import (
     model_files,
     notes_of_mean,
 )
-from mixmfl.inference.segmentation import Options, predict_case, prepare, segment
+from mixmfl.inference.segmentation import Options, predict_case, segment
 from mixmfl.inference.sliding_window import predict_volume
 from mixmfl.planning.nnunet_preprocessing import restore, restore_probabilities
 

@@ -22,12 +22,13 @@ from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.evaluation.mask_quality import Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice
 from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference.case_preparation import Recipe, prepare
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
-from mixmfl.inference.segmentation import Options, Recipe, prepare, segment
+from mixmfl.inference.segmentation import Options, segment
 from mixmfl.networks.parameters import network_state
 from mixmfl.planning.heads import SKULLS, STRIPPED
 from mixmfl.planning.typical import describe_image, merge_typical

@@ -1,0 +1,210 @@
+"""From a loaded case to what the networks see of it: its brain, cropped, normalised and resampled.
+
+What is unusual about the case is found on the way. No network is needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mixmfl.core.errors import DataError
+from mixmfl.core.text import plural
+from mixmfl.data.load_case import LoadedCase
+from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
+from mixmfl.planning.heads import DEEPBET, OWN, STRIPPED, UNKNOWN, head_doubt
+from mixmfl.planning.nnunet_planner import spacings
+from mixmfl.planning.nnunet_preprocessing import head_mask, preprocess_each
+from mixmfl.planning.plans import Plans
+from mixmfl.planning.typical import describe_image, differences, mistaken
+
+Array = npt.NDArray[Any]
+
+AS_THEY_ARE = BrainExtraction()
+"""Nothing is done to heads."""
+
+FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
+FEW_SLICES = 5
+_BRAINS = (STRIPPED, DEEPBET, OWN)  # what plans say of heads without skulls
+NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What preprocessing needs to know of a model.
+
+    Attributes:
+        plans: Plans of the model.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+        modalities: Modalities that the model was trained with.
+    """
+
+    plans: Plans
+    configuration: str
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A case, preprocessed for one model.
+
+    Attributes:
+        available: The case's modalities that the model knows.
+        images: ``(K, Z', Y', X')`` float32 images of the available modalities.
+        properties: What restores a prediction to the case's grid.
+    """
+
+    available: tuple[str, ...]
+    images: Array
+    properties: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case that is ready to be run through the networks.
+
+    Attributes:
+        inputs: Input of each model; models with one recipe share theirs.
+        head: ``(Z, Y, X)`` bool, outside which the mask is background; None: no restriction.
+        doubts: How the case differs from those that the models were planned for.
+        notes: What was done to the case, as ``LoadedCase.notes``.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    head: Array | None
+    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def extraction_for(recipes: Sequence[Recipe], here: BrainExtraction) -> BrainExtraction:
+    """Return how brains are extracted before these models see a case, and check that it can be.
+
+    Args:
+        recipes: The models' recipes, in which the sites' extraction is recorded.
+        here: What was asked for at this place.
+
+    Raises:
+        MixmflError: The models say something else than what was asked for, or contradict each
+            other; or what extracts brains is not there.
+    """
+    extraction = agreed_extraction([recipe.plans.heads for recipe in recipes], here)
+    extraction.check()
+    return extraction
+
+
+def prepare(
+    case: LoadedCase,
+    recipes: Sequence[Recipe],
+    brains: BrainExtraction = AS_THEY_ARE,
+    force: bool = False,
+) -> Prepared:
+    """Preprocess a case for every model; its images are freed one by one.
+
+    Args:
+        case: The case.
+        recipes: What the models need.
+        brains: How brains are extracted, as ``extraction_for`` returns it.
+        force: Whether to segment images that are far from those that a model was planned for.
+
+    Raises:
+        DataError: A model knows none of the case's modalities, or the case is too thin, or its
+            brain was not found, or an image is far from the usual.
+    """
+    heads = [recipe.plans.heads for recipe in recipes]
+    state = UNKNOWN
+    if brains != AS_THEY_ARE or set(heads) != {UNKNOWN}:
+        extracted = extract_brain(case, brains)
+        case, state = extracted.case, extracted.state
+    masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
+    # models planned for images that are zero outside the head find nothing there
+    head = head_mask(list(case.images.values()))
+    doubts = [
+        f"{doubt}: expect a worse mask than is estimated"
+        for each in heads
+        if (doubt := head_doubt(state, each))
+    ]
+    doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
+    unusual, is_far = _unusual(case, recipes)
+    doubts = list(dict.fromkeys((*doubts, *unusual)))
+    if is_far and not force:
+        raise DataError(
+            f"case {case.name!r}: {'; '.join(doubts)}. That is far from the images that the model "
+            "was planned for. Look at them and fix them, leave one out (- as its modality in the "
+            "table of --write-mapping), or predict it all the same by --force"
+        )
+    inputs: list[ModelInput] = []
+    for number, recipe in enumerate(recipes):
+        if (same := recipes.index(recipe)) < number:
+            inputs.append(inputs[same])
+            continue
+        available = tuple(name for name in recipe.modalities if name in case.images)
+        if not available:
+            raise DataError(
+                f"case {case.name!r}: has {', '.join(case.images)}; a model needs at least one of "
+                f"{', '.join(recipe.modalities)}"
+            )
+        last = all(other in recipes[: number + 1] for other in recipes[number:])
+        take = case.images.pop if last else case.images.__getitem__
+        images, properties = preprocess_each(
+            [partial(take, name) for name in available],
+            head,
+            case.canonical.spacing,
+            recipe.plans.nnunet,
+            recipe.configuration,
+        )
+        inputs.append(ModelInput(available, images, properties))
+    return Prepared(tuple(inputs), head if masked else None, tuple(doubts), case.notes)
+
+
+def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
+    """Return how a case clearly differs from those that a model was planned for, in sentences."""
+    doubts = []
+    own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
+    if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
+        sizes = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
+        doubts.append("its voxels of {} mm are far from the {} mm of the model".format(*sizes))
+    thickest = int(np.argmax(case.canonical.spacing))
+    others = tuple(axis for axis in range(3) if axis != thickest)
+    slices = int(head.any(axis=others).sum())
+    if slices < FEW_SLICES:
+        doubts.append(f"it shows {plural(slices, 'slice')} only")
+    is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
+    if is_masked and head.mean() > NO_BACKGROUND:
+        doubts.append(
+            f"{head.mean():.0%} of its voxels are other than 0: its background was not removed, "
+            "and perhaps not the skull either, as in the images that the model was planned for"
+        )
+    return doubts
+
+
+def _unusual(case: LoadedCase, recipes: Sequence[Recipe]) -> tuple[list[str], bool]:
+    """Return how images differ from the usual ones of their modality, and whether one is far.
+
+    Returns:
+        Sentences, those of what is far first, and whether anything is.
+    """
+    all_differences = []
+    known = [recipe.plans for recipe in recipes if recipe.plans.card.typical]
+    described = {
+        name: numbers
+        for name, image in case.images.items()
+        if any(name in plans.card.typical for plans in known)
+        and (numbers := describe_image(image, case.canonical.spacing)) is not None
+    }
+    for plans in known:
+        usual = plans.card.typical
+        own = [
+            (name, each)
+            for name, numbers in described.items()
+            if name in usual
+            for each in differences(numbers, usual[name])
+        ]
+        if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
+            own += mistaken(described, usual)
+        all_differences += own
+    all_differences.sort(key=lambda each: not each[1].is_far)
+    sentences = [f"{name}: {each.what}" for name, each in all_differences]
+    return sentences, any(each.is_far for _, each in all_differences)
