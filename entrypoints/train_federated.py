@@ -187,6 +187,7 @@ def _train(options: argparse.Namespace, plans: "Plans", asked: Asked) -> None:
 
 def _simulated(options: argparse.Namespace, training: Training) -> None:
     from mixmfl.core.files import locked
+    from mixmfl.federated.server.coordinator import Beginning
     from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
     sites = _open_sites(options, training)
@@ -209,10 +210,8 @@ def _simulated(options: argparse.Namespace, training: Training) -> None:
             training.settings,
             training.fold,
             training.out,
-            resume=training.resume,
-            change=True,
+            beginning=Beginning(training.resume, change=True, initial=initial),
             stop_when_flat=training.stop_when_flat,
-            initial=initial,
             callbacks=Callbacks(report, progress=progress),
         )
         if options.personalize:

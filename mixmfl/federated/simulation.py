@@ -25,19 +25,20 @@ from mixmfl.federated.secure_aggregation.protocol import TRAINING
 from mixmfl.federated.server.checkpoint import load_state_of, save_personal
 from mixmfl.federated.server.coordinator import (
     AS_PLANNED,
+    NEW,
     Answer,
     Answers,
     Ask,
+    Beginning,
     Variation,
     begin,
     finish,
     train_rounds,
 )
-from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import MEASURE, RunSettings, ServerState, Site, register
+from mixmfl.federated.state import MEASURE, RunSettings, Site, register
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
@@ -70,10 +71,8 @@ def simulate(
     fold: str,
     out: Path,
     *,
-    resume: bool = False,
-    change: bool = False,
+    beginning: Beginning = NEW,
     stop_when_flat: int = 0,
-    initial: tuple[ServerState, Start] | None = None,
     variation: Variation = AS_PLANNED,
     callbacks: Callbacks = SILENT,
 ) -> Run:
@@ -86,14 +85,10 @@ def simulate(
         sites: At least one site; sites on different devices train in parallel.
         settings: Settings of the run.
         fold: Fold that ``split_fold`` was called with.
-        out: Folder of the run; new, unless ``resume``.
-        resume: Resume the run in ``out``, which must have the same settings and sites.
-        change: Whether the resumed run may have other rounds, local steps, learning rate and sites;
-            they hold from the next round on.
+        out: Folder of the run; new, unless the run is resumed.
+        beginning: Whether the run in ``out`` is resumed, and what a new one starts from.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
-        initial: The state that a new run starts from, and what it was taken from; see
-            ``start_from``. None: a random one.
         variation: What research changes of the method.
         callbacks: What is called meanwhile.
 
@@ -101,7 +96,7 @@ def simulate(
         The run; its model is ``out/model.safetensors``.
 
     Raises:
-        ModelError: ``out`` holds a run and ``resume`` is False, or it holds another run; or a
+        ModelError: ``out`` holds a run and is not to be resumed, or it holds another run; or a
             masked run was given a rule.
     """
     if variation.rule is not None and settings.masked:
@@ -112,13 +107,8 @@ def simulate(
     registrations = {site.name: register(site) for site in sites}
     for name, registration in registrations.items():
         check_registration(name, registration, plans)
-    first, origin = initial or (None, None)
-    requested = Run(
-        *(out, plans, settings, fold, registrations), stop_when_flat=stop_when_flat, start=origin
-    )
-    run, state, optimizers = begin(
-        requested, resume=resume, change=change, optimizers=True, initial=first
-    )
+    asked = Run(out, plans, settings, fold, registrations, stop_when_flat=stop_when_flat)
+    run, state, optimizers = begin(asked, beginning, optimizers=True)
     cases = sum(len(site.validation) for site in sites)
     step = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step, variation) as executors:

@@ -15,6 +15,7 @@ from small import write_case
 from small_federation import PLANS, SiteStore
 
 from mixmfl.data.cases import find_cases
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.run_record import holds_run
 from mixmfl.federated.simulation import simulate
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _train(store: SiteStore, out: Path) -> Path:
     sites = [store.site("north", [("t1", "t2"), ("t1",)], 1)]
-    simulate(PLANS, sites, SETTINGS, "0", out, resume=holds_run(out))
+    simulate(PLANS, sites, SETTINGS, "0", out, beginning=Beginning(resume=holds_run(out)))
     return out
 
 

@@ -31,6 +31,7 @@ from mixmfl.federated.secure_aggregation.crypto import (
 )
 from mixmfl.federated.secure_aggregation.protocol import KINDS, Participants
 from mixmfl.federated.server.checkpoint import load_state_of
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.merge import merge_round, train_task
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
@@ -474,7 +475,9 @@ def test_a_masked_run_waits_for_a_site_that_fails_and_is_resumed_with_it(
         with pytest.raises(QuorumError, match=message):
             simulate(PLANS, list(sites.values()), SETTINGS, "all", out)
         fails_in.clear()
-        simulate(PLANS, list(sites.values()), SETTINGS, "all", out, resume=True)
+        simulate(
+            PLANS, list(sites.values()), SETTINGS, "all", out, beginning=Beginning(resume=True)
+        )
         one, other = (load_state_of(open_run(run), 2) for run in (out, whole.folder))
         assert furthest(one, other) == 0
 

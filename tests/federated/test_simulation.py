@@ -19,6 +19,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.tensor_store import Stored, Tensors
 from mixmfl.federated.server import checkpoint, coordinator, run_record
 from mixmfl.federated.server.checkpoint import kept_rounds
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, choose_round
@@ -30,6 +31,7 @@ from mixmfl.inference.model_file import load_model
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
+RESUMED = Beginning(resume=True)
 SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=3)
 
 
@@ -114,8 +116,8 @@ def test_a_run_killed_between_any_two_rounds_resumes_to_equal_weights(
     with pytest.raises(_KilledError):
         simulate(plans, sites, SETTINGS, "0", out, callbacks=Callbacks(kill))
     with pytest.raises(_KilledError):
-        simulate(plans, sites, SETTINGS, "0", out, resume=True, callbacks=Callbacks(kill))
-    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
+        simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED, callbacks=Callbacks(kill))
+    resumed = simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED)
     assert len(resumed.history) == 3
     assert equal(weights(whole), weights(resumed))
     assert [r["north"].loss for r in resumed.history] == [r["north"].loss for r in whole.history]
@@ -134,7 +136,14 @@ def test_optimizer_states_wait_on_disk(
     monkeypatch.setattr(coordinator, "save_round", watched)
     one_round = dataclasses.replace(TWO_ROUNDS, rounds=1)
     simulate(plans, sites, one_round, "0", tmp_path / "run")
-    simulate(plans, sites, TWO_ROUNDS, "0", tmp_path / "run", resume=True, change=True)
+    simulate(
+        plans,
+        sites,
+        TWO_ROUNDS,
+        "0",
+        tmp_path / "run",
+        beginning=Beginning(resume=True, change=True),
+    )
     assert len(seen) == TWO_ROUNDS.rounds
     for optimizers in seen:
         assert sorted(optimizers) == ["north", "south"]
@@ -162,7 +171,9 @@ def test_a_round_cut_off_while_it_is_saved_is_done_again(
     with pytest.raises(_KilledError):
         simulate(plans, sites, SETTINGS, "0", out)
     monkeypatch.setattr(coordinator, "save_round", real)
-    assert equal(weights(whole), weights(simulate(plans, sites, SETTINGS, "0", out, resume=True)))
+    assert equal(
+        weights(whole), weights(simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED))
+    )
 
 
 def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
@@ -177,7 +188,7 @@ def test_a_folder_that_holds_a_run_or_anything_else_is_not_written_to(
         simulate(plans, sites, SETTINGS, "0", other)
     assert [f.name for f in other.iterdir()] == ["thesis.txt"]
     with pytest.raises(ModelError, match="holds no run"):
-        simulate(plans, sites, SETTINGS, "0", tmp_path / "nothing", resume=True)
+        simulate(plans, sites, SETTINGS, "0", tmp_path / "nothing", beginning=RESUMED)
 
 
 def test_a_run_killed_before_its_first_record_starts_again(
@@ -198,7 +209,7 @@ def test_a_site_may_have_any_name_and_strangers_in_the_folder_do_no_harm(
     run = simulate(plans, sites, SETTINGS, "0", out)
     (out / "rounds" / ".DS_Store").touch()
     (out / "rounds" / "notes").mkdir()
-    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
+    resumed = simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED)
     assert equal(weights(run), weights(resumed))
     assert kept_rounds(resumed) == [2, 3]
 
@@ -241,7 +252,7 @@ def test_a_damaged_state_falls_back_to_the_round_before(
     if how == "gone":
         file.unlink()
     (out / "model.safetensors").unlink()
-    resumed = simulate(plans, sites, SETTINGS, "0", out, resume=True)
+    resumed = simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED)
     assert len(resumed.history) == 3
     assert equal(before, weights(resumed))
     if damaged.startswith("optimizers") or how != "gone":
@@ -281,11 +292,11 @@ def test_a_run_is_resumed_only_as_it_was_started(
 ) -> None:
     faster = dataclasses.replace(SETTINGS, learning_rate=1.0)
     with pytest.raises(ModelError, match=r"other learning_rate \(0\.01, now 1\.0\)\. Resume"):
-        simulate(plans, sites, faster, "0", out, resume=True)
+        simulate(plans, sites, faster, "0", out, beginning=RESUMED)
     with pytest.raises(ModelError, match="started with other site south"):
-        simulate(plans, sites[:1], SETTINGS, "0", out, resume=True)
+        simulate(plans, sites[:1], SETTINGS, "0", out, beginning=RESUMED)
     with pytest.raises(ModelError, match="started with other plans"):
-        simulate(small_plans(keep_every=3), sites, SETTINGS, "0", out, resume=True)
+        simulate(small_plans(keep_every=3), sites, SETTINGS, "0", out, beginning=RESUMED)
 
 
 def test_last_best_and_every_second_state_are_kept_and_can_be_exported(
@@ -393,5 +404,5 @@ def test_a_run_whose_cases_were_split_otherwise_does_not_go_on(
     record["sha256"] = run_record.record_digest(record)
     file.write_text(json.dumps(record))
     with pytest.raises(ModelError, match=r"held other cases back to validate.*--init"):
-        simulate(plans, sites, SETTINGS, "0", out, resume=True)
+        simulate(plans, sites, SETTINGS, "0", out, beginning=RESUMED)
     assert export_model(out, "best", out / "again.safetensors")[0] == open_run(out).best_round

@@ -34,6 +34,7 @@ from mixmfl.evaluation.subset_dice import (
 from mixmfl.federated.client import subset_validation
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.messages import Message
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.measured import save_measured
 from mixmfl.federated.server.run import choose_round
@@ -92,7 +93,9 @@ def test_the_model_file_says_what_dice_its_sites_measured(
 
     record = tmp_path / "run" / "expected.json"
     before = record.stat().st_mtime_ns
-    simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run", resume=True)
+    simulate(
+        PLANS, [north, south], SETTINGS, "0", tmp_path / "run", beginning=Beginning(resume=True)
+    )
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
     save_measured(run, other, Measured(model.expected), {})

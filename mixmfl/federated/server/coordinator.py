@@ -31,6 +31,7 @@ from mixmfl.federated.server.checkpoint import (
     start_run,
 )
 from mixmfl.federated.server.export import export_model
+from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.measured import load_measured, save_measured
 from mixmfl.federated.server.merge import (
@@ -125,35 +126,49 @@ AS_PLANNED = Variation()
 """The method as the plans have it."""
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins, or goes on.
+
+    Attributes:
+        resume: Whether the folder holds the run already; its settings and sites must be the same.
+        change: Whether a resumed run may have other rounds, local steps, learning rate,
+            ``stop_when_flat`` or sites; they hold from the next round on.
+        initial: The state that a new run starts from, and what it was taken from; see
+            ``start_from``. None: a random one.
+    """
+
+    resume: bool = False
+    change: bool = False
+    initial: tuple[ServerState, Start] | None = None
+
+
+NEW = Beginning()
+"""A new run, from random weights."""
+
+
 def begin(
-    asked: Run,
-    *,
-    resume: bool,
-    change: bool = False,
-    optimizers: bool = False,
-    initial: ServerState | None = None,
+    asked: Run, beginning: Beginning = NEW, *, optimizers: bool = False
 ) -> tuple[Run, ServerState, dict[str, Tensors]]:
     """Start a run, or resume the one in its folder.
 
     Args:
         asked: The run to start or resume, with no history.
-        resume: Whether the folder holds the run already; its settings and sites must be the same.
-        change: Whether a resumed run may have other rounds, local steps, learning rate,
-            ``stop_when_flat`` or sites; they hold from the next round on.
+        beginning: Whether it is resumed, and what it starts from.
         optimizers: Whether the sites' optimizer states are stored with the run.
-        initial: The state that a new run starts from, if not the random one.
 
     Returns:
         The run, the state to resume from, and the optimizer states by site.
 
     Raises:
-        ModelError: The folder holds a run and ``resume`` was not asked; or it holds another run, or
+        ModelError: The folder holds a run and is not to be resumed; or it holds another run, or
             one of more rounds than are asked for.
     """
     if asked.settings.masked:
         check_masked_run(asked.plans, asked.registrations)
-    if not resume:
+    if not beginning.resume:
         _check_can_be_flat(asked)
+        initial, asked.start = beginning.initial or (None, None)
         start_run(asked, initial)
         clear_unfinished(asked.folder, below=True)
         return asked, initial or first_state(asked.plans, asked.settings), {}
@@ -164,7 +179,7 @@ def begin(
             "validate; these would now train. Resume it with that version, or start a new run from "
             "its weights: --init of the file that mixmfl_export writes"
         )
-    _check_same_run(run, asked, change=change)
+    _check_same_run(run, asked, change=beginning.change)
     clear_unfinished(run.folder, below=True)
     if run.history:
         follow_record(run)

@@ -27,7 +27,7 @@ from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 from mixmfl.federated.server.checkpoint import load_state_of, record_personal
-from mixmfl.federated.server.coordinator import Answers, Ask, begin, finish, train_rounds
+from mixmfl.federated.server.coordinator import Answers, Ask, Beginning, begin, finish, train_rounds
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.reply_records import (
@@ -201,16 +201,15 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     plans = Plans.load(orders.work / "plans.json")
     resumed = holds_run(orders.out)
     joined = _join(orders, ask, plans, open_run(orders.out).known if resumed else None)
-    initial, start = None, None
+    initial = None
     if orders.init is not None and not resumed:
         modalities = Modalities().with_aliases(orders.aliases)
-        initial, start = start_from(orders.init, plans, orders.settings, modalities)
+        initial = start_from(orders.init, plans, orders.settings, modalities)
     asked = Run(
         *(orders.out, plans, orders.settings, orders.fold, joined.known),
         stop_when_flat=orders.stop_when_flat,
-        start=start,
     )
-    run, state, _ = begin(asked, resume=resumed, change=True, initial=initial)
+    run, state, _ = begin(asked, Beginning(resumed, change=True, initial=initial))
 
     def ask_those_here(tasks: Mapping[str, Message]) -> Answers:
         answers = ask({site: each for site, each in tasks.items() if site in joined.here})

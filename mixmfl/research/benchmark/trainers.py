@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.data.modalities import Modalities
-from mixmfl.federated.server.coordinator import Variation
+from mixmfl.federated.server.coordinator import Beginning, Variation
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import holds_run
@@ -77,16 +77,16 @@ def in_rounds(job: Job) -> Trained:
 def simulate_job(job: Job) -> Run:
     """Simulate the rounds of a job, or what is left of them."""
     begun = holds_run(job.folder)
+    initial = None
+    if job.init and not begun:
+        initial = start_from(job.init, job.plans, job.settings, Modalities())
     return simulate(
         job.plans,
         job.sites,
         job.settings,
         FOLD,
         job.folder,
-        resume=begun,
-        initial=start_from(job.init, job.plans, job.settings, Modalities())
-        if job.init and not begun
-        else None,
+        beginning=Beginning(begun, initial=initial),
         variation=job.variation,
     )
 

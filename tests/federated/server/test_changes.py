@@ -15,11 +15,13 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import locked
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
+CHANGED = Beginning(resume=True, change=True)
 PLANS = small_plans()
 FROZEN = dataclasses.replace(SETTINGS, rounds=2, local_steps=1, learning_rate=1e-6)
 LONGER = dataclasses.replace(FROZEN, rounds=4, local_steps=2, learning_rate=1e-2)
@@ -87,7 +89,7 @@ def test_a_run_goes_on_with_more_rounds_other_steps_and_another_rate(
     frozen: Run, out: Path, sites: list[Site], caplog: pytest.LogCaptureFixture
 ) -> None:
     save_personal(open_run(out), "north", Personal(dice=0.4, dice_before=0.3), {})
-    run = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True)
+    run = simulate(PLANS, sites, LONGER, "0", out, beginning=CHANGED)
     assert (
         open_run(out).changes
         == run.changes
@@ -109,7 +111,7 @@ def test_a_run_goes_on_with_more_rounds_other_steps_and_another_rate(
         [1e-6, 1e-6 * 0.5**0.9, 1e-2 * 0.5**0.9, 1e-2 * 0.25**0.9], rel=1e-5
     )
     assert [row["local_steps"] for row in north] == ["1", "1", "2", "2"]
-    again = simulate(PLANS, sites, LONGER, "0", out, resume=True, change=True)
+    again = simulate(PLANS, sites, LONGER, "0", out, beginning=CHANGED)
     assert again.changes == run.changes
 
 
@@ -118,23 +120,23 @@ def test_a_run_is_not_made_shorter_than_it_is_nor_changed_unasked(
 ) -> None:
     one = dataclasses.replace(FROZEN, rounds=1)
     with pytest.raises(ModelError, match=r"--rounds 1: the run has done 2 rounds already; name 2"):
-        simulate(PLANS, sites, one, "0", out, resume=True, change=True)
+        simulate(PLANS, sites, one, "0", out, beginning=CHANGED)
     seeded = dataclasses.replace(LONGER, seed=3)
     with pytest.raises(ModelError, match=r"started with other seed \(0, now 3\)\. Resume"):
-        simulate(PLANS, sites, seeded, "0", out, resume=True, change=True)
+        simulate(PLANS, sites, seeded, "0", out, beginning=CHANGED)
     with pytest.raises(ModelError, match=r"other learning_rate \(1e-06, now 0\.01\), local_steps"):
-        simulate(PLANS, sites, LONGER, "0", out, resume=True)
+        simulate(PLANS, sites, LONGER, "0", out, beginning=Beginning(resume=True))
 
 
 def test_a_flat_run_ends_and_goes_on_where_it_is_asked_to(
     tmp_path: Path, out: Path, sites: list[Site]
 ) -> None:
     longer = dataclasses.replace(FROZEN, rounds=5)
-    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True, stop_when_flat=1)
+    run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED, stop_when_flat=1)
     assert (len(run.history), run.best_round) == (3, 1)  # one flat round since it was asked for
-    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True, stop_when_flat=1)
+    run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED, stop_when_flat=1)
     assert len(run.history) == 3
-    run = simulate(PLANS, sites, longer, "0", out, resume=True, change=True)
+    run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED)
     assert len(run.history) == 5
     with pytest.raises(ModelError, match=r"--stop-when-flat: no site has validation cases"):
         simulate(PLANS, sites[1:], longer, "0", tmp_path / "other", stop_when_flat=1)
@@ -154,8 +156,7 @@ def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
     with pytest.raises(KeyboardInterrupt):
         simulate(
             *(PLANS, sites, LONGER, "0", out),
-            resume=True,
-            change=True,
+            beginning=CHANGED,
             callbacks=Callbacks(end_before_measuring),
         )
     run = open_run(out)
@@ -172,7 +173,7 @@ def test_a_run_of_an_earlier_version_is_read_and_extended(out: Path, sites: list
     run = open_run(out)
     assert (run.changes, run.stop_when_flat) == ([], 0)
     more = dataclasses.replace(FROZEN, rounds=3)
-    assert len(simulate(PLANS, sites, more, "0", out, resume=True, change=True).history) == 3
+    assert len(simulate(PLANS, sites, more, "0", out, beginning=CHANGED).history) == 3
 
 
 def test_the_command_resumes_as_before_but_for_what_it_is_told(

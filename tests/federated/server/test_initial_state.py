@@ -13,6 +13,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.server.checkpoint import load_state_of
+from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run_record import open_run
@@ -54,11 +55,11 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
             ONE,
             "0",
             out,
-            initial=(state, start),
+            beginning=Beginning(initial=(state, start)),
             callbacks=Callbacks(after_task=kill),
         )
     model.unlink()  # what a run starts from is in its folder
-    run = simulate(plans, [site], ONE, "0", out, resume=True)
+    run = simulate(plans, [site], ONE, "0", out, beginning=Beginning(resume=True))
     assert run.start == open_run(out).start == start
     first = load_state_of(run, 0)
     assert all(torch.equal(first.weights[name], old.weights[name]) for name in old.weights)
@@ -83,13 +84,19 @@ def test_a_start_that_is_lost_before_the_first_round_is_said(
 
     with pytest.raises(KeyboardInterrupt):
         simulate(
-            plans, [site], ONE, "0", out, initial=initial, callbacks=Callbacks(after_task=kill)
+            plans,
+            [site],
+            ONE,
+            "0",
+            out,
+            beginning=Beginning(initial=initial),
+            callbacks=Callbacks(after_task=kill),
         )
     (out / "rounds" / "00000" / "server.safetensors").write_bytes(b"half")
     with pytest.raises(
         ModelError, match=r"weights of m.safetensors, which cannot be read .*--init"
     ):
-        simulate(plans, [site], ONE, "0", out, resume=True)
+        simulate(plans, [site], ONE, "0", out, beginning=Beginning(resume=True))
 
 
 def test_prototypes_of_other_labels_are_left_and_a_start_that_is_none_is_refused(

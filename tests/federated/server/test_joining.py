@@ -14,7 +14,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.checkpoint import load_optimizers, load_state_of, record_changes
-from mixmfl.federated.server.coordinator import begin
+from mixmfl.federated.server.coordinator import Beginning, begin
 from mixmfl.federated.server.joining import start_new_modalities
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run
@@ -24,6 +24,7 @@ from mixmfl.federated.state import Site, register
 from mixmfl.networks.parameters import block_of
 from mixmfl.training.privacy_budget import Privacy
 
+CHANGED = Beginning(resume=True, change=True)
 PLANS = small_plans(("flair", "t1", "t1c"))
 TWO = dataclasses.replace(SETTINGS, rounds=2, local_steps=1)
 FOUR = dataclasses.replace(TWO, rounds=4)
@@ -62,7 +63,7 @@ def test_a_site_leaves_and_another_joins_with_its_modality(
     easy.dice[1] = 0.99
     record_changes(easy, [])
     run = simulate(
-        PLANS, now, FOUR, "0", out, resume=True, change=True, callbacks=Callbacks(after_task=note)
+        PLANS, now, FOUR, "0", out, beginning=CHANGED, callbacks=Callbacks(after_task=note)
     )
     assert [change.text for change in open_run(out).changes] == [
         "rounds 2 -> 4",
@@ -91,7 +92,7 @@ def test_a_site_leaves_and_another_joins_with_its_modality(
     # back again, as it was
     three = [*now, sites["north"]]
     five = dataclasses.replace(FOUR, rounds=5)
-    run = simulate(PLANS, three, five, "0", out, resume=True, change=True)
+    run = simulate(PLANS, three, five, "0", out, beginning=CHANGED)
     assert set(run.history[-1]) == {"north", "south", "east"}
     assert run.former == {}
     assert [change.text for change in run.changes[4:]] == [
@@ -108,7 +109,7 @@ def test_a_joining_modality_starts_from_the_nearest_also_after_an_interruption(
     stored = load_state_of(two, 2).weights
     mixed = "fusion.0.mix.convs.0.conv.weight"  # 2 shared channels, then 2 of each slot
     for _ in range(2):  # the second time, nothing is asked to change
-        run, state, _ = begin(asked, resume=True, change=True)
+        run, state, _ = begin(asked, CHANGED)
         assert len(run.changes) == 3
         name = "stages.{}.0.convs.0.conv.weight"
         for level in range(3):
@@ -130,22 +131,22 @@ def test_sites_are_not_changed_where_that_would_reveal_or_mix_up_cases(
 ) -> None:
     north, south = sites["north"], sites["south"]
     with pytest.raises(ModelError, match=r"started with other .*site south"):
-        simulate(PLANS, [north], TWO, "0", out, resume=True)
+        simulate(PLANS, [north], TWO, "0", out, beginning=Beginning(resume=True))
     more = dataclasses.replace(north, training=(*north.training, *north.validation), validation=())
     words = r"started with other site north \(\d+ training cases? with .*, now .*with nothing\)\. R"
     with pytest.raises(ModelError, match=words):
-        simulate(PLANS, [more, south], FOUR, "0", out, resume=True, change=True)
+        simulate(PLANS, [more, south], FOUR, "0", out, beginning=CHANGED)
     with pytest.raises(ModelError, match=r"started with other fold \(0, now 1\)\. Resume"):
-        simulate(PLANS, [more, south], FOUR, "1", out, resume=True, change=True)
-    begin(Run(out, PLANS, FOUR, "0", {"south": register(south)}), resume=True, change=True)
+        simulate(PLANS, [more, south], FOUR, "1", out, beginning=CHANGED)
+    begin(Run(out, PLANS, FOUR, "0", {"south": register(south)}), CHANGED)
     with pytest.raises(ModelError, match=r"site north took part before with other cases .* name"):
-        simulate(PLANS, [more, south], FOUR, "0", out, resume=True, change=True)
+        simulate(PLANS, [more, south], FOUR, "0", out, beginning=CHANGED)
     masked = dataclasses.replace(TWO, masked=True)
     three = {name: register(south) for name in "abc"}
-    begin(Run(tmp_path / "masked", PLANS, masked, "0", three), resume=False)
+    begin(Run(tmp_path / "masked", PLANS, masked, "0", three))
     four = Run(tmp_path / "masked", PLANS, masked, "0", {**three, "d": register(south)})
     with pytest.raises(ModelError, match=r"cannot join or leave a masked run \(site d\).*--init"):
-        begin(four, resume=True, change=True)
+        begin(four, CHANGED)
 
 
 def test_a_site_with_a_dollar_in_its_name_is_drawn(out: Path) -> None:

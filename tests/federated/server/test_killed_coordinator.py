@@ -10,10 +10,11 @@ from killed import killed_after
 from small import small_plans
 
 from mixmfl.federated.server.checkpoint import save_round
-from mixmfl.federated.server.coordinator import begin
+from mixmfl.federated.server.coordinator import Beginning, begin
 from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.state import Registration, RunSettings, ServerState, first_state
 
+RESUMED = Beginning(resume=True)
 PLANS = small_plans(keep_every=10)
 SETTINGS = RunSettings("2d", seed=0, rounds=5, local_steps=2, learning_rate=1e-2)
 SITES = {"north": Registration(4, {"t1": 4}, ["t1"])}
@@ -38,8 +39,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_coordinator_that_is_killed_while_it_saves_a_round_goes_on(tmp_path: Path) -> None:
     start, whole = first_state(PLANS, SETTINGS), tmp_path / "whole"
-    begin(run_in(whole), resume=False)
-    run = begin(run_in(whole), resume=True)[0]
+    begin(run_in(whole))
+    run = begin(run_in(whole), RESUMED)[0]
     for number in (1, 2, 3):
         save(run, start, number)
     before = tmp_path / "before"
@@ -51,10 +52,10 @@ def test_a_coordinator_that_is_killed_while_it_saves_a_round_goes_on(tmp_path: P
     for most in count():
         folder = tmp_path / str(most)
         shutil.copytree(before, folder)
-        run = begin(run_in(folder), resume=True)[0]
+        run = begin(run_in(folder), RESUMED)[0]
         with killed_after(most) as made:
             save(run, start, 4)
-        run, state, _ = begin(run_in(folder), resume=True)
+        run, state, _ = begin(run_in(folder), RESUMED)
         assert state.round == len(run.history)
         assert all((tensor == state.round).all() for tensor in state.weights.values())
         rounds.append(state.round)
