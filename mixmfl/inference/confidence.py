@@ -79,10 +79,10 @@ def reliabilities(
     for part, _, probability in _by_planes(logits, described):
         inside = torch.from_numpy(counted[part])
         for name, values in known.foreground.items():
-            found = probability[heads[name]].cpu()[inside]
+            probabilities = probability[heads[name]].cpu()[inside]
             right = torch.from_numpy(np.isin(truth[part], values))[inside]
-            bins = torch.bucketize(found, _EDGES, right=True)
-            for row, weights in enumerate((None, found.double(), right.double())):
+            bins = torch.bucketize(probabilities, _EDGES, right=True)
+            for row, weights in enumerate((None, probabilities.double(), right.double())):
                 sums[name][row] += torch.bincount(bins, weights, minlength=BINS).numpy()
     return {
         name: Reliability(
@@ -125,11 +125,11 @@ def volume_ranges(
     voxels = {name: [0, 0] for name in calibrations}
     for part, _, probability in _by_planes(logits, described):
         for name, each in limits.items():
-            found = probability[heads[name]].cpu()
+            probabilities = probability[heads[name]].cpu()
             if head is not None:
-                found = found[torch.from_numpy(head[part])]
+                probabilities = probabilities[torch.from_numpy(head[part])]
             for end, limit in enumerate(each):
-                voxels[name][end] += int((found > limit).sum())
+                voxels[name][end] += int((probabilities > limit).sum())
     return {name: (low * voxel_ml, high * voxel_ml) for name, (low, high) in voxels.items()}
 
 

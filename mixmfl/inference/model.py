@@ -164,18 +164,18 @@ class Model:
         Args:
             confidences: How sure the model is of the mask, as ``Segmented`` has it.
         """
-        found = {
+        estimated = {
             name: estimate_dice(self.confidence[name], confidence)
             for name, confidence in confidences.items()
             if name in self.confidence
         }
-        return {name: estimate for name, estimate in found.items() if estimate is not None}
+        return {name: estimate for name, estimate in estimated.items() if estimate is not None}
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
         """The curves of calibrated probabilities, by label or region; without unknown ones."""
-        found = {name: calibrate(each) for name, each in self.reliability.items()}
-        return {name: each for name, each in found.items() if each is not None}
+        curves = {name: calibrate(each) for name, each in self.reliability.items()}
+        return {name: each for name, each in curves.items() if each is not None}
 
     @cached_property
     def network(self) -> SegmentationNet:

@@ -148,7 +148,7 @@ def take_weights(
     """
     reader = _Reader(fresh, tuple(modalities), tuple(heads), source)
     read = {name: reader.read(name, own) for name, own in fresh.items()}
-    state, found = dict[str, Tensor](), dict[str, list[tuple[str, str]]]()
+    state, read_of_part = dict[str, Tensor](), dict[str, list[tuple[str, str]]]()
     for name, own in fresh.items():
         tensor, origin, reason = read[name]
         kernel = _kernel_of(name)
@@ -157,9 +157,9 @@ def take_weights(
             tensor, origin, reason = None, "", ""
         state[name] = own if tensor is None else tensor.to(own.dtype, copy=True)
         part = "heads" if ".seg_layers." in name else block_of(name)
-        found.setdefault(part, []).append((origin, reason))
+        read_of_part.setdefault(part, []).append((origin, reason))
     parts = []
-    for part, entries in found.items():
+    for part, entries in read_of_part.items():
         origins = dict.fromkeys(origin for origin, reason in entries if origin)
         reasons = dict.fromkeys(reason for _, reason in entries if reason)
         taken = sum(bool(origin) for origin, _ in entries)
@@ -211,34 +211,34 @@ class _Reader:
         if residual and not source.residual:
             return None, "", "ours are residual blocks, which add their input; its do not"
         if source.form == "stacked":
-            found = source.weights.get(f"encoder.{rest}")
-            if found is None or rest not in _STEMS:
-                return self._fitting(found, own, rest, "encoder")
-            return self._stem(block, rest, found, own)
+            theirs = source.weights.get(f"encoder.{rest}")
+            if theirs is None or rest not in _STEMS:
+                return self._fitting(theirs, own, rest, "encoder")
+            return self._stem(block, rest, theirs, own)
         if block == "encoder":
             return None, "", "one encoder of all modalities cannot be made of several"
         if block == "shared":
             return self._fitting(source.weights.get(f"shared.{rest}"), own, rest, "shared")
         modality = block.removeprefix("tailored.")
         origin = origin_of(modality, source.trained)
-        found = source.weights.get(f"tailored.{origin}.{rest}")
-        if found is None:  # without such a modality, or without tailored encoders
-            origin, found = SHARED, source.weights.get(f"shared.{rest}")
-        return self._fitting(found, own, rest, origin)
+        theirs = source.weights.get(f"tailored.{origin}.{rest}")
+        if theirs is None:  # without such a modality, or without tailored encoders
+            origin, theirs = SHARED, source.weights.get(f"shared.{rest}")
+        return self._fitting(theirs, own, rest, origin)
 
-    def _stem(self, block: str, rest: str, found: Tensor, own: Tensor) -> _Read:
+    def _stem(self, block: str, rest: str, theirs: Tensor, own: Tensor) -> _Read:
         """Split a stem ``(C, channels, *kernel)`` by channel.
 
         The norm behind it takes out its scale, so that a channel alone needs no factor.
         """
-        if found.ndim != own.ndim:
-            return self._fitting(found, own, rest, "")
+        if theirs.ndim != own.ndim:
+            return self._fitting(theirs, own, rest, "")
         wanted = self.modalities if block == "encoder" else (block.removeprefix("tailored."),)
         columns, origins = [], []
         for modality in wanted:
             origin = MEAN if block == "shared" else origin_of(modality, self.source.trained)
             origins.append(MEAN if origin == SHARED else origin)
-            columns.append(self._channel(found, origins[-1]))
+            columns.append(self._channel(theirs, origins[-1]))
         label = "by channel" if block == "encoder" else origins[0]
         return self._fitting(torch.cat(columns, dim=1), own, rest, label)
 
@@ -252,9 +252,9 @@ class _Reader:
         source = self.source
         if source.form == "stacked":
             return None, "", "a plain U-Net has none"
-        found = source.weights.get(name)
-        if found is None or not name.endswith(_MIX):
-            return self._fitting(found, own, name, "same level")
+        mix = source.weights.get(name)
+        if mix is None or not name.endswith(_MIX):
+            return self._fitting(mix, own, name, "same level")
         level = name.split(".")[1]
         mine, theirs = (_widths(weights, level) for weights in (self.fresh, source.weights))
         if mine != theirs:
@@ -262,18 +262,18 @@ class _Reader:
             return None, "", f"streams have {there} channels there, {here} here"
         tailored, shared = mine
         slots = (own.shape[1] - shared) // tailored if tailored else 0
-        if slots <= 1 and found.shape == own.shape:  # of one stream: nothing is by slot
-            return self._fitting(found, own, name, "same level")
-        begin = [found[:, :shared]]
+        if slots <= 1 and mix.shape == own.shape:  # of one stream: nothing is by slot
+            return self._fitting(mix, own, name, "same level")
+        begin = [mix[:, :shared]]
         for modality in self.modalities:
             origin = origin_of(modality, source.trained)
             if origin == SHARED and shared == tailored:
-                begin.append(found[:, :shared])
+                begin.append(mix[:, :shared])
             elif origin == SHARED:
                 return None, "", f"no slot is like that of {modality}"
             else:
                 start = shared + source.modalities.index(origin) * tailored
-                begin.append(found[:, start : start + tailored])
+                begin.append(mix[:, start : start + tailored])
         return self._fitting(torch.cat(begin, dim=1), own, name, "by modality")
 
     def _decoder(self, name: str, own: Tensor) -> _Read:
@@ -281,37 +281,37 @@ class _Reader:
         words = name.split(".")
         deeper = _decoder_stages(self.source.weights) - _decoder_stages(self.fresh)
         words[2] = str(int(words[2]) + deeper)
-        found = self.source.weights.get(".".join(words))
-        if words[1] != "seg_layers" or found is None:
-            return self._fitting(found, own, name, "decoder")
-        if found.ndim != own.ndim or found.shape[1:] != own.shape[1:]:
-            return self._fitting(found, own, name, "")
-        if len(found) != len(self.source.heads):
+        theirs = self.source.weights.get(".".join(words))
+        if words[1] != "seg_layers" or theirs is None:
+            return self._fitting(theirs, own, name, "decoder")
+        if theirs.ndim != own.ndim or theirs.shape[1:] != own.shape[1:]:
+            return self._fitting(theirs, own, name, "")
+        if len(theirs) != len(self.source.heads):
             return (
                 None,
                 "",
-                f"{name} has {len(found)} heads, and its labels {len(self.source.heads)}",
+                f"{name} has {len(theirs)} heads, and its labels {len(self.source.heads)}",
             )
-        if not found.to(own.dtype).isfinite().all():
+        if not theirs.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
         joined, new = own.clone(), []
         for row, head in enumerate(self.heads):
             if head in self.source.heads:
-                joined[row] = found[self.source.heads.index(head)]
+                joined[row] = theirs[self.source.heads.index(head)]
             else:
                 new.append(head)
         if len(new) == len(self.heads):
             return None, "", f"its heads are of {', '.join(self.source.heads)}"
         return joined, "by label", f"new: {', '.join(new)}" if new else ""
 
-    def _fitting(self, found: Tensor | None, own: Tensor, name: str, origin: str) -> _Read:
-        if found is None:
+    def _fitting(self, theirs: Tensor | None, own: Tensor, name: str, origin: str) -> _Read:
+        if theirs is None:
             return None, "", f"{name} is not in it"
-        if found.shape != own.shape:
-            return None, "", f"{name} is {_size(found)} there, {_size(own)} here"
-        if not found.to(own.dtype).isfinite().all():
+        if theirs.shape != own.shape:
+            return None, "", f"{name} is {_size(theirs)} there, {_size(own)} here"
+        if not theirs.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
-        return found, origin, ""
+        return theirs, origin, ""
 
 
 def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:

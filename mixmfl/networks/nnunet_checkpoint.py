@@ -60,8 +60,8 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
             f"{one_line(error, 300)}); needed are its network_weights, and dataset_json and plans "
             "in its init_args"
         ) from None
-    found = [modalities.find(channel) or "" for channel in channels]
-    once = tuple(name if found.count(name) == 1 else "" for name in found)
+    meant = [modalities.find(channel) or "" for channel in channels]
+    once = tuple(name if meant.count(name) == 1 else "" for name in meant)
     if not any(once):
         shown = shorten([one_line(channel) for channel in channels], 20)
         raise ModelError(

@@ -155,10 +155,10 @@ class Identity:
                 f"its certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
                 f"{certificate.not_valid_after_utc:%Y-%m-%d}, and it is {now:%Y-%m-%d}"
             )
-        found = fingerprint_of(certificate)
-        if self.peers is not None and (known := self.peers.get(site)) != found:
+        fingerprint = fingerprint_of(certificate)
+        if self.peers is not None and (known := self.peers.get(site)) != fingerprint:
             expected = f"this site knows {known}" if known else "this site knows no key of it"
-            raise _NotShownError(f"its key has the fingerprint {found}, and {expected}")
+            raise _NotShownError(f"its key has the fingerprint {fingerprint}, and {expected}")
         content = signed_content(self.authority, run, round_number, site, signed.key)
         if not _is_signed(certificate.public_key(), _decoded(signed.signature), content):
             raise _NotShownError(

@@ -70,9 +70,9 @@ class CrossValidation:
         lines = [
             f"cross-validated Dice of {self.configuration}, {plural(len(self.folds), 'fold')}:"
         ]
-        for site, found in {"all sites": self.measured, **self.sites}.items():
-            cases = max((sums.cases for sums in found.components.values()), default=0)
-            dice = ", ".join(f"{name} {value:.3f}" for name, value in _dice_of(found).items())
+        for site, at_site in {"all sites": self.measured, **self.sites}.items():
+            cases = max((sums.cases for sums in at_site.components.values()), default=0)
+            dice = ", ".join(f"{name} {value:.3f}" for name, value in _dice_of(at_site).items())
             lines.append(f"  {site}: {dice or 'not measured'} ({plural(cases, 'case')})")
         if small := shares_text(best_shares(self.measured.components)):
             lines.append(f"  prediction removes small parts of: {small}")
@@ -111,9 +111,9 @@ def begin_folds(
                 f"{configuration}; start a new run in another folder"
             )
         before = record.folds
-    elif folder.is_dir() and (found := sorted(p.name for p in folder.iterdir())):
+    elif folder.is_dir() and (names := sorted(p.name for p in folder.iterdir())):
         raise ModelError(
-            f"{folder}: holds files that are no run in folds ({', '.join(found[:3])}); nothing was "
+            f"{folder}: holds files that are no run in folds ({', '.join(names[:3])}); nothing was "
             "written. Name another folder"
         )
     wanted = tuple(name for name in FOLD_NAMES if name in (*before, *folds))
@@ -167,8 +167,8 @@ def pool_folds(folder: Path) -> CrossValidation:
     parts: dict[str, list[Measured]] = {}
     folds = tuple(fold for fold in record.folds if fold != EVERY_CASE)
     for fold in folds:
-        for site, found in (load_measured_sites(runs[fold], rounds[fold]) or {}).items():
-            parts.setdefault(site, []).append(found)
+        for site, at_site in (load_measured_sites(runs[fold], rounds[fold]) or {}).items():
+            parts.setdefault(site, []).append(at_site)
     sites = {site: merge_measured(parts[site]) for site in sorted(parts)}
     lengths = {fold: run.settings.rounds for fold, run in runs.items()}
     result = CrossValidation(
@@ -257,16 +257,16 @@ def configurations_of(folder: Path) -> list[str]:
     return list(read_configurations(folder).configurations)
 
 
-def choose_configuration(found: Sequence[CrossValidation], folder: Path) -> str:
+def choose_configuration(trained: Sequence[CrossValidation], folder: Path) -> str:
     """Return the configuration with the highest cross-validated Dice, the first of equals.
 
     Dice is the mean over labels, each case from all modalities that it has, as in nnU-Net.
 
     Args:
-        found: The folds of each configuration.
+        trained: The folds of each configuration.
         folder: Where the choice is recorded.
     """
-    means = {each.configuration: mean(each.dice.values()) for each in found}
+    means = {each.configuration: mean(each.dice.values()) for each in trained}
     known = {name: dice for name, dice in means.items() if not math.isnan(dice)}
     if not known:
         raise ModelError(f"{folder}: no fold has validation cases, so that none can be chosen")

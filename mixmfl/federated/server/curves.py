@@ -77,7 +77,7 @@ def scalars(run: Run, number: int) -> dict[str, float]:
         number: The round, counted from 1.
     """
     settings = settings_of(number - 1, run.settings, run.changes)
-    found: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "learning_rate": learning_rate_of(number - 1, settings),
         "local_steps": settings.local_steps,
         "dice/federation": run.dice.get(number),
@@ -87,7 +87,7 @@ def scalars(run: Run, number: int) -> dict[str, float]:
     for site, at_site in run.history[number - 1].items():
         if at_site.absent:
             continue
-        found |= {
+        values |= {
             f"loss/{site}": at_site.loss,
             f"loss_dice/{site}": at_site.dice_loss,
             f"loss_cross_entropy/{site}": at_site.cross_entropy,
@@ -99,4 +99,4 @@ def scalars(run: Run, number: int) -> dict[str, float]:
             f"gpu_memory_mb/{site}": at_site.memory_mb,
             **{f"dice_of_{name}/{site}": dice for name, dice in at_site.dice.items()},
         }
-    return {n: value for n, value in found.items() if value is not None and not math.isnan(value)}
+    return {n: value for n, value in values.items() if value is not None and not math.isnan(value)}

@@ -64,8 +64,8 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
         if content["round"] != number:
             return None
         # those of earlier versions have no sites, and nothing of reliability and components
-        found = named(content.get("sites", {}), Range(0, MOST_SITES), "sites", ModelError)
-        sites = {site: read_measured_json(each, one_line(site)) for site, each in found.items()}
+        by_site = named(content.get("sites", {}), Range(0, MOST_SITES), "sites", ModelError)
+        sites = {site: read_measured_json(each, one_line(site)) for site, each in by_site.items()}
         return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(

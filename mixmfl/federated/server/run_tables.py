@@ -89,12 +89,12 @@ def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
     writer.writerow(
         ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
     )
-    for site, found in {"": measured, **by_site}.items():
-        for label, sums in found.components.items():
+    for site, at_site in {"": measured, **by_site}.items():
+        for label, sums in at_site.components.items():
             if sums.cases:
                 average = f"{sums.dice / sums.cases:.4f}"
                 writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])
-        for each in found.expected:
+        for each in at_site.expected:
             subset = "+".join(each.modalities)
             for label, dice in expect([each], each.modalities).dice.items():  # itself alone
                 numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases

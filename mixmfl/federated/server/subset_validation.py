@@ -78,25 +78,26 @@ def read_measured(
 
 
 def _check_counts(
-    site: str, found: Mapping[str, Counts], plans: Plans, labelled: Collection[str] | None
+    site: str, by_label: Mapping[str, Counts], plans: Plans, labelled: Collection[str] | None
 ) -> None:
     """Check that counts can be those of a site, which has no more cases than it was asked for.
 
     Raises:
         AggregationError: They cannot be true, or are of a label that the site does not label.
     """
-    if found.keys() != plans.labels.foreground.keys() or any(
-        sum(counts) > CASES_PER_SUBSET for counts in found.values()
+    if by_label.keys() != plans.labels.foreground.keys() or any(
+        sum(counts) > CASES_PER_SUBSET for counts in by_label.values()
     ):
         raise AggregationError(
-            f"site {site!r} sent Dice that are no counts of its cases: {quoted(dict(found), 200)}"
+            f"site {site!r} sent Dice that are no counts of its cases: "
+            f"{quoted(dict(by_label), 200)}"
         )
-    check_labelled(site, "Dice of", [n for n, counts in found.items() if any(counts)], labelled)
+    check_labelled(site, "Dice of", [n for n, counts in by_label.items() if any(counts)], labelled)
 
 
 def _check_sums(
     site: str,
-    found: Mapping[str, S],
+    by_label: Mapping[str, S],
     number: Callable[[S], int],
     plans: Plans,
     labelled: Collection[str] | None,
@@ -106,7 +107,7 @@ def _check_sums(
 
     Args:
         site: The site.
-        found: What it sent.
+        by_label: What it sent.
         number: Returns how many masks or cases are behind sums.
         plans: Plans of the run.
         labelled: Labels that the site labels; None: all.
@@ -116,11 +117,11 @@ def _check_sums(
         AggregationError: They cannot be true, or are of a label that the site does not label.
     """
     most = CASES_PER_SUBSET * 2 ** len(plans.modalities)
-    if found.keys() != plans.labels.foreground.keys() or any(
-        not sums.is_possible or number(sums) > most for sums in found.values()
+    if by_label.keys() != plans.labels.foreground.keys() or any(
+        not sums.is_possible or number(sums) > most for sums in by_label.values()
     ):
-        raise AggregationError(f"site {site!r} sent {words[0]}: {quoted(str(found), 200)}")
-    check_labelled(site, words[1], [n for n, sums in found.items() if number(sums)], labelled)
+        raise AggregationError(f"site {site!r} sent {words[0]}: {quoted(str(by_label), 200)}")
+    check_labelled(site, words[1], [n for n, sums in by_label.items() if number(sums)], labelled)
 
 
 def merge_measured(sites: Sequence[Measured]) -> Measured:

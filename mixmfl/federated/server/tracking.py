@@ -65,8 +65,8 @@ class MLflow:
             for name, value in _settings(run).items():
                 self._client.log_param(self._id, name, value)
         else:
-            (found,) = self._client.search_runs([known.experiment_id])
-            self._id = found.info.run_id
+            (earlier,) = self._client.search_runs([known.experiment_id])
+            self._id = earlier.info.run_id
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
