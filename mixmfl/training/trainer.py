@@ -1,6 +1,6 @@
 """A site's gradient steps, on one device and independent of any server."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,24 +9,15 @@ from torch import Tensor, nn
 
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
-from mixmfl.networks.base import Encoding, SegmentationNet, stack_slots
+from mixmfl.networks.base import Encoding, SegmentationNet
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.parameters import block_of
-from mixmfl.networks.prototypes import (
-    PrototypeMemory,
-    Prototypes,
-    State,
-    classes_at,
-    classes_of_each,
-    fade,
-    memory_to,
-    merge_prototypes,
-    observe,
-)
+from mixmfl.networks.prototypes import PrototypeMemory, State, memory_to
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
 from mixmfl.training.nnunet_training import Loss
-from mixmfl.training.supervision import Supervision, known_classes
+from mixmfl.training.prototype_observer import PrototypeObserver
+from mixmfl.training.supervision import Supervision
 
 _SCALE = "gradient_scale"
 
@@ -102,6 +93,7 @@ def train_locally(
     start = round_start(parameters, settings.proximal)
     supervision = supervision_of(plans, training.configuration)
     levels = prototype_sizes(plans, training.configuration)
+    observer = PrototypeObserver(network.modalities, levels, plans)
     dtype = autocast_dtype(device)
     loss_of = training.loss or batch_loss
     # the scale is part of the optimizer state: finding it again would cost steps
@@ -111,8 +103,6 @@ def train_locally(
 
     network.train()
     memory = memory_to(memory, device)
-    seen: dict[tuple[str, int], Prototypes] = {}
-    found: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}  # patients and classes
     losses: list[Tensor] = []
     dice_losses: list[Tensor] = []
     for prepared in batches:
@@ -128,12 +118,7 @@ def train_locally(
         scaler.update()
         losses.append(loss.total.detach())
         dice_losses.append(loss.dice)
-        classes = known_classes(batch.classes[0], plans.labels, batch.labelled)
-        observed = _observe_batch(network, encoding, classes, levels, plans)
-        for place, (new, has) in observed.items():
-            found.setdefault(place, []).append((batch.patients, has))
-            old = [fade(seen[place], settings.memory_decay)] if place in seen else []
-            seen[place] = merge_prototypes([*old, new])
+        observer.add(batch, encoding)
     mean_loss = torch.stack(losses).float().mean().item()
     if not np.isfinite(mean_loss):
         raise MixmflError(
@@ -143,8 +128,8 @@ def train_locally(
     return Trained(
         mean_loss,
         torch.stack(dice_losses).float().mean().item(),
-        memory_to(seen, torch.device("cpu")),
-        {place: _count_patients(parts) for place, parts in found.items()},
+        observer.memory(),
+        observer.patients(),
         {
             **save_optimizer(optimizer, parameters),
             **({_SCALE: torch.tensor(scaler.get_scale())} if scaled else {}),
@@ -218,42 +203,6 @@ def batch_loss(
 
 BatchLoss = Callable[[SegmentationNet, Batch, PrototypeMemory, Supervision], tuple[Loss, Encoding]]
 """A function like ``batch_loss``."""
-
-
-@torch.no_grad()
-def _observe_batch(
-    network: SegmentationNet,
-    encoding: Encoding,
-    classes: Tensor,
-    levels: Iterable[int],
-    plans: Plans,
-) -> dict[tuple[str, int], tuple[Prototypes, Tensor]]:
-    """Return the prototypes of a batch at ``levels``, for the modalities available in it.
-
-    With each comes ``(B, K)`` bool: which patches are behind which rows.
-    """
-    observed, count = {}, len(plans.labels.values)
-    for level in levels:
-        tailored = stack_slots(encoding.tailored[level]).detach()
-        at_level = classes_at(classes, tailored)
-        has = classes_of_each(at_level, count)
-        for index, modality in enumerate(network.modalities):
-            rows = encoding.present[:, index]
-            if rows.any():
-                prototypes = observe(tailored[rows, index].float(), at_level[rows], count)
-                observed[modality, level] = prototypes, has & rows[:, None]
-    return observed
-
-
-def _count_patients(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return ``(K,)`` of how many different patients the patches of each row are.
-
-    Args:
-        patches: By step: the patient of each patch, ``(B,)``, and its rows, ``(B, K)`` bool.
-    """
-    patients = torch.cat([numbers for numbers, _ in patches]).cpu()
-    has = torch.cat([rows for _, rows in patches]).cpu()
-    return torch.tensor([len(set(patients[column].tolist())) for column in has.T])
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> State:
