@@ -132,7 +132,7 @@ class Header:
 
         BodyPartExamined often says HEAD for a whole examination.
         """
-        words = described_part(f"{self.description} {self.protocol}")
+        words = described_part(self.description) or described_part(self.protocol)
         return words or self.body_part.upper()
 
 

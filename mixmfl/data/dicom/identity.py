@@ -42,7 +42,7 @@ def examinations(instances: Sequence[Instance], folder: Path) -> dict[str, list[
         # anonymisers give two examinations of a patient one identifier, too
         more = each.visit if each.is_anonymous else each.visit[DATE : DATE + 1]
         if (each.study, each.patient) in undated:
-            more = tuple("" if value == each.visit[DATE] else value for value in more)
+            more = ()
         who = (*each.patient, *more)
         by_study[each.study][who].append(each)
     parts: dict[tuple[str, ...], list[Instance]] = {}
@@ -148,14 +148,16 @@ def _one_per_patient(patients: Mapping[Patient, list[Instance]]) -> dict[Patient
 def _dated_by_series(instances: Sequence[Instance]) -> set[tuple[str, Patient]]:
     """Return study and patient where every series has a date of its own, as some anonymisers do it.
 
-    They are at least three, with different numbers and descriptions, in one frame of reference: no
-    other examinations look like that.
+    They are of a patient who is named, at least three, with different numbers and descriptions, in
+    one frame of reference: no other examinations look like that.
     """
     held: dict[tuple[str, Patient], dict[str, set[SeriesName]]] = defaultdict(
         lambda: defaultdict(set)
     )
     frames = defaultdict(set)
     for each in instances:
+        if each.is_anonymous:
+            continue
         held[each.study, each.patient][each.visit[DATE]].add(_series_name(each))
         frames[each.study, each.patient].add(each.frame_of_reference)
     found = set()

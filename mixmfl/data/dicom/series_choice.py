@@ -130,14 +130,12 @@ def _best(
     ):
         left = _narrowed(left, is_better)
     most = max(each.series.size for each in left)
-    unfiltered = {name for each in left for name in _unfiltered(each.series.header.description)}
-    has_water = any(_is_water(each.series) for each in left)
+    others = left
     for is_better in (
         lambda each: each.series.size >= MOST_VOXELS * most,
         lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
         lambda each: _is_axial(each.series),
-        lambda each: not (has_water and _is_in_phase(each.series)),
-        lambda each: each.series.header.description not in unfiltered,
+        lambda each: not any(_is_worse_twin(each.series, other.series) for other in others),
     ):
         left = _narrowed(left, is_better)
     left = _without_copies(left)
@@ -201,6 +199,7 @@ def _before_agent(
         for each in candidates
         if each is not taken
         and not _is_derived(each.series)
+        and not _is_worse_twin(each.series, taken.series)
         and each.series.header.number <= taken.series.header.number
         and is_silent_on_agent(each.series.header)
     ]
@@ -249,6 +248,12 @@ def _is_derived(series: Series) -> bool:
     """Say whether ImageType, or the description, says that images were computed from others."""
     header = series.header
     return "DERIVED" in header.image_type or bool(_REFORMATTED.search(header.description))
+
+
+def _is_worse_twin(one: Series, other: Series) -> bool:
+    """Say whether scanners store one with the other, better image: in phase, or unfiltered."""
+    is_of_dixon = _is_in_phase(one) and _is_water(other)
+    return is_of_dixon or one.header.description in _unfiltered(other.header.description)
 
 
 def _is_in_phase(series: Series) -> bool:

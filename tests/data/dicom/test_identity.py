@@ -198,14 +198,18 @@ def test_a_file_that_an_archive_holds_twice_counts_once_and_is_told(tmp_path: Pa
     ]
 
 
-@pytest.mark.parametrize(("frame", "cases"), [("1.2.9", 1), ("1.2.{}", 3)])
-def test_a_date_per_series_is_one_examination_in_one_frame_of_reference(
-    tmp_path: Path, frame: str, cases: int
+@pytest.mark.parametrize(
+    ("patient", "frame", "cases"),
+    [("4711", "1.2.9", 1), ("4711", "1.2.{}", 3), ("ANON", "1.2.9", 3)],
+)
+def test_a_date_per_series_is_one_examination_of_a_named_patient_in_one_frame_of_reference(
+    tmp_path: Path, patient: str, frame: str, cases: int
 ) -> None:
     for number, text in enumerate(("T1", "T2", "FLAIR"), 1):
         write_series(
             tmp_path / str(number), volume(number), SeriesNumber=number, SeriesDescription=text,
             StudyDate=f"20210{number}01", FrameOfReferenceUID=frame.format(number),
+            PatientID=patient,
         )  # fmt: skip
     found = find_dicom(tmp_path, KNOWN)
     assert len(found.cases) == cases
