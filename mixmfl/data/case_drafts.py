@@ -27,9 +27,11 @@ _LESION = {
 _AGREED = {"consensus", "majority", "staple"}
 # behind the name of an image beside it, these say that an image was made of that one, or is worse
 _DERIVED = re.compile(
-    r"mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|resampled|"
-    r"\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|rotated|nd|dis[23]d|"
-    r"res|cpp|def|old|alt|ancien|vieux|backup|kopie|copy|copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|art[ei]fa[ck]ts?"
+    r"(?<![^ ])(?:mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|"
+    r"resampled|\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|"
+    r"rotated|nd|dis[23]d|(?<!high )(?<!hi )res|cpp|def|old|alt|ancien|vieux|backup|kopie|copy|"
+    r"copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|"
+    r"art[ei]fa[ck]ts?)(?![^ ])"
 )
 # what file managers write before the name of a file that they copied
 _COPIED = {"kopie", "copy", "copie", "copia"}
@@ -325,7 +327,7 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         if any(word in PROCESSING | _COPIED for words in before for word in words):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
-        return any(_DERIVED.fullmatch(word) for words in further for word in words)
+        return any(_DERIVED.search(" ".join(words)) for words in further)
 
     return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
 

@@ -140,17 +140,27 @@ def _of_other_times(
     at_home: Mapping[Parts, Sequence[ImageFile]], rests: Mapping[Path, str]
 ) -> dict[Path, str]:
     """Return questions about images of one case whose names tell other times, sides or parts."""
-    by_rest: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
+    by_rest: dict[tuple[Parts, str], list[ImageFile]] = defaultdict(list)
     for home, mine in at_home.items():
         for image in mine:
-            by_rest[home, rests[image.path]].append(image.path)
+            by_rest[home, rests[image.path]].append(image)
     return {
-        path: _WHICH_DAY.format(names_of(paths))
-        for paths in by_rest.values()
-        for stems in [[stem_of(path) for path in paths]]
-        if are_of_other_times(stems) or show_other_parts(stems)
-        for path in paths
+        image.path: _WHICH_DAY.format(names_of([each.path for each in images]))
+        for images in by_rest.values()
+        if are_of_other_times([stem_of(each.path) for each in images]) or _mix_parts(images)
+        for image in images
     }
+
+
+def _mix_parts(images: Sequence[ImageFile]) -> bool:
+    """Say whether images show other parts of the body, but T2_brain beside T2_spine.
+
+    Which of these it is, is asked about the T2 alone.
+    """
+    counts = Counter(image.reading.modality for image in images)
+    return show_other_parts(
+        [stem_of(each.path) for each in images if counts[each.reading.modality] == 1]
+    )
 
 
 def _suffix_separates_cases(

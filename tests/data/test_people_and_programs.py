@@ -254,7 +254,8 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
     ("names", "of"),
     [
         ("p1/T1_3T p1/T1_1.5T p1/FLAIR_3T", "T1_3T"),
-        ("p1/T2_brain p1/T2_spine p1/FLAIR", "T2_spine"),
+        ("p1/T2_brain p1/T2_spine p1/FLAIR", "not used: 2 files for t2"),
+        ("p1/T1 p1/T1_high_res p1/FLAIR", "not used: 2 files for t1"),
         ("Flair_Anna_T1 Flair_Anna_T2", "Anna"),
         ("site/anna_T1 site/bert_FLAIR site/carl_T2", "looks like one patient, or like several"),
         ("p1/T1 p1/p2_FLAIR p2/T1", "p2"),
