@@ -292,9 +292,14 @@ def describe(found: Found) -> str:
     ]
     cases = []
     for case in found.cases:
-        files = [f"{modality}: {path.name}" for modality, path in case.images.items()]
-        if case.label:
-            files.append(f"label: {case.label.name}")
+        used = {**case.images, **({"label": case.label} if case.label else {})}
+        names = Counter(image.name for image in used.values())  # of T1/p1 and FLAIR/p1 one alone
+        files = [
+            f"{what}: {inside(image, found.folder)}"
+            if isinstance(image, Path) and names[image.name] > 1
+            else f"{what}: {image.name}"
+            for what, image in used.items()
+        ]
         cases.append(f"  {case.name} -> {', '.join(files)}")
     lines.extend(_first_of(cases))
     if found.refused:

@@ -348,6 +348,9 @@ def test_the_description_says_what_was_taken_for_what(tmp_path: Path) -> None:
         "  p3/T1.nii.gz: 2 files fit t1",
         "  p3/T1w.nii.gz: 2 files fit t1",
     ]
+    make_files(tmp_path / "other", "T1/p1.nii.gz", "FLAIR/p1.nii.gz")
+    lines = describe(find_cases(tmp_path / "other")).splitlines()
+    assert lines[2] == "  other -> flair: FLAIR/p1.nii.gz, t1: T1/p1.nii.gz"
 
 
 def test_a_long_description_is_cut(tmp_path: Path) -> None:
