@@ -50,12 +50,12 @@ def check_columns(names: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: One is there twice, or they are too many.
     """
-    found = list(names or ())
-    if len(found) > _MOST_COLUMNS:
-        raise ValueError(f"it has {len(found)} columns, and at most {_MOST_COLUMNS} are read")
-    if twice := [name for name in found if name and found.count(name) > 1]:
+    columns = list(names or ())
+    if len(columns) > _MOST_COLUMNS:
+        raise ValueError(f"it has {len(columns)} columns, and at most {_MOST_COLUMNS} are read")
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise ValueError(f"it has the column {quoted(twice[0])} twice")
-    return found
+    return columns
 
 
 def cell(value: object) -> object:

@@ -60,9 +60,8 @@ _READERS = {
 # what names the voxels' file in a header of NRRD and of MetaImage; blanks before a name are those
 # of its own line, as many empty lines would be searched once from each
 _VOXELS_FILE = re.compile(rb"(?im)^[^\S\n]*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\n]+)")
-_END_OF_META = re.compile(
-    rb"(?m)^[^\S\n]*ElementDataFile\s*[=:][^\n]*"
-)  # letter for letter, to ITK
+# ITK takes this key letter for letter
+_END_OF_META = re.compile(rb"(?m)^[^\S\n]*ElementDataFile\s*[=:][^\n]*")
 _END_OF_NRRD = re.compile(rb"\n\n")
 # ITK writes a longer line over memory that is not its own; a comment of NRRD, or a key of the
 # user's with its value, may be long

@@ -32,6 +32,7 @@ COLUMNS = ("Partition_ID", "Subject_ID")  # of the file that FeTS ships
 TESTED_FROM = 5  # a site with this many cases has at least one test case
 HOLDERS = 2  # sites that a modality should have: with one there is nothing to average
 SHUFFLES = 1000  # tries to find modality sets in which every modality has its holders
+SPLIT = "split.json"  # in a federation's folder: who went where
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TESTS = "_tests"
@@ -512,7 +513,7 @@ def write_sites(
                 _put(file, target, kind, copy)
         write_json(temporary / "dataset.json", labels.to_json())
         write_json(temporary / "federation.json", {"held_out": [], "tests": tests})
-        write_json(temporary / "split.json", record)
+        write_json(temporary / SPLIT, record)
 
 
 def _check_new(folder: Path, source: Path) -> None:

@@ -444,11 +444,12 @@ def _is_event(following: Sequence[_Phrase], when: str) -> bool:
 
 
 def _is_unknown(each: _Phrase) -> bool:
-    return not each.meaning and not _is_harmless(each) and _is_spoken(each.words)
+    return not each.meaning and not _is_harmless(each.words) and _is_spoken(each.words)
 
 
-def _is_harmless(each: _Phrase) -> bool:
-    return each.words in HARMLESS or each.words in PROCESSING
+def _is_harmless(word: str) -> bool:
+    """Say whether a word that names no sequence says nothing of a contrast agent either."""
+    return word in HARMLESS or word in PROCESSING
 
 
 def _is_spoken(word: str) -> bool:
@@ -465,7 +466,7 @@ def _may_name_agent(phrases: Sequence[_Phrase]) -> tuple[str, ...]:
 def _may_abbreviate(word: str) -> bool:
     """Say whether a word that we do not know is short enough to abbreviate anything."""
     is_short = len(word) <= _SHORT or not set(word) & _VOWELS
-    return is_short and _is_spoken(word) and word not in HARMLESS and word not in PROCESSING
+    return is_short and _is_spoken(word) and not _is_harmless(word)
 
 
 @cache
@@ -478,7 +479,7 @@ def looks_like_agent(word: str) -> bool:
     if word != letters:
         known = _TABLE.get((letters,), "") in AGENTS and len(letters) > 1
         return known or letters in _PERHAPS_AGENTS
-    if word in HARMLESS or word in PROCESSING or not word.isalpha():
+    if _is_harmless(word) or not word.isalpha():
         return False
     return (
         word in _PERHAPS_AGENTS
@@ -494,7 +495,9 @@ def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
 
     A sign or a preposition before it tells enough, unless the unknown word comes between.
     """
-    spoken = [each for each in phrases[:at] if each.meaning != "filler" and not _is_harmless(each)]
+    spoken = [
+        each for each in phrases[:at] if each.meaning != "filler" and not _is_harmless(each.words)
+    ]
     before, after = spoken[-1:], phrases[at + 1 : at + 2]
     if any(_is_unknown(each) or _NONE.fullmatch(each.words) for each in before):
         return True

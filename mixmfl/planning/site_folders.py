@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +140,17 @@ def find_site(
     if mapping is None and (folder / MAPPING).is_file():
         mapping = folder / MAPPING
     corrections = read_mapping(mapping, known) if mapping else None
-    found, rows = find_training_cases(
-        folder, known, partial(_labels_of, folder, labels_file), corrections
-    )
+    labels_of = cache(partial(_labels_of, folder, labels_file))  # it may list the whole folder
+    found, rows = find_training_cases(folder, known, labels_of, corrections)
     if not found.cases:
         if not rows:
             check_most_are_known([found], known)
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
-    labels = _labels_of(folder, labels_file)
     return SiteFolder(
         folder.absolute().name,  # not resolve(): a link is named by itself, not by its target
         found,
-        labels,
+        labels_of(),
         alignment or AlignmentOptions(),
         rows,
         card=find_card(folder),

@@ -17,7 +17,7 @@ from mixmfl.data.dicom.header import DATE, Instance
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.sequence_words import read_words
 
-FEWEST_DATES = 3  # of series that may be one examination all the same
+_FEWEST_DATES = 3  # of series that may be one examination all the same
 
 _LENGTH = 8  # characters of a digest in a name
 
@@ -160,14 +160,14 @@ def _dated_by_series(instances: Sequence[Instance]) -> set[tuple[str, Patient]]:
             continue
         held[each.study, each.patient][each.visit[DATE]].add(_series_name(each))
         frames[each.study, each.patient].add(each.frame_of_reference)
-    found = set()
+    dated = set()
     for who, dates in held.items():
         series = [name for names in dates.values() for name in names]
         numbers, descriptions, _ = map(set, zip(*series, strict=True))
         is_apart = len(series) == len(dates) == len(numbers) == len(descriptions)
-        if is_apart and len(dates) >= FEWEST_DATES and len(frames[who]) == 1 and all(frames[who]):
-            found.add(who)
-    return found
+        if is_apart and len(dates) >= _FEWEST_DATES and len(frames[who]) == 1 and all(frames[who]):
+            dated.add(who)
+    return dated
 
 
 def _may_be(one: Patient, other: Patient) -> bool:

@@ -120,9 +120,13 @@ def directions(planes: Sequence[Plane]) -> int:
     """Return the number of different orientations of planes, within ``OTHER_DIRECTION``."""
     distinct: list[tuple[float, ...]] = []
     for axes in {plane.axes for plane in planes if plane.axes}:
-        if not any(np.allclose(axes, each, rtol=0, atol=OTHER_DIRECTION) for each in distinct):
+        if not any(_look_alike(axes, each) for each in distinct):
             distinct.append(axes)
     return max(1, len(distinct))
+
+
+def _look_alike(axes: Sequence[float], other: Sequence[float]) -> bool:
+    return np.allclose(axes, other, rtol=0, atol=OTHER_DIRECTION)
 
 
 def without_strays(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
@@ -135,7 +139,7 @@ def without_strays(planes: Sequence[Plane]) -> tuple[list[Plane], list[Plane]]:
     if not axes:
         return list(planes), []
     usual = axes.most_common(1)[0][0]
-    alike = {each for each in axes if np.allclose(each, usual, rtol=0, atol=OTHER_DIRECTION)}
+    alike = {each for each in axes if _look_alike(each, usual)}
     kept = [plane for plane in planes if plane.place and plane.axes in alike]
     strays = [plane for plane in planes if not (plane.place and plane.axes in alike)]
     if not 0 < len(strays) <= MOST_STRAYS * len(kept) or len(kept) < FEWEST_SLICES:

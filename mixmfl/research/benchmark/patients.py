@@ -23,12 +23,10 @@ from mixmfl.core.records import read_record
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.labels import Labels, read_folder_labels
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.partition import Site, write_sites
+from mixmfl.data.partition import SPLIT, Site, write_sites
 from mixmfl.research.benchmark.records import Splits
 
 SPLITS = "splits.json"
-SPLIT = "split.json"
-"""What a federation's folder has of it: who went where."""
 LESION = Labels({"background": 0, "lesion": 1})
 """The labels of a study without ``dataset.json``."""
 
