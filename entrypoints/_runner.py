@@ -101,12 +101,30 @@ def output(options: argparse.Namespace) -> Iterator[Callable[[str], None]]:
             handler.close()
 
 
+def continued(options: argparse.Namespace) -> str:
+    """Say how a command is continued that keeps what it has completed."""
+    return "completed work is kept: run the same command again to continue"
+
+
+def begun_again(options: argparse.Namespace) -> str:
+    """Say how a command is begun again that writes into an empty folder only."""
+    return f"it cannot be continued: run it again with another folder than {options.out}"
+
+
 def run(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None,
     work: Callable[[argparse.Namespace], int],
+    advice: Callable[[argparse.Namespace], str] = continued,
 ) -> int:
     """Parse, do the work, and print errors that a user can fix as one line on stderr.
+
+    Args:
+        parser: The command's parser.
+        argv: Its arguments; None: those of this process.
+        work: Does the work and returns the exit code.
+        advice: Says what to do after an interruption. It imports nothing heavy: it may have been
+            an import that was interrupted, which cannot be repeated.
 
     Returns:
         The exit code: that of ``work``; 2 where nothing could start; 130 after Ctrl-C or SIGTERM.
@@ -134,11 +152,7 @@ def run(
         complain(parser.prog, explain(error))
         return NOTHING_COULD_START
     except KeyboardInterrupt:
-        again = "again with --resume" if hasattr(options, "resume") else "again"
-        complain(
-            parser.prog,
-            f"interrupted; completed work is kept: run the same command {again} to continue",
-        )
+        complain(parser.prog, f"interrupted; {advice(options)}")
         return INTERRUPTED
 
 
@@ -187,10 +201,14 @@ def run_shown(name: str, *arguments: object) -> None:
 
     Raises:
         MixmflError: The command failed.
+        KeyboardInterrupt: It was interrupted.
     """
     argv = [str(argument) for argument in arguments]
     print(f"\n$ {name} {' '.join(argv)}", flush=True)
-    if commands()[name].load()(argv) != 0:
+    code = commands()[name].load()(argv)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code != 0:
         raise MixmflError(f"{name} failed; see above")
 
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=0, help="seed, also of the choice of training cases; default: 0"
     )
     _options.add_device(parser)
-    return _runner.run(parser, argv, _work)
+    return _runner.run(parser, argv, _work, _runner.begun_again)
 
 
 def _work(options: argparse.Namespace) -> int:

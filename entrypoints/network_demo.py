@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=Path("network-demo"),
         help="default: network-demo",
     )
-    return _runner.run(parser, argv, _work)
+    return _runner.run(parser, argv, _work, _runner.begun_again)
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -149,7 +149,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--resume", action="store_true", help="resume the run in RUN, or train it for longer"
     )
     _options.add_device(parser)
-    return _runner.run(parser, argv, _work)
+    return _runner.run(parser, argv, _work, _advice)
+
+
+def _advice(options: argparse.Namespace) -> str:
+    """Say how a run is continued, of which RUN may have nothing yet."""
+    names = options.out.iterdir() if options.out.is_dir() else ()
+    if all(path.name.startswith(".") for path in names):
+        return "nothing was begun: run the same command again"
+    again = "again" if options.resume else "again with --resume"
+    return f"completed rounds are kept: run the same command {again} to continue"
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from mixmfl.entrypoints import _runner, doctor
+from mixmfl.entrypoints import _runner, doctor, network_demo, train_federated
 from small import LABELS, MODALITIES, small_case, small_plans
 
 from mixmfl import __main__ as door
@@ -301,3 +301,53 @@ def test_training_needs_twice_the_features_on_a_cpu_and_four_times_the_weights(
 def test_a_need_fits_where_there_is_enough() -> None:
     assert hardware.Need("disk", 1.0, 1.0).fits
     assert not hardware.Need("disk", 1.1, 1.0).fits
+
+
+# --- interruptions
+
+
+def interrupt(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("holds", "options", "advice"),
+    [
+        ((".lock",), (), "nothing was begun: run the same command again\n"),
+        (("run.json",), (), "are kept: run the same command again with --resume to continue\n"),
+        (("run.json",), ("--resume",), "are kept: run the same command again to continue\n"),
+    ],
+)
+def test_an_interrupted_training_says_what_continues_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+    capsys: Said,
+    holds: Sequence[str],
+    options: Sequence[str],
+    advice: str,
+) -> None:
+    for file in ("work/plans.json", *(f"run/{name}" for name in holds)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    monkeypatch.setattr(train_federated, "_work", interrupt)
+    folders = ("-i", tmp_path / "work", "-o", tmp_path / "run")
+    assert command("mixmfl_train_federated", *folders, *options) == 130
+    assert capsys.readouterr().err.endswith(advice)
+
+
+def test_a_command_that_needs_an_empty_folder_does_not_say_that_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, capsys: Said
+) -> None:
+    monkeypatch.setattr(network_demo, "_work", interrupt)
+    assert command("mixmfl_network_demo", "-o", tmp_path / "demo") == 130
+    assert "cannot be continued" in capsys.readouterr().err
+
+
+def test_a_command_within_another_that_is_interrupted_interrupts_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr(doctor, "_work", interrupt)
+    parser = _runner.parser("mixmfl_any", "does")
+    assert _runner.run(parser, [], lambda _: _runner.run_shown("mixmfl_doctor")) == 130
+    assert "mixmfl_any: interrupted; completed work is kept" in capsys.readouterr().err
