@@ -92,9 +92,8 @@ class _Jobs:
     def _serve(self, server: Server) -> None:
         """Run job after job until the orders are carried out."""
         begun = holds_run(self._orders.out)
-        self._wait_for(server, self._quorum if begun else len(self._orders.sites))
+        online = self._wait_for(server, self._quorum if begun else len(self._orders.sites))
         while True:
-            online = connected(server) & set(self._orders.sites)
             result = run_job(
                 server,
                 self._file,
@@ -111,7 +110,7 @@ class _Jobs:
                 self._say("a site has come back")
             else:
                 self._fail(result.reason, "the round is repeated")
-            self._wait_for(server, self._quorum)
+            online = self._wait_for(server, self._quorum)
 
     def _each_second(self, server: Server, rounds_before: int, online: set[str]) -> None:
         """Report what a job has done; end it after its round if another site can take part."""
@@ -158,8 +157,12 @@ class _Jobs:
         self._say(f"{reason}; {then}")
         time.sleep(_PAUSE * 2 ** (self._failures - 1))
 
-    def _wait_for(self, server: Server, enough: int) -> None:
-        """Wait until all sites are connected, or enough of them and 20 s have passed."""
+    def _wait_for(self, server: Server, enough: int) -> set[str]:
+        """Wait until all sites are connected, or enough of them and 20 s have passed.
+
+        Returns the connected ones, who are to be asked: a heartbeat that is late a moment later
+        does not leave a site out of a run that was to wait for it.
+        """
         sites = set(self._orders.sites)
         reported: set[str] | None = None
         patience = time.monotonic() + 20
@@ -172,7 +175,7 @@ class _Jobs:
                     self._say(f"waiting for {', '.join(missing)} (mixmfl_site there)")
                 reported = online
             if online == sites or (len(online) >= enough and time.monotonic() > patience):
-                return
+                return online
             time.sleep(1)
 
 

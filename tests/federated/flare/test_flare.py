@@ -819,6 +819,7 @@ class _Jobs:
         self.orders = TrainingJob(work, work / "run", ("north", "south"), "abc", settings, "0")
         self.last_seen = {"north": math.inf, "south": math.inf}  # later than any now: always here
         self.took_part: list[Sequence[str]] = []
+        self.asked = 0  # how often it was asked who is connected
         self.in_job: Callable[[], None] = lambda: None
         monkeypatch.setattr(runner, "time", self.clock)
         monkeypatch.setattr(runner, "ending_soon", lambda kit, today: ["warning: ends"])
@@ -829,6 +830,7 @@ class _Jobs:
         return question(self)
 
     def get_system_info(self) -> SimpleNamespace:
+        self.asked += 1
         seen = self.last_seen.items()
         clients = [SimpleNamespace(name=name, last_connect_time=at) for name, at in seen]
         return SimpleNamespace(client_info=clients)
@@ -869,6 +871,22 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
         "connected: north, south",
     ]
     assert jobs.clock.now == 1060
+    assert jobs.took_part == [["north", "south"]]
+
+
+def test_a_site_whose_heartbeat_is_late_once_all_were_connected_is_in_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [JobResult("done")], tmp_path)
+    seen = jobs.get_system_info
+
+    def late_when_asked_again() -> SimpleNamespace:
+        if jobs.asked:
+            jobs.last_seen["south"] = jobs.clock.now - 41
+        return seen()
+
+    monkeypatch.setattr(jobs, "get_system_info", late_when_asked_again)
+    jobs.run()
     assert jobs.took_part == [["north", "south"]]
 
 

@@ -99,7 +99,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
     """Return the exit code of a command, in bounded time."""
     try:
-        return process.wait(timeout=seconds)
+        until(lambda: process.poll() is not None, "the command ends", seconds)
+        return process.wait()
     finally:
         kill(process)
 
