@@ -16,7 +16,15 @@ setup(
             extra_compile_args=["-O3", "-Wno-psabi"],
             py_limited_api=True,
             optional=True,  # without a compiler norms.py does without
-        )
+        ),
+        Extension(
+            "mixmfl.federated._sums",
+            ["mixmfl/federated/_sums.c"],
+            define_macros=[("Py_LIMITED_API", "0x030a0000")],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
+            py_limited_api=True,
+            optional=True,  # and so does weighted_sums.py
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

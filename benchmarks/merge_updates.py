@@ -166,9 +166,10 @@ def measure(
     size = files[0].stat().st_size / 1e9
     changes = {site: reply.tensors for site, reply in replies.items()}
     weights = dict.fromkeys(registrations, TOLD.weights)
+    norms = dict.fromkeys(registrations, dict.fromkeys(TOLD.weights, 1.0))  # a mean reads none
 
     def merge() -> None:
-        merge_blocks(state.weights, changes, weights, "mean", 0.2, {}, {})
+        merge_blocks(state.weights, changes, weights, "mean", 0.2, norms, {})
 
     def whole_round() -> None:
         merge_round(state, replies, registrations, plans, settings)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.tensor_store import Form, form_of, only, pieces, reader_of
+from mixmfl.federated.weighted_sums import add_weighted
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
 
@@ -58,9 +59,9 @@ def average(
 
     A parameter's change is averaged over the sites that sent it: a site without T2 does not change
     the T2 encoder. Added to the weights that all began with, and with equal blocks and weights
-    everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, over groups of
-    ``TOGETHER`` sites in the order of their names, and in a group as the BLAS adds; changes are
-    short beside the weights that they are added to, so little is lost beside the rounding of these.
+    everywhere, this is FedAvg (McMahan et al. 2017). Sums are in single precision, in the order of
+    the sites' names; changes are short beside the weights that they are added to, so little is lost
+    beside the rounding of these.
     The inputs are left as they are, and where they are not in memory no more of them is there at
     once than a few pieces.
 
@@ -86,7 +87,7 @@ def average(
         forms = _common_forms(sources, names)
         mean = torch.zeros(_count(forms))
         for start, stop, first, rows in _side_by_side(sources, forms, PIECE, TOGETHER):
-            mean[start:stop].addmv_(rows.T, shares[first : first + len(rows)])
+            add_weighted(mean[start:stop], rows, shares[first : first + len(rows)])
         merged |= _split(mean, forms)
     return merged
 
@@ -160,22 +161,18 @@ def _side_by_side(
 
     Yields:
         Where the piece starts and stops, which site is the first, and ``(sites, stop - start)`` in
-        single precision, which the next overwrites.
+        the type of the tensors, which the next overwrites.
     """
     readers = [reader_of(source, list(forms)) for source in sources.values()]
     count = _count(forms)
-    rows = torch.empty(min(together, len(readers)), min(most, count))
-    room = torch.empty(min(most, count), dtype=next(iter(forms.values()))[1])
-    direct = room.dtype == rows.dtype
+    kind = next(iter(forms.values()))[1]
+    rows = torch.empty(min(together, len(readers)), min(most, count), dtype=kind)
     for start in range(0, count, most):
         stop = min(start + most, count)
         for first in range(0, len(readers), together):
             some = readers[first : first + together]
             for row, read in zip(rows[:, : stop - start], some, strict=False):
-                if direct:
-                    read(start, stop, row)
-                else:
-                    row.copy_(read(start, stop, room))
+                read(start, stop, row)
             yield start, stop, first, rows[: len(some), : stop - start]
 
 
@@ -367,5 +364,5 @@ def _by_coordinate(
     merged = torch.empty(_count(forms))
     most = min(PIECE, max(1, MOST_NUMBERS // len(changes)))
     for start, stop, _, rows in _side_by_side(changes, forms, most, len(changes)):
-        merged[start:stop] = merge(rows)
+        merged[start:stop] = merge(rows.float())
     return _split(merged, forms)

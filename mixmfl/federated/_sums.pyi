@@ -1,0 +1,3 @@
+def add(
+    total: int, rows: int, stride: int, shares: int, count: int, numbers: int, half: bool
+) -> None: ...
