@@ -3,12 +3,13 @@
 A network is less sure of its bad masks. How its confidence goes with Dice is measured on the
 sites' validation cases when training ends, as sums that add up over sites, and kept in the model
 file: Dice is regressed on the square of confidence, by label, over the masks from every subset of
-modalities.
+modalities. Prediction removes small components, and which ones is known only when all sites have
+answered: so sites sum Dice for each share of the largest component that may be chosen.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from scipy.stats import t as student
@@ -16,7 +17,7 @@ from scipy.stats import t as student
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import Reliabilities
-from mixmfl.evaluation.small_components import Components
+from mixmfl.evaluation.small_components import SHARES, Components
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
 
 COVERAGE = 0.9
@@ -30,10 +31,17 @@ _ALIKE = 0.3
 
 _MOST = float(MOST_CASES) * MOST_SUBSETS
 
+_Sum = Annotated[float, within(0, _MOST)]
+_ByShare = Annotated[tuple[_Sum, ...], entries(len(SHARES), len(SHARES))]
+_NOTHING = (0.0,) * len(SHARES)
+
 
 @dataclass(frozen=True)
 class ConfidenceSums:
     """Sums over masks of one label, ``x`` being the square of confidence and ``y`` the Dice.
+
+    Those with ``y`` are one for each of ``SHARES``, of the masks without the components below that
+    share of the largest.
 
     Attributes:
         cases: Cases that the masks are of.
@@ -47,28 +55,28 @@ class ConfidenceSums:
 
     cases: Annotated[int, within(0, MOST_CASES)] = 0
     masks: Annotated[int, within(0, MOST_CASES * MOST_SUBSETS)] = 0
-    x: Annotated[float, within(0, _MOST)] = 0.0
-    y: Annotated[float, within(0, _MOST)] = 0.0
-    xx: Annotated[float, within(0, _MOST)] = 0.0
-    xy: Annotated[float, within(0, _MOST)] = 0.0
-    yy: Annotated[float, within(0, _MOST)] = 0.0
+    x: _Sum = 0.0
+    y: _ByShare = _NOTHING
+    xx: _Sum = 0.0
+    xy: _ByShare = _NOTHING
+    yy: _ByShare = _NOTHING
 
-    def to_json(self) -> dict[str, float | int]:
+    def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return asdict(self)
+        return {name: list(n) if isinstance(n, tuple) else n for name, n in asdict(self).items()}
 
     @property
     def is_possible(self) -> bool:
         """Say whether any masks have these sums: each is of numbers from 0 to 1."""
         n, slack = self.masks, 1e-9 * self.masks
+        squares = [(self.x, self.xx), *zip(self.y, self.yy, strict=True)]
         return (
             (self.cases <= n if n else not self.cases)
-            and max(self.x, self.y) <= n
-            and self.x**2 / max(n, 1) <= self.xx + slack
-            and self.xx <= self.x + slack
-            and self.y**2 / max(n, 1) <= self.yy + slack
-            and self.yy <= self.y + slack
-            and self.xy <= min(self.x, self.y) + slack
+            and all(
+                total <= n and total**2 / max(n, 1) <= square + slack and square <= total + slack
+                for total, square in squares
+            )
+            and all(xy <= min(self.x, y) + slack for y, xy in zip(self.y, self.xy, strict=True))
         )
 
 
@@ -133,33 +141,49 @@ def look_closely(estimates: Mapping[str, DiceEstimate]) -> list[str]:
     return [f"look closely: this mask's Dice is estimated at {in_words(bad)}"] if bad else []
 
 
-def sums_of_case(pairs: Iterable[tuple[float, float]]) -> ConfidenceSums:
+def sums_of_case(masks: Iterable[tuple[float, Sequence[float]]]) -> ConfidenceSums:
     """Return the sums over the masks of one label and case.
 
     Args:
-        pairs: Confidence and Dice of each mask; left out where one is NaN, as where a mask lacks
-            the label.
+        masks: Confidence of each mask, and its Dice for each of ``SHARES``; one whose confidence is
+            NaN, as where it lacks the label, is left out.
     """
-    known = [(c * c, d) for c, d in pairs if not (math.isnan(c) or math.isnan(d))]
-    x, y = [x for x, _ in known], [y for _, y in known]
+    known = [(c * c, dice) for c, dice in masks if not math.isnan(c)]
+    if not known:
+        return ConfidenceSums()
+    x = [x for x, _ in known]
+    by_share = list(zip(*(dice for _, dice in known), strict=True))
     return ConfidenceSums(
-        cases=int(bool(known)),
+        cases=1,
         masks=len(known),
         x=math.fsum(x),
-        y=math.fsum(y),
+        y=tuple(map(math.fsum, by_share)),
         xx=math.fsum(a * a for a in x),
-        xy=math.fsum(a * b for a, b in known),
-        yy=math.fsum(b * b for b in y),
+        xy=tuple(math.fsum(a * b for a, b in zip(x, y, strict=True)) for y in by_share),
+        yy=tuple(math.fsum(b * b for b in y) for y in by_share),
     )
 
 
 def add_sums(parts: Sequence[ConfidenceSums]) -> ConfidenceSums:
     """Return the sums over all parts; their order changes no bit."""
-    cases, masks, *sums = zip(*map(astuple, parts), strict=True)
-    return ConfidenceSums(int(sum(cases)), int(sum(masks)), *(math.fsum(each) for each in sums))
+
+    def by_share(each: Iterable[Sequence[float]]) -> tuple[float, ...]:
+        return tuple(map(math.fsum, zip(*each, strict=True)))
+
+    return ConfidenceSums(
+        sum(each.cases for each in parts),
+        sum(each.masks for each in parts),
+        math.fsum(each.x for each in parts),
+        by_share(each.y for each in parts),
+        math.fsum(each.xx for each in parts),
+        by_share(each.xy for each in parts),
+        by_share(each.yy for each in parts),
+    )
 
 
-def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | None:
+def estimate_dice(
+    sums: ConfidenceSums, confidence: float, share: float = 0.0
+) -> DiceEstimate | None:
     """Return the Dice that is estimated for one label of a mask.
 
     Least squares, with the interval for a new observation (Draper and Smith 1998, Applied
@@ -171,7 +195,8 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
 
     Args:
         sums: Sums of the label over the validation cases.
-        confidence: Mean probability of the label over the voxels that the mask gives it.
+        confidence: Mean probability of the label over the voxels that the network gives it.
+        share: That of ``SHARES`` below which components are then removed from the mask.
 
     Returns:
         The estimate; None where it cannot be told: the mask lacks the label (``confidence`` is
@@ -179,13 +204,14 @@ def estimate_dice(sums: ConfidenceSums, confidence: float) -> DiceEstimate | Non
     """
     if math.isnan(confidence) or sums.cases < FEWEST_CASES:
         return None
-    x, y = sums.x / sums.masks, sums.y / sums.masks
+    chosen = SHARES.index(share)
+    x, y = sums.x / sums.masks, sums.y[chosen] / sums.masks
     spread = max(0.0, sums.xx / sums.masks - x * x)
-    together = sums.xy / sums.masks - x * y
+    together = sums.xy[chosen] / sums.masks - x * y
     if spread < 1e-9 or together <= 0:
         return None
     slope = together / spread
-    rest = max(0.0, sums.yy / sums.masks - y * y - slope * together)
+    rest = max(0.0, sums.yy[chosen] / sums.masks - y * y - slope * together)
     known = sums.masks / (1 + (sums.masks / sums.cases - 1) * _ALIKE)
     free = known - 2
     away = confidence * confidence - x

@@ -162,10 +162,12 @@ class Model:
         """Return the estimated Dice of a mask, by label or region; without those it cannot tell.
 
         Args:
-            confidences: How sure the model is of the mask, as ``Segmented`` has it.
+            confidences: How sure the model is of the mask, as ``Segmented`` has it; the estimate is
+                of the mask without what ``component_shares`` removes.
         """
+        shares = self.component_shares
         estimated = {
-            name: estimate_dice(self.confidence[name], confidence)
+            name: estimate_dice(self.confidence[name], confidence, shares.get(name, 0.0))
             for name, confidence in confidences.items()
             if name in self.confidence
         }

@@ -283,6 +283,8 @@ def _read_header(header: Mapping[str, Any]) -> tuple[_Header, Plans]:
     """
     if any("dice" in each for each in header.get("expected", ())):
         header = {**header, "expected": []}  # means of earlier versions, maybe of one case
+    if any(not isinstance(each.get("y"), list) for each in header.get("confidence", {}).values()):
+        header = {**header, "confidence": {}}  # of earlier versions: of masks with all components
     record = read_record(_Header, header, "header", ModelError)
     plans = Plans.from_json(record.plans, "plans")
     plans.configuration(record.configuration)  # raises where it was not planned

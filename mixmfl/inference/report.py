@@ -62,7 +62,8 @@ not reach. Masks must be looked at by someone who can judge them, those of low D
 SMALL_PARTS = """\
 Small parts of a label were removed where its case says so: Dice was higher without such parts in
 validation cases of the federation, but here one may be a lesion. The volume and the outline are
-without them; the estimated Dice, the range of the volume and maps of uncertainty are with them."""
+without them, and so is what this mask's Dice is estimated of; the range of the volume, expected
+Dice and maps of uncertainty are with them."""
 
 RESEARCH_ONLY = "Research use only. No medical device: not for diagnosis or treatment."
 

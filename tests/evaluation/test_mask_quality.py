@@ -12,6 +12,7 @@ from mixmfl.evaluation.mask_quality import (
     estimate_dice,
     sums_of_case,
 )
+from mixmfl.evaluation.small_components import SHARES
 
 
 def drawn(count: int, seed: int, noise: float = 0.05) -> list[tuple[float, float]]:
@@ -30,8 +31,8 @@ def drawn(count: int, seed: int, noise: float = 0.05) -> list[tuple[float, float
 
 
 def sums_of(masks: list[tuple[float, float]]) -> ConfidenceSums:
-    """Return the sums where every mask is of another case."""
-    return add_sums([sums_of_case([mask]) for mask in masks])
+    """Return the sums where every mask is of another case and has one component of a label."""
+    return add_sums([sums_of_case([(sure, [dice] * len(SHARES))]) for sure, dice in masks])
 
 
 def test_estimate_is_that_of_linear_regression() -> None:
@@ -90,8 +91,9 @@ def test_a_tenth_lies_on_one_side_of_an_interval_that_reaches_an_end(good: bool)
 def test_masks_of_one_case_count_for_fewer() -> None:
     masks = drawn(12, 1)
     apart = estimate_dice(sums_of(masks), 0.8)
+    alike = [(sure, [dice] * len(SHARES)) for sure, dice in masks]
     together = estimate_dice(
-        add_sums([sums_of_case(masks[start : start + 2]) for start in range(0, 12, 2)]), 0.8
+        add_sums([sums_of_case(alike[start : start + 2]) for start in range(0, 12, 2)]), 0.8
     )
     assert apart is not None
     assert together is not None
@@ -107,10 +109,27 @@ def test_sites_add_up_to_one_regression_in_any_order() -> None:
 
 
 def test_a_mask_without_the_label_counts_for_nothing() -> None:
-    assert sums_of_case([(math.nan, 0.0), (0.9, math.nan)]) == ConfidenceSums()
-    assert sums_of_case([(math.nan, 0.0), (0.5, 0.25)]) == ConfidenceSums(
-        1, 1, x=0.25, y=0.25, xx=0.0625, xy=0.0625, yy=0.0625
+    assert sums_of_case([(math.nan, [0.0] * 4)]) == ConfidenceSums()
+    assert sums_of_case([(math.nan, [0.0] * 4), (0.5, [0.25, 0.25, 0.5, 0.5])]) == ConfidenceSums(
+        1,
+        1,
+        x=0.25,
+        y=(0.25, 0.25, 0.5, 0.5),
+        xx=0.0625,
+        xy=(0.0625, 0.0625, 0.125, 0.125),
+        yy=(0.0625, 0.0625, 0.25, 0.25),
     )
+
+
+def test_the_estimate_is_of_the_mask_without_what_is_removed() -> None:
+    masks = drawn(20, 0)
+    better = [(sure, (dice + 1) / 2) for sure, dice in masks]
+    both = [(sure, [dice, dice, (dice + 1) / 2, 0.0]) for sure, dice in masks]
+    sums = add_sums([sums_of_case([mask]) for mask in both])
+    assert sums.is_possible
+    assert estimate_dice(sums, 0.8) == estimate_dice(sums_of(masks), 0.8)
+    assert estimate_dice(sums, 0.8, share=0.1) == estimate_dice(sums_of(better), 0.8)
+    assert estimate_dice(sums, 0.8, share=0.2) is None  # there surer masks are not better
 
 
 def test_ends_stay_within_zero_and_one() -> None:

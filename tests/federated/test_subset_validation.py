@@ -135,7 +135,7 @@ def counts(**dice: int) -> Counts:
 
 def test_counts_of_sites_add_up() -> None:
     none = counts()
-    sums = [sums_of_case([(0.9, 0.5), (0.8, 0.95)]), sums_of_case([(0.7, 0.5)])]
+    sums = [sums_of_case([(0.9, [0.5] * 4), (0.8, [0.95] * 4)]), sums_of_case([(0.7, [0.5] * 4)])]
     north = Measured(
         [SubsetDice(("t1",), {"a": counts(d50=1, d95=1), "b": none})],
         {"a": sums[0], "b": ConfidenceSums()},
@@ -247,6 +247,16 @@ def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -
         assert measured.components["lesion"].cases == number
 
 
+def test_confidence_goes_with_the_dice_of_masks_without_small_components(store: SiteStore) -> None:
+    site = store.site("north", [("t1",), ("t1",)], validation=1)
+    task = measure_task(first_state(PLANS, SETTINGS), "north", {"north": register(site)})
+    measured = read_measured("north", measure_at_site(task, site, PLANS, SETTINGS), 0, PLANS)
+    one_mask = measured.confidence["lesion"]
+    assert one_mask.y == measured.components["lesion"].by_share
+    assert len(set(one_mask.y)) > 1  # an untrained network finds many parts
+    assert one_mask.yy == pytest.approx([dice**2 for dice in one_mask.y])
+
+
 def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
     """Return a site's reply about one subset."""
     confidence = {name: ConfidenceSums().to_json() for name in PLANS.labels.foreground}
@@ -267,18 +277,20 @@ def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
         ({"cases": 3}, "are none"),  # more cases than masks
         ({"masks": 500}, "are none"),  # more than a site was asked for
         ({"x": 2.5}, "are none"),  # beyond 1 for each mask
-        ({"yy": 0.1}, "are none"),  # squares below the square of the sum
-        ({"xy": 1.6}, "are none"),
-        ({"y": -0.1}, "core: y: is -0.1"),
-        ({"y": math.nan}, "core: y: is nan"),
+        ({"yy": [0.89, 0.89, 0.89, 0.1]}, "are none"),  # squares below the square of the sum
+        ({"xy": [0.77, 0.77, 1.6, 0.77]}, "are none"),
+        ({"y": [1.3, 1.3, 1.3]}, "core: y: has 3 entries"),
+        ({"y": [1.3, -0.1, 1.3, 1.3]}, "core: y.*is -0.1"),
+        ({"y": [math.nan] * 4}, "core: y.*is nan"),
         ({"masks": True}, "core: masks: is True"),
     ],
 )
 def test_sums_that_no_masks_have_are_refused(spoil: dict[str, Any], reason: str) -> None:
     none = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
-    sums = sums_of_case([(0.9, 0.8), (0.7, 0.5)]).to_json()
+    right = sums_of_case([(0.9, [0.8] * 4), (0.7, [0.5] * 4)])
+    sums = right.to_json()
     good = read_measured("north", measured_reply(none, core=sums), 3, PLANS)
-    assert good.confidence["core"] == sums_of_case([(0.9, 0.8), (0.7, 0.5)])
+    assert good.confidence["core"] == right
     with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
         read_measured("north", measured_reply(none, core={**sums, **spoil}), 3, PLANS)
     with pytest.raises(AggregationError, match="confidence in core, which it does not label"):
@@ -341,7 +353,7 @@ def test_dice_of_a_label_that_a_site_does_not_label_are_refused() -> None:
         read_measured("north", reply, 3, PLANS, ["lesion"])
 
 
-def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None:
+def test_what_earlier_files_measured_in_another_way_is_not_read(tmp_path: Path) -> None:
     state = first_state(PLANS, SETTINGS)
     file = tmp_path / "m.safetensors"
     measured = Measured([SubsetDice(("t1",), {"core": counts(d50=3)})])
@@ -349,8 +361,11 @@ def test_means_of_earlier_files_are_not_taken_for_counts(tmp_path: Path) -> None
     assert expect(load_model(file).expected, ["t1"]).cases == 3
     tensors, header = read(file)
     header["expected"] = [{"modalities": ["t1"], "dice": {"core": [0.9, 1]}}]
+    of_all_parts = {"cases": 3, "masks": 3, "x": 1.0, "y": 1.0, "xx": 0.5, "xy": 0.5, "yy": 0.5}
+    header["confidence"] = {"core": of_all_parts}
     file.write_bytes(model_bytes(tensors, header))
     assert load_model(file).expected == ()
+    assert load_model(file).confidence == {}
 
 
 def test_a_label_with_few_cases_is_filled_up_beside_one_with_enough() -> None:

@@ -49,7 +49,9 @@ EXPECTED = (
     SubsetDice(("t1", "t2"), {"lesion": cases_of(0.9, 20), "core": cases_of(0.7, 20)}),
 )
 CONFIDENCE = {
-    "lesion": add_sums([sums_of_case([(c, 1.5 * c * c)]) for c in (0.36, 0.4, 0.45, 0.5, 0.8)])
+    "lesion": add_sums(
+        [sums_of_case([(c, [1.5 * c * c] * 4)]) for c in (0.36, 0.4, 0.45, 0.5, 0.8)]
+    )
 }
 MEASURED = Measured(EXPECTED, CONFIDENCE)
 

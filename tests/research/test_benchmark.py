@@ -68,7 +68,7 @@ def test_every_prediction_has_a_row_with_the_columns_asked_for(
     rows = rows_of(done)
     assert list(rows[0]) == [
         "method", "seed", "site", "case", "modalities", "region", "dice", "hd95",
-        "estimated_dice", "lowest", "highest",
+        "estimated_dice", "lowest", "highest", "written_dice",
     ]  # fmt: skip
     assert {row["method"] for row in rows} == set(NAMES)
     subsets = {row["modalities"] for row in rows}

@@ -15,7 +15,8 @@ def row(dice: float, estimated: float | None) -> Row:
         if estimated is None
         else DiceEstimate(estimated, max(0.0, estimated - 0.1), min(1.0, estimated + 0.1))
     )
-    return Row("mdm", 0, "north", "a", ("t1",), "lesion", dice, math.nan, estimate)
+    raw = dice / 2  # of the mask with the small components, which nothing was estimated of
+    return Row("mdm", 0, "north", "a", ("t1",), "lesion", raw, math.nan, estimate, dice)
 
 
 def test_numbers_of_two_trainings() -> None:

@@ -11,7 +11,7 @@ from mixmfl.research.benchmark.scores import COLUMNS, Row, read_rows, write_rows
 
 NAN = math.nan
 FIRST = Row("mdm", 3, "north", "n, 1", ("t1", "t1c"), "core", 1 / 3, 2.718281828459045)
-FIRST = replace(FIRST, estimate=DiceEstimate(0.75, 0.5, 0.875))
+FIRST = replace(FIRST, estimate=DiceEstimate(0.75, 0.5, 0.875), written=0.625)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -20,13 +20,22 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     text = (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines()
     assert text[0] == ",".join(COLUMNS)
     assert text[0].startswith("method,seed,site,case,modalities,region,dice,hd95,estimated_dice")
-    assert text[1].endswith(",0.75,0.5,0.875")
-    assert text[2] == "mdm,3,north,ü2,t2,core,,,,,"
+    assert text[1].endswith(",0.75,0.5,0.875,0.625")
+    assert text[2] == "mdm,3,north,ü2,t2,core,,,,,,"
     again, undefined = read_rows(tmp_path / "cases.csv")
     assert again == FIRST
     assert math.isnan(undefined.dice)
     assert math.isnan(undefined.hd95)
-    assert replace(undefined, dice=0.0, hd95=0.0) == replace(empty, dice=0.0, hd95=0.0)
+    known = {"dice": 0.0, "hd95": 0.0, "written": 0.0}
+    assert replace(undefined, **known) == replace(empty, **known)
+
+
+def test_in_earlier_tables_estimates_are_of_masks_as_networks_give_them(tmp_path: Path) -> None:
+    write_rows([FIRST], tmp_path / "cases.csv")
+    lines = (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines()
+    earlier = "\n".join(line.rpartition(",")[0] for line in lines)
+    (tmp_path / "cases.csv").write_text(earlier, encoding="utf-8")
+    assert read_rows(tmp_path / "cases.csv") == [replace(FIRST, written=FIRST.dice)]
 
 
 def test_a_table_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
@@ -44,21 +53,21 @@ def test_a_table_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("mdm,0,north,n1,t1,lesion,0.5,,,", "10 fields instead of 11"),
-        ("mdm,zero,north,n1,t1,lesion,0.5,1,,,", "invalid literal for int.*'zero'"),
-        ("mdm,0,,n1,t1,lesion,0.5,1,,,", "no site"),
-        ("mdm,0,north,n1,t1++t2,lesion,0.5,1,,,", r"modalities 't1\+\+t2'"),
-        ("mdm,0,north,n1,t1+t1,lesion,0.5,1,,,", r"modalities 't1\+t1'"),
-        ("mdm,0,north,n1,t1,lesion,half,1,,,", "could not convert string to float: 'half'"),
-        ("mdm,0,north,n1,t1,lesion,nan,1,,,", "number nan"),
-        ("mdm,0,north,n1,t1,lesion,1.5,1,,,", "1.5, 1, , , : out of range"),
-        ("mdm,0,north,n1,t1,lesion,0.5,1,1.5,0,1", "0.5, 1, 1.5, 0, 1: out of range"),
-        ("mdm,0,north,n1,t1,lesion,0.5,-1,,,", "0.5, -1, , , : out of range"),
+        ("mdm,0,north,n1,t1,lesion,0.5,,,,", "11 fields instead of 12"),
+        ("mdm,zero,north,n1,t1,lesion,0.5,1,,,,", "invalid literal for int.*'zero'"),
+        ("mdm,0,,n1,t1,lesion,0.5,1,,,,", "no site"),
+        ("mdm,0,north,n1,t1++t2,lesion,0.5,1,,,,", r"modalities 't1\+\+t2'"),
+        ("mdm,0,north,n1,t1+t1,lesion,0.5,1,,,,", r"modalities 't1\+t1'"),
+        ("mdm,0,north,n1,t1,lesion,half,1,,,,", "could not convert string to float: 'half'"),
+        ("mdm,0,north,n1,t1,lesion,nan,1,,,,", "number nan"),
+        ("mdm,0,north,n1,t1,lesion,1.5,1,,,,", "1.5, 1, , , , : out of range"),
+        ("mdm,0,north,n1,t1,lesion,0.5,1,1.5,0,1,", "0.5, 1, 1.5, 0, 1, : out of range"),
+        ("mdm,0,north,n1,t1,lesion,0.5,-1,,,,", "0.5, -1, , , , : out of range"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "cases.csv"
-    path.write_text(f"{','.join(COLUMNS)}\nmdm,0,north,n1,t1,lesion,0.5,1,,,\n{line}\n")
+    path.write_text(f"{','.join(COLUMNS)}\nmdm,0,north,n1,t1,lesion,0.5,1,,,,\n{line}\n")
     with pytest.raises(DataError, match=rf"cases\.csv: line 3 is damaged \({reason}\); fix or"):
         read_rows(path)
 

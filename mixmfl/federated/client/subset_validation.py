@@ -100,8 +100,7 @@ class _Measured:
         """
         patient = patient_of(case.name, case.patient)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
-        pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        by_share: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+        masks: dict[str, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
         of_whole: dict[str, float] = {}
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
         for subset, predicted in segmentations.items():
@@ -109,18 +108,17 @@ class _Measured:
                 counts = self._counts[subset]
                 counts[name] = add_counts([counts[name], count_dice(dice[0])])
                 self._patients[subset, name].add(patient)
-                pairs[name].append((predicted.confidences[name], dice[0]))
-                by_share[name].append(dice)
+                masks[name].append((predicted.confidences[name], dice))
                 if subset == whole:
                     of_whole[name] = dice[0]
             for name, part in predicted.reliabilities(case, self._labels).items():
                 by_subset[name].append(part)
-        for name, each in pairs.items():
+        for name, each in masks.items():
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
             self._patients["confidence", name].add(patient)
         for name, of_mask in of_whole.items():
-            sums = [self._components[name], components_of_case(of_mask, by_share[name])]
-            self._components[name] = add_components(sums)
+            of_case = components_of_case(of_mask, [dice for _, dice in masks[name]])
+            self._components[name] = add_components([self._components[name], of_case])
             self._patients["components", name].add(patient)
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)

@@ -17,7 +17,7 @@ REVIEWED = 0.25
 
 @dataclass(frozen=True)
 class EstimateQuality:
-    """Estimated Dice against true Dice, over masks that have an estimate.
+    """Estimated against true Dice of masks as prediction writes them, of those with an estimate.
 
     Attributes:
         masks: Number of these masks: each label, subset, case and training is one.
@@ -57,13 +57,13 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
         known = [(row, row.estimate) for row in rows if row.estimate is not None]
         alike: dict[tuple[Subset, str], list[float]] = {}
         for row, estimate in known:
-            pairs.append((estimate.dice, row.dice))
-            covered.append(estimate.low <= row.dice <= estimate.high)
-            alike.setdefault((row.modalities, row.region), []).append(row.dice)
+            pairs.append((estimate.dice, row.written))
+            covered.append(estimate.low <= row.written <= estimate.high)
+            alike.setdefault((row.modalities, row.region), []).append(row.written)
         blind += [abs(dice - mean(group)) for group in alike.values() for dice in group]
         worst = sorted(known, key=lambda pair: pair[1].dice)[: round(REVIEWED * len(known))]
-        bad += sum(row.dice < LOW_DICE for row, _ in known)
-        found += sum(row.dice < LOW_DICE for row, _ in worst)
+        bad += sum(row.written < LOW_DICE for row, _ in known)
+        found += sum(row.written < LOW_DICE for row, _ in worst)
     if len(pairs) < 2:
         return None
     estimated, true = np.array(pairs).T

@@ -14,8 +14,9 @@ from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
 
 NAMES = ("method", "seed", "site", "case", "modalities", "region")
-NUMBERS = ("dice", "hd95", "estimated_dice", "lowest", "highest")
+NUMBERS = ("dice", "hd95", "estimated_dice", "lowest", "highest", "written_dice")
 COLUMNS = (*NAMES, *NUMBERS)
+_EARLIER_COLUMNS = COLUMNS[:-1]  # its estimates are of masks as networks give them
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Row:
         region: Name of the label or region.
         dice: Dice, 0 to 1; NaN where neither mask has the region.
         hd95: HD95 in mm; NaN where a mask does not have the region.
-        estimate: Dice that the model expects of this very mask; None where it cannot tell.
+        estimate: Dice that the model expects of the mask that prediction would write; None where it
+            cannot tell.
+        written: Dice of that mask, which lacks small components; NaN as ``dice``, or where there
+            is no estimate.
     """
 
     method: str
@@ -43,12 +47,13 @@ class Row:
     dice: float
     hd95: float
     estimate: DiceEstimate | None = None
+    written: float = math.nan
 
     @property
     def numbers(self) -> tuple[float, ...]:
         """Return what stands under ``NUMBERS``."""
         each = self.estimate or DiceEstimate(math.nan, math.nan, math.nan)
-        return self.dice, self.hd95, each.dice, each.low, each.high
+        return self.dice, self.hd95, each.dice, each.low, each.high, self.written
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
@@ -78,14 +83,14 @@ def read_rows(path: Path) -> list[Row]:
         with open_table(path, "utf-8") as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, [])
-            if tuple(header) != COLUMNS:
+            if tuple(header) not in (COLUMNS, _EARLIER_COLUMNS):
                 raise DataError(
                     f"{path}: its first line is {quoted(','.join(header))}; a table of scores is "
                     f"needed, whose first line is {','.join(COLUMNS)!r}"
                 )
             for fields in lines:
                 try:
-                    rows.append(_parse(fields))
+                    rows.append(_parse(fields, len(header)))
                 except ValueError as reason:
                     raise DataError(
                         f"{path}: line {lines.line_num} is damaged ("
@@ -98,14 +103,14 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _parse(fields: Sequence[str]) -> Row:
-    """Return the row of a line.
+def _parse(fields: Sequence[str], columns: int) -> Row:
+    """Return the row of a line of so many columns.
 
     Raises:
         ValueError: The line is damaged; the message says how.
     """
-    if len(fields) != len(COLUMNS):
-        raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
+    if len(fields) != columns:
+        raise ValueError(f"{len(fields)} fields instead of {columns}")
     method, seed, site, case, modalities, region, *rest = map(from_cell, fields)
     for column, field in zip(NAMES, fields, strict=False):
         if not field:
@@ -113,11 +118,12 @@ def _parse(fields: Sequence[str]) -> Row:
     subset = tuple(modalities.split("+"))
     if "" in subset or len(set(subset)) < len(subset):
         raise ValueError(f"modalities {modalities!r}")
-    dice, hd95, *estimate = map(_parse_number, rest)
-    if hd95 < 0 or any(share < 0 or share > 1 for share in (dice, *estimate)):
+    dice, hd95, *shares = map(_parse_number, rest)
+    if hd95 < 0 or any(share < 0 or share > 1 for share in (dice, *shares)):
         raise ValueError(f"{', '.join(rest)}: out of range")
+    *estimate, written = shares if columns == len(COLUMNS) else (*shares, dice)
     known = None if math.isnan(estimate[0]) else DiceEstimate(*estimate)
-    return Row(method, int(seed), site, case, subset, region, dice, hd95, known)
+    return Row(method, int(seed), site, case, subset, region, dice, hd95, known, written)
 
 
 def _parse_number(field: str) -> float:

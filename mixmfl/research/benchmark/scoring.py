@@ -1,6 +1,7 @@
 """Scores of a method's models on the test cases of their sites."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from mixmfl.core.files import write_json
 from mixmfl.core.nan import or_none
 from mixmfl.evaluation.metrics import score
+from mixmfl.evaluation.small_components import SHARES, dice_by_share
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
 from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.inference.model import Model
@@ -89,15 +91,19 @@ def score_case(
 ) -> Iterator[Row]:
     """Yield a row per subset of the case's modalities and label or region.
 
-    Masks are scored on the grid of preprocessing. A mask that is None is empty: Dice is 0 where the
-    truth has the region.
+    Masks are scored on the grid of preprocessing, as the network gives them. A mask that is None is
+    empty: Dice is 0 where the truth has the region.
     """
-    labels = model.plans.labels.consecutive()
+    labels, shares = model.plans.labels.consecutive().only(case.labelled), model.component_shares
     truth = np.maximum(case.labels[:][0], 0)  # -1 is outside the head
     nothing = np.zeros_like(truth)
     for subset, mask in masks.items():
         estimates = model.estimates(mask.confidences) if mask else {}
         indices = mask.indices if mask else nothing
-        for each in score(indices, truth, labels.only(case.labelled), case.spacing):
-            scores = each.dice, each.hd95_mm, estimates.get(each.label)
+        by_share = dice_by_share(indices, truth, labels) if estimates else {}
+        for each in score(indices, truth, labels, case.spacing):
+            estimate, written = estimates.get(each.label), math.nan
+            if estimate is not None:
+                written = by_share[each.label][SHARES.index(shares.get(each.label, 0.0))]
+            scores = each.dice, each.hd95_mm, estimate, written
             yield Row(method, seed, site, case.name, subset, each.label, *scores)
