@@ -26,8 +26,8 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert again == FIRST
     assert math.isnan(undefined.dice)
     assert math.isnan(undefined.hd95)
-    known = {"dice": 0.0, "hd95": 0.0, "written": 0.0}
-    assert replace(undefined, **known) == replace(empty, **known)
+    zeros = replace(undefined, dice=0.0, hd95=0.0, written=0.0)
+    assert zeros == replace(empty, dice=0.0, hd95=0.0, written=0.0)
 
 
 def test_in_earlier_tables_estimates_are_of_masks_as_networks_give_them(tmp_path: Path) -> None:
