@@ -15,11 +15,11 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.text import plural
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
-from mixmfl.planning.heads import DEEPBET, OWN, STRIPPED, UNKNOWN, head_doubt
+from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_doubt
 from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_preprocessing import head_mask, preprocess_each
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.typical import describe_image, differences, mistaken
+from mixmfl.planning.typical import Difference, describe_image, differences, mistaken
 
 Array = npt.NDArray[Any]
 
@@ -121,13 +121,8 @@ def prepare(
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))
-    doubts = [
-        f"{doubt}: expect a worse mask than is estimated"
-        for each in heads
-        if (doubt := head_doubt(state, each))
-    ]
-    doubts += [doubt for recipe in recipes for doubt in _doubts(case, head, recipe)]
-    unusual, is_far = _unusual(case, recipes)
+    doubts = [doubt for recipe in recipes for doubt in _doubts(case, head, recipe, state)]
+    unusual, is_far = _unusual(case, recipes, state)
     doubts = list(dict.fromkeys((*doubts, *unusual)))
     if is_far and not force:
         raise DataError(
@@ -159,9 +154,12 @@ def prepare(
     return Prepared(tuple(inputs), head if masked else None, tuple(doubts), case.notes)
 
 
-def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
+def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[str]:
     """Return how a case clearly differs from those that a model was planned for, in sentences."""
     doubts = []
+    if skull := head_doubt(state, recipe.plans.heads):
+        advice = ", or remove it by --brain-only" if state == SKULL else ""
+        doubts.append(f"{skull}: expect a worse mask than is estimated{advice}")
     own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
     if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
         sizes = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
@@ -172,7 +170,7 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
     if slices < FEW_SLICES:
         doubts.append(f"it shows {plural(slices, 'slice')} only")
     is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
-    if is_masked and head.mean() > NO_BACKGROUND:
+    if is_masked and head.mean() > NO_BACKGROUND and not skull:
         doubts.append(
             f"{head.mean():.0%} of its voxels are other than 0: its background was not removed, "
             "and perhaps not the skull either, as in the images that the model was planned for"
@@ -180,14 +178,18 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe) -> list[str]:
     return doubts
 
 
-def _unusual(case: LoadedCase, recipes: Sequence[Recipe]) -> tuple[list[str], bool]:
+def _unusual(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[list[str], bool]:
     """Return how images differ from the usual ones of their modality, and whether one is far.
 
+    Heads are not compared with brains, nor brains with heads: of 96 images of heads 51 had another
+    shape than brains, and 27 other grey values.
+
     Returns:
-        Sentences, those of what is far first, and whether anything is.
+        Sentences, those of what is far first, and whether anything is. Images that differ in one
+        way share theirs, with the numbers of the first.
     """
-    all_differences = []
-    known = [recipe.plans for recipe in recipes if recipe.plans.card.typical]
+    all_differences: list[tuple[str, Difference]] = []
+    known = [each.plans for each in recipes if not head_doubt(state, each.plans.heads)]
     described = {
         name: numbers
         for name, image in case.images.items()
@@ -196,15 +198,18 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe]) -> tuple[list[str], bo
     }
     for plans in known:
         usual = plans.card.typical
-        own = [
+        all_differences += [
             (name, each)
             for name, numbers in described.items()
             if name in usual
             for each in differences(numbers, usual[name])
         ]
         if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
-            own += mistaken(described, usual)
-        all_differences += own
+            all_differences += mistaken(described, usual)
     all_differences.sort(key=lambda each: not each[1].is_far)
-    sentences = [f"{name}: {each.what}" for name, each in all_differences]
+    alike: dict[str, dict[str, str]] = {}  # what is said of each image, by kind
+    for name, each in all_differences:
+        kind = each.what if each.kind == "name" else each.kind
+        alike.setdefault(kind, {}).setdefault(name, each.what)
+    sentences = [f"{', '.join(whats)}: {next(iter(whats.values()))}" for whats in alike.values()]
     return sentences, any(each.is_far for _, each in all_differences)

@@ -316,9 +316,8 @@ def mistaken(
     for pair in sorted(pairs, key=lambda each: -pairs[each]):
         if pairs[pair] > _EXCHANGED and not set(pair) & set(differing):
             measured = f"{pairs[pair]:.2f}, usual below {_EXCHANGED:g}"
-            for name, other in (pair, pair[::-1]):
-                what = f"it looks like {other}, and {other} like {name}: are their names exchanged?"
-                differing[name] = Difference("name", f"{what} ({measured})", pairs[pair] > _SURELY)
+            what = f"they look like each other: are their names exchanged? ({measured})"
+            differing |= dict.fromkeys(pair, Difference("name", what, pairs[pair] > _SURELY))
     for name in sorted(set(images) - set(differing)):
         places = {other: place for (own, other), place in nearer.items() if own == name}
         other = max(places, key=lambda each: places[each], default="")

@@ -241,12 +241,27 @@ def test_images_of_brains_under_each_others_names_are_a_warning() -> None:
 
     t1, t2 = pair(20).values()
     assert doubts_of(STRIPPED, t1=t1, t2=t2) == []
-    found = doubts_of(STRIPPED, t1=t2, t2=t1)
-    assert [each.split(", and")[0] for each in found] == [
-        "t1: it looks like t2",
-        "t2: it looks like t1",
-    ]
+    (both,) = doubts_of(STRIPPED, t1=t2, t2=t1)
+    assert both.startswith("t1, t2: they look like each other: are their names exchanged?")
     assert doubts_of(SKULLS, t1=t2, t2=t1) == []
+
+
+def test_what_is_unusual_of_all_images_of_a_case_is_one_warning() -> None:
+    shape = (12, 24, 20)
+    grid = make_grid(shape, (2.0, 1.0, 1.0), (0, 0, 0), GRID.direction)
+    smaller = [small_case(("t1", "t2"), seed, shape)[0] for seed in range(12)]
+    usual = merge_typical(
+        {name: described}
+        for images in smaller
+        for name, image in images.items()
+        if (described := describe_image(image, (4.0, 2.0, 2.0)))
+    )
+    plans = small_plans(patch=(4, 16, 16))
+    plans = dataclasses.replace(plans, card=dataclasses.replace(plans.card, typical=usual))
+    loaded = LoadedCase("p", smaller[0], None, grid, grid, "t1")
+    doubts = prepare(loaded, [Recipe(plans, "3d_fullres", MODALITIES)], force=True).doubts
+    (extent,) = (each for each in doubts if "the head measures" in each)
+    assert extent.startswith("t1, t2: the head measures")
 
 
 def test_a_mask_that_a_user_corrected_is_left_alone(

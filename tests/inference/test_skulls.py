@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skull_head import BRAIN_MM, RADIUS, brain_tool, write_head
+from skull_head import BRAIN_MM, GRID, RADIUS, brain_alone, brain_tool, write_head
 from small import small_plans
 
 from mixmfl.core.errors import MixmflError, PlansError
@@ -20,6 +20,7 @@ from mixmfl.inference.prediction_options import PredictionOptions
 from mixmfl.inference.segmentation import Options
 from mixmfl.planning import brains
 from mixmfl.planning.brains import BrainExtraction, asked_extraction
+from mixmfl.planning.typical import describe_image, merge_typical
 
 NOTHING = BrainExtraction()
 
@@ -51,6 +52,22 @@ def test_a_skull_that_the_model_does_not_know_is_a_warning(tmp_path: Path) -> No
     assert outcome.status == "done"
     assert any(warning.startswith("it shows its skull") for warning in outcome.warnings)
     assert "it shows its skull" in (tmp_path / "masks" / "cases.csv").read_text()
+
+
+def test_what_a_skull_explains_is_not_said_again(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "stripped")
+    typical = merge_typical(
+        {name: described}
+        for seed in range(12)
+        for name in ("flair", "t1")
+        if (described := describe_image(brain_alone(seed), GRID.spacing))
+    )
+    card = dataclasses.replace(model.plans.card, typical=typical)
+    model = dataclasses.replace(model, plans=dataclasses.replace(model.plans, card=card))
+    outcome = predict(model, tmp_path)
+    assert outcome.status == "done", outcome.reason
+    (skull,) = (each for each in outcome.warnings if "usual" in each or "skull" in each)
+    assert skull.endswith("than is estimated, or remove it by --brain-only")
 
 
 def test_a_missing_skull_is_a_warning_for_a_model_of_whole_heads(tmp_path: Path) -> None:
