@@ -4,8 +4,9 @@ Two words may mean the same examination (a prostate is examined as PELVIS), so t
 the regions of the body that it lies in, and words agree where they share one.
 """
 
+import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from mixmfl.data.sequence_words import without_accents
 
@@ -31,9 +32,9 @@ _DESCRIBED: Mapping[str, str] = {
     "HEAD": "head brain skull kopf schadel hirn gehirn tete crane cerveau encephale cabeza craneo "
     "cerebro testa cranio cervello encefalo hoofd schedel hersenen",
     "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
-    "CSPINE": "cspine cervical hws",
-    "TSPINE": "tspine thoracic bws",
-    "LSPINE": "lspine lumbar lws",
+    "CSPINE": "cspine cervical cervicale hws",
+    "TSPINE": "tspine thoracic thorakal bws",
+    "LSPINE": "lspine lumbar lumbal lumbaire lombare lws",
     "SACRUM": "sacrum",
     "NECK": "neck hals cuello",
     "ABDOMEN": "abdomen",
@@ -85,7 +86,30 @@ def is_elsewhere(body_part: str, anatomies: Collection[str]) -> bool:
     return bool(own and seen and not own & seen)
 
 
-def show_other_parts(names: Sequence[str]) -> bool:
-    """Say whether names of images say parts of the body without a region in common."""
-    named = [part for name in names if (part := regions(name))]
-    return len(named) > 1 and not frozenset.intersection(*named)
+def part_in(name: str) -> str:
+    """Return the part of the body that the name of a file or folder says; empty without any."""
+    words = (word for word in re.findall("[A-Z]+", name.upper()) if word in REGIONS_OF)
+    return described_part(name) or next(words, "")
+
+
+def what_shows_head(parts: Collection[str], modalities: Collection[str]) -> str:
+    """Say which images of an examination are of the head, beside which others are set aside.
+
+    Args:
+        parts: The parts of the body that images say they show; those that say none are empty.
+        modalities: The modalities of the images; a FLAIR is made of heads.
+    """
+    if any("head" in regions(part) for part in parts):
+        return "others are of the head"
+    return "a FLAIR is of the head" if "flair" in modalities else ""
+
+
+def is_besides_head(part: str) -> bool:
+    """Say whether a part of the body is known and surely is not the head."""
+    return bool(regions(part)) and "head" not in regions(part)
+
+
+def differ(parts: Collection[str]) -> bool:
+    """Say whether two parts of the body are no parts of each other: the upper and lower spine."""
+    known = {regions(part) for part in parts} - {frozenset()}
+    return any(not (a <= b or b <= a) for a, b in itertools.combinations(known, 2))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
-from mixmfl.data.body_parts import show_other_parts
+from mixmfl.data.body_parts import differ, part_in
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
@@ -256,10 +256,9 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 
 
 def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
-    """Say whether names of images say other parts of the body: T2_brain beside T2_spine."""
-    return not any(file.given for file in files) and show_other_parts(
-        [stem_of(file.path) for file in files]
-    )
+    """Say whether names of images say other parts of the body: T2_neck beside T2_pelvis."""
+    parts = [part_in(stem_of(file.path)) for file in files]
+    return not any(file.given for file in files) and differ(parts)
 
 
 def _run_of(file: GatheredFile) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.case_keys import CaseKeys, keys_of_known
-from mixmfl.data.case_questions import misplaced, questions_about
+from mixmfl.data.case_questions import misplaced, of_other_parts, questions_about
 from mixmfl.data.folder_roles import (
     folders_of_labels,
     named_by_folder,
@@ -118,13 +118,17 @@ def _placed(
     beside: dict[Path, set[Key]] = defaultdict(set)
     for path, key in key_of.items():
         beside[path.parent].add(key)
-    doubts = misplaced([file for file in files if file.reading.is_known], key_of)
+    known = [file for file in files if file.reading.is_known]
+    doubts = misplaced(known, key_of)
+    elsewhere = of_other_parts(known, key_of)
     placed = []
     for file in files:
         if file.reading.is_known:
             if doubt := doubts.get(file.path):
                 reading = replace(file.reading, modality=None, is_label=False, doubt=doubt)
                 file = replace(file, reading=reading)
+            elif part := elsewhere.get(file.path):
+                file = replace(file, reading=file.reading.set_aside(part))
             placed.append((file, name_of[key_of[file.path]]))
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()

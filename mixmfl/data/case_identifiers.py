@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mixmfl.data.body_parts import show_other_parts
-from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
+from mixmfl.data.body_parts import differ, part_in, what_shows_head
+from mixmfl.data.image_files import ImageFile, Parts, name_read, names_of, spaced, stem_of
 from mixmfl.data.series_numbers import (
     are_of_series,
     ask_whose_numbers,
@@ -153,14 +153,16 @@ def _of_other_times(
 
 
 def _mix_parts(images: Sequence[ImageFile]) -> bool:
-    """Say whether images show other parts of the body, but T2_brain beside T2_spine.
+    """Say whether images show other parts of the body, of which none is the head.
 
-    Which of these it is, is asked about the T2 alone.
+    Beside the head other parts are set aside, and of T2_neck and T2_pelvis the T2 alone is asked.
     """
-    counts = Counter(image.reading.modality for image in images)
-    return show_other_parts(
-        [stem_of(each.path) for each in images if counts[each.reading.modality] == 1]
-    )
+    modalities = Counter(image.reading.modality or "" for image in images)
+    parts = [part_in(name_read(image)) for image in images]
+    if what_shows_head(parts, modalities):
+        return False
+    pairs = zip(parts, images, strict=True)
+    return differ([part for part, each in pairs if modalities[each.reading.modality or ""] == 1])
 
 
 def _suffix_separates_cases(

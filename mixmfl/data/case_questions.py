@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.accounting import inside
+from mixmfl.data.body_parts import is_besides_head, part_in, what_shows_head
 from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
-from mixmfl.data.image_files import ImageFile, Key, names_of, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Key, name_read, names_of, spaced, stem_of
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import is_of_another_state
 
@@ -73,6 +74,33 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
         elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
             doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
     return doubts
+
+
+def of_other_parts(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return images of other parts of the body in examinations of the head, each with the reason.
+
+    So is ``T2_spine`` beside ``T1_brain`` or a FLAIR. A part that all names have may be of a
+    patient's name.
+    """
+    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality:
+            images_of[key_of[file.path]].append(file)
+    why: dict[Path, str] = {}
+    for images in images_of.values():
+        parts = [part_in(name_read(image)) for image in images]
+        modalities = [
+            image.reading.modality or ""
+            for part, image in zip(parts, images, strict=True)
+            if not part
+        ]
+        if shown := what_shows_head(parts, modalities):
+            why |= {
+                image.path: f"{part}; {shown}"
+                for part, image in zip(parts, images, strict=True)
+                if is_besides_head(part)
+            }
+    return why
 
 
 def _other_entity(file: ImageFile) -> str:

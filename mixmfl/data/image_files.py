@@ -57,6 +57,12 @@ def stem_of(path: Path) -> str:
     return composed(path.name[: len(path.name) - len(ending)])
 
 
+def name_read(file: ImageFile) -> str:
+    """Return an image's name without its ending; of ``T2_neck/scan.nii`` with the folder's."""
+    folder, stem = file.path.parent.name, stem_of(file.path)
+    return stem if folder in file.parents else f"{folder} {stem}"
+
+
 def names_of(paths: Sequence[Path]) -> str:
     """Return the names of files for a message, sorted."""
     return ", ".join(sorted(path.name for path in paths))

@@ -15,7 +15,7 @@ from pathlib import Path
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord, by_mapping
-from mixmfl.data.body_parts import regions
+from mixmfl.data.body_parts import is_besides_head, what_shows_head
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -234,15 +234,10 @@ def _row(
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
     """Set aside series of other parts of the body in an examination of the head."""
     parts = [row.series.header.shown_part for row in rows]
-    shown = "others are of the head"
-    if not any("head" in regions(part) for part in parts):
-        if "flair" not in {row.modality for row in rows}:
-            return list(rows)
-        shown = "a FLAIR is of the head"
+    shown = what_shows_head(parts, [row.modality for row in rows])
     result = []
     for part, row in zip(parts, rows, strict=True):
-        seen = regions(part)
-        if not seen or "head" in seen:
+        if not shown or not is_besides_head(part):
             result.append(row)
         elif row.given:
             why = f"{row.why}; is of {part}, {shown}"
