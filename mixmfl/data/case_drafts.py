@@ -12,9 +12,9 @@ from mixmfl.data.body_parts import differ, part_in
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
-from mixmfl.data.image_files import lower_words, spaced, stem_of
+from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
-from mixmfl.data.sequence_vocabulary import PROCESSING
+from mixmfl.data.sequence_vocabulary import HARMLESS, PROCESSING
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.sidecars import sidecar_doubt
 
@@ -210,8 +210,11 @@ class Draft:
             for word in lower_words(part)
         }
         heads = [names.get(image, "") for image in others]
-        is_shared = any(head.strip() and (head in own or own in head) for head in heads)
-        is_told = around | _AGREED | _FINAL | PROCESSING >= {*own.split()}
+        is_shared = any(
+            head.strip() and (head in own or own in head or shape_of(head) == shape_of(own))
+            for head in heads
+        )
+        is_told = around | _AGREED | _FINAL | PROCESSING | HARMLESS >= {*own.split()}
         if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
         return own.strip()

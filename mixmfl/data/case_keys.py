@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.folder_roles import label_tree_above
-from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, shape_of, spaced, stem_of
 from mixmfl.data.time_points import begins_with_examination
 
 
@@ -139,13 +139,8 @@ def _labels_called_otherwise(
             key_of[label.path] not in with_image
             and names == {parents[-1]}
             and re.search(r"\d", own)
-            and _shape(own) != _shape(parents[-1])
+            and shape_of(own) != shape_of(parents[-1])
             and places_of[own] == 1
         ):
             found[label.path] = key
     return found
-
-
-def _shape(name: str) -> str:
-    """Return a name without its numbers, as names of one collection are alike."""
-    return re.sub(r"\d+", "#", name.lower())

@@ -8,7 +8,7 @@ from pathlib import Path
 from mixmfl.data.accounting import inside
 from mixmfl.data.body_parts import is_besides_head, part_in, what_shows_head
 from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
-from mixmfl.data.image_files import ImageFile, Key, name_read, names_of, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Key, name_read, names_of, shape_of, spaced, stem_of
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import is_of_another_state
 
@@ -129,7 +129,7 @@ def _is_numbered_alike(name: str, other: str) -> bool:
     words = set(re.findall(r"[a-z]+", name))
     return (
         name != other
-        and re.sub(r"\d+", "#", name) == re.sub(r"\d+", "#", other)
+        and shape_of(name) == shape_of(other)
         and not words <= ANY_IMAGE  # ser_3 in ser_2
     )
 

@@ -128,6 +128,7 @@ _BIDS = re.compile(
     re.IGNORECASE,
 )
 _IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two words
+_POST = re.compile("post?")
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
 _SUFFIXES = {
     "t1w": "t1", "t2w": "t2", "flair": "flair", "pdw": "pd", "pd": "pd", "t2starw": "t2star",
@@ -266,6 +267,11 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
             without = agent in ("no", "none", "pre", "without", "nativ", "native", "0")
             reading = Reading("t1" if without else "t1c", "")
         if reading.modality == "t1c":
+            if agent is None and read_words(f"T1 {_POST.sub('', acquired)}").modality != "t1c":
+                doubt = (
+                    f"says no agent by 'ce', and acq-{acquired} may be after one or after surgery"
+                )
+                return FileName(case, head=case, is_bids=True, doubt=doubt)
             return FileName(case, "t1c", head=case, processing=processing, is_bids=True)
         # BIDS tells of an agent by "ce", so a word that may be anything is about something else
         other = reading.unknown and not any(map(looks_like_agent, reading.unknown))

@@ -84,3 +84,8 @@ def lower_words(name: str) -> list[str]:
 def spaced(name: str) -> str:
     """Return a name's words between spaces, so that ``in`` compares whole words."""
     return f" {' '.join(re.findall(r'[^ _.-]+', name.lower()))} "
+
+
+def shape_of(name: str) -> str:
+    """Return a name without its numbers, as names of one collection are alike."""
+    return re.sub(r"\d+", "#", name.lower())

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.file_names import FileName, read_name
-from mixmfl.data.folder_roles import KIND_FOLDERS, ORIGINALS, is_native_space
+from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
-from mixmfl.data.modalities import Modalities, words_of
+from mixmfl.data.modalities import LABEL_WORDS, Modalities, words_of
 from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
 from mixmfl.data.sequence_words import agent_in, agent_in_name, meaning_of, without_accents
 
@@ -119,6 +119,37 @@ def with_short_flair(files: Sequence[ImageFile], modalities: Modalities) -> list
             file = replace(file, reading=read_name(_FL.sub("flair", stem), modalities))
         read.append(file)
     return read
+
+
+def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+    """Read a name as a label's if without its first word, which says label, it is an image's.
+
+    So ``seg_T1`` is beside ``T1``, and ``mask_001_T1`` beside ``001_T1`` or ``img_001_T1``, while
+    ``lesion_001_T1`` by itself is of a patient. A name with a number may be in another folder.
+    """
+    images = {
+        (place, _without_first(stem_of(file.path), ANY_IMAGE | {"image"})): file
+        for file in files
+        if file.reading.modality
+        for place in (file.path.parent, None)
+    }
+    read = []
+    for file in files:
+        stem = stem_of(file.path).lower()
+        rest = _without_first(stem, set(LABEL_WORDS))
+        place = None if re.search(r"\d", read_name(rest, modalities).head) else file.path.parent
+        image = images.get((place, rest)) if rest != stem and not file.reading.is_bids else None
+        if image and not (file.reading.is_label or file.reading.aside):
+            case = image.reading.case
+            file = replace(file, reading=FileName(case, is_label=True, head=image.reading.head))
+        read.append(file)
+    return read
+
+
+def _without_first(stem: str, words: Set[str]) -> str:
+    """Return a name without its first word if that is one of some words, in lower case."""
+    parts = re.split(r"[ _.-]+", stem.lower(), maxsplit=1)
+    return parts[-1] if parts[0] in words else stem.lower()
 
 
 def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:

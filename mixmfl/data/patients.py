@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mixmfl.data.body_parts import regions
+from mixmfl.data.body_parts import part_in
 from mixmfl.data.folder_roles import is_store, without_stores
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
@@ -47,7 +47,7 @@ _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; co
 _WITHIN = re.compile(
     r"\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){3,}|"
     r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo|"
-    r"kopf|schadel|hirn|[hbl]ws|wirbelsaule|knie|becken|tete|crane|cerveau|rachis|genou|testa|colonna"
+    r"scanner[ _-]?[a-z0-9]+"
 )
 _FEW = re.compile(r"[ _.-][tT]?\d{1,2}")
 # what file managers call the copy of a folder; "(2)" alone may be a patient's number
@@ -190,7 +190,8 @@ def _parts_at(
             part
             for depth, part in enumerate(folders)
             if not (is_examination(part) and tuple(folders[:depth]) not in crowded)
-            and not (depth and (part in kinds or _is_within(part) or _is_count(folders, depth)))
+            and not (len(folders) > 1 and _is_within(part, depth))
+            and not (depth and (part in kinds or _is_count(folders, depth)))
         )
         return without_stores(named)
     for folder in folders:
@@ -200,7 +201,8 @@ def _parts_at(
             and _FEW.fullmatch(rest[len(folder) :])
         ):
             return (folder,)
-    return (rest,)
+    sites = (part for part in folders if _SITE.match(without_accents(part)))
+    return (*(part for part in sites if not _WITHIN.fullmatch(part.lower())), rest)
 
 
 def _is_count(folders: Sequence[str], depth: int) -> bool:
@@ -209,9 +211,12 @@ def _is_count(folders: Sequence[str], depth: int) -> bool:
     return bool(_COUNT_IN_PATIENT.fullmatch(folders[depth]) and names_patient(around))
 
 
-def _is_within(part: str) -> bool:
-    """Say whether the name of a folder within another one surely names no patient."""
-    return is_month(part) or bool(_WITHIN.fullmatch(without_accents(part)) or regions(part))
+def _is_within(part: str, depth: int) -> bool:
+    """Say whether the name of a folder surely names no patient; the topmost may with a number."""
+    if _WITHIN.fullmatch(without_accents(part)):
+        return True
+    may_be_patient = not depth and re.search(r"\d", part)
+    return not may_be_patient and (is_month(part) or bool(part_in(part)))
 
 
 def _is_time(name: str) -> bool:

@@ -335,6 +335,7 @@ HARMLESS = frozenset(
     nsa, bh, fb, wdh, srt, cp, cpa, drb, drg, drs,
     dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
     final, finale, br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
+    routine, standard, protocol, protokoll, accelerated,
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )

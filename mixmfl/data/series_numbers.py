@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.data.image_files import ImageFile, Parts, names_of, stem_of
+from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
 from mixmfl.data.sequence_words import names_both_echoes
 from mixmfl.data.time_points import is_day, names_patient
 
@@ -129,6 +129,8 @@ def are_of_series(
         return True  # P1/E1/S1_t1, P1/E1/S2_t2
     if group.home and all(_OF_SERIES.match(i.reading.head.lower()) for i in group.images):
         return True  # Meier/Series_2_t1, Meier/Series_3_t2
+    if group.home and is_patient and spaced(group.name) in spaced(group.home[-1]):
+        return True  # P001_MR1/P001_MR1_3_t1, P001_MR1/P001_MR1_5_flair
     if is_day(group.name) and (group.home or len(re.sub(r"\D", "", group.name)) > len("20220301")):
         return True  # 20220301091500_2_t1, 20220301091500_3_flair: of one moment
     if group.name in labels:  # one mask for all: seg.nii.gz
@@ -144,4 +146,5 @@ def are_of_series(
         return None
     if group.name and not is_patient:
         return None
-    return True if group.are_behind or len(mine) > 2 else None
+    of_patient = names_patient("".join(group.home[-1:])) and min(mine) > 1
+    return True if group.are_behind or len(mine) > 2 or of_patient else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
-from mixmfl.data.image_files import ImageFile, stem_of
+from mixmfl.data.image_files import ImageFile, shape_of, spaced, stem_of
 from mixmfl.data.sequence_words import without_accents
 
 # what SPM and CAT12 write before the name of an image that they made something of
@@ -65,6 +65,16 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
             for name in (*file.parents, file.reading.case):
                 image_of.setdefault(name, file)
     image_of.pop("", None)
+    shapes = {shape_of(name) for name in image_of}
+
+    def freesurfer_original_of(subject: str) -> ImageFile | None:
+        begun = [
+            name
+            for name in image_of
+            if re.search(r"\d", name) and spaced(subject).startswith(spaced(name))
+        ]  # sub-04_recon
+        return image_of.get(subject) or image_of.get(max(begun, key=len, default=""))
+
     subjects = {_subject_of_freesurfer(file.path) for file in files}
     # of several times FreeSurfer makes a template, and each of them once more on it
     joined = {name for name in subjects if ".long." in name}
@@ -83,9 +93,9 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         elif is_unfiltered(file):
             why = "an image before the filter of GE's scanner"
             file = replace(file, reading=file.reading.set_aside(why))
-        elif anatomical := image_of.get(_subject_of_freesurfer(file.path)):
+        elif anatomical := freesurfer_original_of(subject := _subject_of_freesurfer(file.path)):
             file = _made_of(file, anatomical, "FreeSurfer")
-        elif _subject_of_freesurfer(file.path) in joined:
+        elif subject in joined:
             why = "an image that FreeSurfer made of several examinations"
             file = replace(file, reading=replace(file.reading.set_aside(why), is_nobodys=True))
         elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
@@ -93,6 +103,9 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         ):
             why = "a part of an image that FreeSurfer made"
             file = replace(file, reading=file.reading.set_aside(why))
+        elif subject and image_of and shape_of(subject) not in shapes and file.reading.modality:
+            doubt = f"is FreeSurfer's of {subject!r}, who may be one of the others by another name"
+            file = replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
         elif original:
             stem, name = stem_of(file.path), stem_of(original.path)
             turned = is_of_dcm2nii(stem[:at], original)
