@@ -161,12 +161,14 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
     """
     by_patient: dict[tuple[str, str], list[ImageFile]] = defaultdict(list)
     for file in files:
-        if file.reading.is_known and re.search(r"\d", file.reading.head):
+        if file.reading.is_known and re.search(r"\d", head := file.reading.head):
             day = next((d[0] for part in file.home for d in _DAY.finditer(part)), "")
-            by_patient[file.reading.head, day].append(file)
-    days = Counter(head for head, _ in by_patient)
+            named = (p for p in file.home if re.search(r"\d", p) and spaced(p) in spaced(head))
+            by_patient[next(named, head), day].append(file)
+    days = Counter(patient for patient, _ in by_patient)
     moved: dict[Path, Parts] = {}
-    for (head, day), mine in by_patient.items():
+    renamed: dict[Path, str] = {}
+    for (patient, day), mine in by_patient.items():
         images = [file for file in mine if file.reading.modality]
         if len({file.home for file in mine}) == 1 or not _differ_in_processing(images):
             continue
@@ -175,23 +177,26 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
             parts[0] for parts in itertools.takewhile(lambda parts: len({*parts}) == 1, levels)
         )
         around = {word for part in (folder.resolve().name, *common) for word in lower_words(part)}
-        numbers = {word for word in lower_words(head) if re.search(r"\d", word)}
-        if numbers <= around:
+        heads = {file.reading.head for file in mine}
+        words = {word for head in heads for word in lower_words(head)}
+        if {word for word in words if re.search(r"\d", word)} <= around:
             home = common
-            if day and days[head] > 1:
+            if day and days[patient] > 1:
                 at = next((at for at, part in enumerate(common) if day in part), len(common))
                 home = (*common[:at], day)
             moved.update({file.path: home for file in mine})
-    return [
-        replace(
-            file,
-            home=moved[file.path],
-            place=tuple(p for p in moved[file.path] if spaced(p) not in spaced(file.reading.case)),
-        )
-        if file.path in moved
-        else file
-        for file in files
-    ]
+            if len(heads) > 1:
+                renamed.update({file.path: patient for file in mine})
+    joined = []
+    for file in files:
+        if home := moved.get(file.path):
+            reading = file.reading
+            if patient := renamed.get(file.path):
+                reading = replace(reading, case=patient, head=patient)
+            place = tuple(part for part in home if spaced(part) not in spaced(reading.case))
+            file = replace(file, reading=reading, home=home, place=place)
+        joined.append(file)
+    return joined
 
 
 def _differ_in_processing(images: Sequence[ImageFile]) -> bool:

@@ -62,9 +62,13 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
             rests.update((image.path, "") for image in mine)
         if question:
             unclear.update((image.path, question) for image in mine)
+    of_series = [are_of_series(each, numbered, labels_at[each.home]) for each in numbered]
+    for each, are_series in zip(numbered, of_series, strict=True):
+        if are_series:
+            for path in each.paths:
+                unclear.pop(path, None)
     unclear |= _of_other_times(at_home, rests)
-    for each in numbered:
-        are_series = are_of_series(each, numbered, labels_at[each.home])
+    for each, are_series in zip(numbered, of_series, strict=True):
         if are_series is False:
             rests.update({image.path: image.reading.case for image in each.images})
             continue

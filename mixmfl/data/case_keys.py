@@ -9,6 +9,9 @@ from mixmfl.data.folder_roles import label_tree_above
 from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, shape_of, spaced, stem_of
 from mixmfl.data.time_points import begins_with_examination
 
+# folders of what is drawn for radiotherapy
+_RADIOTHERAPY = re.compile(r"rt(?:[ _-]?(?:struct(?:ures?)?|ss))?|radiotherapy|contours?")
+
 
 class CaseKeys:
     """Where cases are, and which case each image is of.
@@ -51,11 +54,20 @@ def keys_of_known(files: Sequence[ImageFile], keys: CaseKeys, folder: Path) -> d
     for place, rest in key_of.values():
         places[place].add(rest)
     of_labels = _folders_of_labels_alone(files)
+    imaged = {*key_of.values()}
     for file in files:
         if file.reading.is_label:
             is_apart = bool(label_tree_above(file.path, folder)) or file.path.parent in of_labels
-            key_of[file.path] = _key_of_label(file, keys.key(file), places, is_apart)
+            key = _key_of_label(file, keys.key(file), places, is_apart)
+            key_of[file.path] = key if key in imaged else _beside_radiotherapy(file, imaged) or key
     return key_of | _labels_called_otherwise(files, key_of)
+
+
+def _beside_radiotherapy(file: ImageFile, imaged: Collection[Key]) -> Key | None:
+    """Return the only case around a folder of radiotherapy with a label: RT/GTV beside MR/T1."""
+    depth = next((at for at, p in enumerate(file.home) if _RADIOTHERAPY.fullmatch(p.lower())), 0)
+    around = [key for key in imaged if depth and key[0][:depth] == file.home[:depth]]
+    return around[0] if len(around) == 1 else None
 
 
 def _folders_of_labels_alone(files: Sequence[ImageFile]) -> set[Path]:

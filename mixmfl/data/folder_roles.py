@@ -154,10 +154,20 @@ def _holding_images(named: Set[Path], paths: Sequence[Path], modalities: Modalit
         beside.add((path.parent, case))
         if path.parent not in named:
             elsewhere.update((place, case) for place in path.parents)
+    places_of: dict[tuple[Path, str], set[Path]] = defaultdict(set)
+    for place, case in beside:
+        if place not in named and may_be_name(place.name):
+            places_of[place.parent, case].add(place)
+
+    def is_beside_patients(place: Path, case: str) -> bool:
+        """Say whether other people's folders hold images of such names: Gtv, Meier, Schulz."""
+        return not case and len(places_of[place.parent, case]) > 1
+
     return {
         place
         for place, case in several
         if (place.parent, case) not in (beside if place.name[-1].isdecimal() else elsewhere)
+        or is_beside_patients(place, case)
     }
 
 
@@ -474,7 +484,8 @@ def is_native_space(part: str) -> bool:
 def may_be_name(stem: str) -> bool:
     """Say whether a file's name may be a patient's, and is not that of any image or a number."""
     words = [word for word in lower_words(stem) if not word.isdecimal()]
-    return bool(words) and not all(word in KIND_FOLDERS | ANY_IMAGE for word in words)
+    no_names = KIND_FOLDERS | ANY_IMAGE | ORIGINALS | PROCESSING
+    return bool(words) and not all(word in no_names for word in words)
 
 
 def _words_of_kind(stem: str) -> str:
