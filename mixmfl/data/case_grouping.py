@@ -28,6 +28,7 @@ from mixmfl.data.modalities import Modalities
 from mixmfl.data.neighbouring_names import (
     called_as_agents,
     with_agent_of_folder,
+    with_agents_alone,
     with_ct1,
     with_labels_before,
     with_names_of_folders,
@@ -105,7 +106,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     files = without_templates(files, folder)
     files = with_words_of_patients(files)
     files = with_agent_of_folder(files, folder, people)
-    files = with_patients_called_as_agents(files)
+    files = with_agents_alone(with_patients_called_as_agents(files))
     return _joined_by_name(files, folder)
 
 
@@ -189,10 +190,10 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
                 renamed.update({file.path: patient for file in mine})
     joined = []
     for file in files:
-        if home := moved.get(file.path):
-            reading = file.reading
-            if patient := renamed.get(file.path):
-                reading = replace(reading, case=patient, head=patient)
+        if file.path in moved:
+            home, reading = moved[file.path], file.reading
+            if name := renamed.get(file.path):
+                reading = replace(reading, case=name, head=name)
             place = tuple(part for part in home if spaced(part) not in spaced(reading.case))
             file = replace(file, reading=reading, home=home, place=place)
         joined.append(file)

@@ -366,8 +366,9 @@ def _home(
     def is_sorting(depth: int) -> bool:
         part = file.parents[depth]
         kind = read_name(part, modalities)
-        if kind.is_label and part[-1].isdecimal() and file.parents[: depth + 1] in patients:
-            return False  # lesion01/T1
+        may_be_patient = part[-1].isdecimal() or not (depth or file.reading.case)
+        if kind.is_label and may_be_patient and file.parents[: depth + 1] in patients:
+            return False  # lesion01/T1, Gtv/T1
         if part.lower() in (KIND_FOLDERS | ORIGINALS) or (kind.is_known and not kind.case):
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:

@@ -9,8 +9,10 @@ from urllib.parse import unquote
 
 from mixmfl.core.files import files_below
 from mixmfl.data.accounting import is_twin_folder, other_format
-from mixmfl.data.file_names import FileName
+from mixmfl.data.body_parts import part_in
+from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, ending_of
+from mixmfl.data.modalities import Modalities
 
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]
@@ -61,6 +63,12 @@ def name_read(file: ImageFile) -> str:
     """Return an image's name without its ending; of ``T2_neck/scan.nii`` with the folder's."""
     folder, stem = file.path.parent.name, stem_of(file.path)
     return stem if folder in file.parents else f"{folder} {stem}"
+
+
+def part_behind_patient(path: Path) -> str:
+    """Return the part of the body that an image's name says; of Hals_T1 none, it is a person's."""
+    stem = stem_of(path)
+    return part_in(stem[len(read_name(stem, Modalities()).head) :])
 
 
 def names_of(paths: Sequence[Path]) -> str:

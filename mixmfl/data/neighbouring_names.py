@@ -240,6 +240,22 @@ def with_agent_of_folder(
     return refined
 
 
+def with_agents_alone(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Leave a name undecided that ends in words for an agent and names no sequence: p1_POST."""
+    doubt = "tells of a contrast agent, and not of which sequence"
+
+    def is_silent(file: ImageFile) -> bool:
+        reading = file.reading
+        return not (reading.is_known or reading.aside or reading.doubt or reading.is_bids)
+
+    return [
+        replace(file, reading=replace(file.reading, doubt=doubt))
+        if is_silent(file) and agent_in(words_of(stem_of(file.path))[-1])
+        else file
+        for file in files
+    ]
+
+
 def with_patients_called_as_agents(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Leave a T1 undecided whose word for an agent all other sequences of its case have, too.
 

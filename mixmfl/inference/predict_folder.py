@@ -27,6 +27,7 @@ from mixmfl.core.version import __version__
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Source
+from mixmfl.data.image_files import part_behind_patient
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations, low_in_words
@@ -399,7 +400,9 @@ def _volumes(indices: Array, labels: Labels, voxel_ml: float) -> dict[str, float
 def _misuse(models: Sequence[Model], images: Mapping[str, Path | Source], subjects: str) -> str:
     """Return why one of the models was not made for a case; see ``model_card.misuse``."""
     parts = {
-        name: image.header.shown_part for name, image in images.items() if isinstance(image, Series)
+        name: image.header.shown_part if isinstance(image, Series) else part_behind_patient(image)
+        for name, image in images.items()
+        if isinstance(image, Series | Path)
     }
     return misuse_of_any((model.plans.card for model in models), parts, subjects)
 

@@ -127,8 +127,8 @@ def misuse(card: ModelCard, body_parts: Mapping[str, str], subjects: str) -> str
         if is_elsewhere(part, card.anatomies):
             made_for = ", ".join(card.anatomies)
             return (
-                f"{modality} shows {part} (by its description or BodyPartExamined); the model was "
-                f"made for: {made_for}"
+                f"{modality} shows {part} (by its name, description or BodyPartExamined); the "
+                f"model was made for: {made_for}"
             )
     if card.is_simulated and subjects != SIMULATED:
         is_patient = "is of a patient" if subjects == PATIENTS else "is not known to be simulated"

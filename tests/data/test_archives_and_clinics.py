@@ -79,7 +79,14 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p_1/mri/T1.mgz p_1.long.p/mri/T1.mgz p/mri/T1.mgz", "p_1/mri/T1.mgz"),
         ("nifti/p1_T1 fs/p1/mri/T1.mgz fs/p1/mri/aseg.mgz", "nifti/p1_T1"),
         ("sub-1/ses-1/sub-1_ses-1_T1w fs/sub-1_ses-1/mri/T1.mgz", "sub-1/ses-1/sub-1_ses-1_T1w"),
+        ("nifti/p1/T1 fs/p1_recon/mri/T1.mgz", "nifti/p1/T1"),
         ("OAS1_1/OAS1_1_T1 OAS1_1/T88_111/OAS1_1_T1_111_t88", "OAS1_1/OAS1_1_T1"),
+        ("X/P1_MR1/SCANS/3/NIFTI/P1_MR1_3_T1 X/P1_MR1/SCANS/5/NIFTI/P1_MR1_5_FLAIR",
+         "X/P1_MR1/SCANS/3/NIFTI/P1_MR1_3_T1 X/P1_MR1/SCANS/5/NIFTI/P1_MR1_5_FLAIR"),
+        ("case12/3_T1 case12/4_T1_POST", "case12/3_T1 case12/4_T1_POST"),
+        ("A/2_S_4/x/I8/A_2_S_4_MR_FLAIR_I8 A/2_S_4/y/I9/A_2_S_4_MR_Fast_T1_I9",
+         "A/2_S_4/x/I8/A_2_S_4_MR_FLAIR_I8 A/2_S_4/y/I9/A_2_S_4_MR_Fast_T1_I9"),  # of ADNI
+        ("p/T1 p/Routine_FLAIR", "p/Routine_FLAIR p/T1"),
         ("X1/d/3.000000-AX T1 PRE-926.nii.gz\nX1/d/5.000000-AX FLAIR-111.nii.gz",
          "X1/d/3.000000-AX T1 PRE-926 X1/d/5.000000-AX FLAIR-111"),
     ],
@@ -164,6 +171,20 @@ def test_examinations_in_folders_are_of_the_person_around_them(
     assert len({patient_of(case.name, case.person) for case in found.cases}) == people
     assert found.refused == ()
     assert not any(case.warnings for case in found.cases)
+
+
+def test_freesurfers_subject_by_another_name_is_a_question(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "nifti/Meier/T1 fs/subj01/mri/T1.mgz")
+    assert list(uses(found).values()) == [["nifti/Meier/T1"]]
+    assert "FreeSurfer's of 'subj01', who may be one of the others" in found.refused[0].reason
+    found = found_in(tmp_path / "more", "p1/T1 p2/mri/T1.mgz")  # somebody else, by the number
+    assert len(found.cases) == 2
+
+
+def test_numbers_of_series_are_no_other_name(tmp_path: Path) -> None:
+    names = "W_20230101_4_t1 W_20230101_5_t2 K_20230303_4_t1 K_20230303_5_t2"
+    found = found_in(tmp_path, names)
+    assert [(len(case.images), case.warnings) for case in found.cases] == [(2, ()), (2, ())]
 
 
 def test_an_unread_label_of_two_examinations_joins_them_not(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def patient(case: Case) -> str:
         "p1/Kopf/T1 p1/HWS/T2",
         "p1/brain/T1 p1/spine/T2",
         "p1/3T/T1 p1/7T/T1",
+        "3T/p1/T1 7T/p1/T1",
+        "scanner1/sub-1/sub-1_T1w scanner2/sub-1/sub-1_T1w",
+        "Kopf/p1/T1 HWS/p1/T1",
         "p1/ACC9001/T1 p1/ACC9055/T1",
         "p1/1.2.840.1.11/T1 p1/1.2.840.1.12/T1",
         "p1/T1 p1_repeat/T1",
@@ -122,6 +125,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "101_01/T1 101_02/T1 102_01/T1",  # sites of a trial
         "NYU_0050952/T1 NYU_0050953/T1 UCLA_1_0051201/T1",
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
+        "siteA/sub-01/sub-01_T1w siteB/sub-01/sub-01_T1w",
+        "BRAIN_01/visit_x/T1 BRAIN_02/visit_x/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
         "controls/01/T1 patients/01/T1",
         "site1/1/T1 site1/2/T1",
@@ -222,6 +227,10 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "lesion01/T1 lesion01/FLAIR lesion01/seg lesion02/T1 lesion02/seg",  # patients
         "Seg/p1_T1 Seg/p1_seg Seg/p2_T1 Seg/p2_seg",
         "Masks/p1/T1 Masks/p1/seg Masks/p2/T1 Masks/p2/seg",
+        "p1/MR/T1 p1/RT/GTV p2/MR/T1 p2/RT/GTV",
+        "img_1_T1 seg_1_T1 img_2_T1 seg_2_T1",
+        "p1_FLAIR mask_p1_FLAIR p2_FLAIR mask_p2_FLAIR",
+        "p1/FLAIR p1/lesion_FLAIR p2/FLAIR p2/lesion_FLAIR",
     ],
 )
 def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: Path) -> None:
@@ -229,6 +238,12 @@ def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: 
     assert found.refused == ()
     assert len([case for case in found.cases if case.label]) == 2
     assert all(case.label not in case.files.values() for case in found.cases)
+
+
+def test_a_person_may_be_called_as_a_label(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "Gtv/T1 Gtv/FLAIR Maier/T1 Maier/FLAIR Ott/T1 Ott/FLAIR")
+    assert [case.name for case in found.cases] == ["Gtv", "Maier", "Ott"]
+    assert all(set(case.images) == {"t1", "flair"} for case in found.cases)
 
 
 def test_the_only_label_of_a_patients_folder_may_have_another_name(tmp_path: Path) -> None:
@@ -254,7 +269,10 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
     ("names", "of"),
     [
         ("p1/T1_3T p1/T1_1.5T p1/FLAIR_3T", "T1_3T"),
-        ("p1/T2_brain p1/T2_spine p1/FLAIR", "not used: 2 files for t2"),
+        ("p1/T2_neck p1/T2_pelvis p1/T1", "not used: 2 files for t2"),
+        ("p1/T2_cervical p1/T1_lumbar", "parts of the body"),
+        ("p1/T1 p1/p1_POST p1/FLAIR", "tells of a contrast agent, and not of which sequence"),
+        ("sub-1/sub-1_acq-post_T1w sub-1/sub-1_T1w", "acq-post may be after one or after surgery"),
         ("p1/T1 p1/T1_high_res p1/FLAIR", "not used: 2 files for t1"),
         ("Flair_Anna_T1 Flair_Anna_T2", "Anna"),
         ("site/anna_T1 site/bert_FLAIR site/carl_T2", "looks like one patient, or like several"),
@@ -265,7 +283,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
         ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
         ("p1/T1_left p1/PD_right", "sides"),
-        ("p1/T2_head p1/T1_knee", "parts of the body"),
+        ("p1/T2_neck p1/T1_knee", "parts of the body"),
         ("sub-1/sub-1_T1w sub-1/sub-2_FLAIR", "is of another folder than 'sub-1'"),
         ("Meier/T1 Meier/FLAIR Meier/Schulz_T2", "is called 'schulz'"),
         ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
@@ -310,6 +328,12 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ("p1/T1 p1/T1.anat/T1 p1/T1.anat/T1_orig", {"t1": "p1/T1"}),
         ("p1/T1 p1/T1_masked p1/T1_lesion_filled p1/T1-voided", {"t1": "p1/T1"}),
         ("p1/SWI p1/SWI_mag", {"swi": "p1/SWI"}),
+        (
+            "p1/T1_brain p1/FLAIR_brain p1/T2_spine",
+            {"t1": "p1/T1_brain", "flair": "p1/FLAIR_brain"},
+        ),
+        ("p1/T1 p1/FLAIR p1/T2_HWS", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
+        ("p1/T1_Kopf/img p1/T2_HWS/img", {"t1": "p1/T1_Kopf/img"}),
         ("Tumor/p1_T1 Tumor/p1_FLAIR", {"t1": "Tumor/p1_T1", "flair": "Tumor/p1_FLAIR"}),
         ("p1/T1 p1/tumor/T1 p1/tumor/FLAIR", {"t1": "p1/T1"}),  # drawn on both
         ("p1/MNI152_T1 p1/MNI152_FLAIR", {"t1": "p1/MNI152_T1", "flair": "p1/MNI152_FLAIR"}),

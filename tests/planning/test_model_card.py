@@ -120,7 +120,8 @@ def test_a_card_beyond_its_bounds_is_refused(change: dict[str, object], needed: 
 def test_other_parts_of_the_body_and_patients_of_a_phantoms_model_are_misuse() -> None:
     brain = ModelCard(anatomy={"brain": 9}, subjects={"patients": 9})
     assert misuse(brain, {"t2": "PROSTATE"}, "patients") == (
-        "t2 shows PROSTATE (by its description or BodyPartExamined); the model was made for: brain"
+        "t2 shows PROSTATE (by its name, description or BodyPartExamined); the model was made for: "
+        "brain"
     )
     assert misuse(brain, {"t2": "HEAD", "t1": ""}, "unknown") == ""
     phantom = ModelCard(subjects={"simulated": 9})
