@@ -29,8 +29,8 @@ _WHOLE = ("WHOLEBODY", "BODY")
 
 # words of descriptions, without accents, that stand for a part of the body
 _DESCRIBED: Mapping[str, str] = {
-    "HEAD": "head brain skull kopf schadel hirn gehirn tete crane cerveau encephale cabeza craneo "
-    "cerebro testa cranio cervello encefalo hoofd schedel hersenen",
+    "HEAD": "head brain skull kopf schadel schaedel hirn gehirn tete crane cerveau encephale "
+    "cabeza craneo cerebro testa cranio cervello encefalo hoofd schedel hersenen",
     "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
     "CSPINE": "cspine cervical cervicale hws",
     "TSPINE": "tspine thoracic thorakal bws",

@@ -24,7 +24,7 @@ from mixmfl.data.folder_roles import (
     without_stores,
 )
 from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced
-from mixmfl.data.modalities import Modalities
+from mixmfl.data.modalities import Modalities, words_of
 from mixmfl.data.neighbouring_names import (
     called_as_agents,
     with_agent_of_folder,
@@ -38,6 +38,7 @@ from mixmfl.data.neighbouring_names import (
     with_words_of_patients,
 )
 from mixmfl.data.patients import patients_by_place
+from mixmfl.data.sequence_words import agent_in
 from mixmfl.data.time_points import is_examination
 from mixmfl.data.tool_outputs import (
     without_products_of_tools,
@@ -166,6 +167,11 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
             day = next((d[0] for part in file.home for d in _DAY.finditer(part)), "")
             named = (p for p in file.home if re.search(r"\d", p) and spaced(p) in spaced(head))
             by_patient[next(named, head), day].append(file)
+    for (patient, day), mine in list(by_patient.items()):
+        if not _go_on_alike(heads := {file.reading.head for file in mine}):
+            del by_patient[patient, day]
+            for head in heads:
+                by_patient[head, day] = [file for file in mine if file.reading.head == head]
     days = Counter(patient for patient, _ in by_patient)
     moved: dict[Path, Parts] = {}
     renamed: dict[Path, str] = {}
@@ -177,6 +183,9 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
         common = tuple(
             parts[0] for parts in itertools.takewhile(lambda parts: len({*parts}) == 1, levels)
         )
+        times = {part for file in mine for part in file.home[len(common) :] if agent_in(part)}
+        if len(times) > 1:
+            continue  # p1/pre/p1_T1 and p1/post/p1_FLAIR
         around = {word for part in (folder.resolve().name, *common) for word in lower_words(part)}
         heads = {file.reading.head for file in mine}
         words = {word for head in heads for word in lower_words(head)}
@@ -198,6 +207,14 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
             file = replace(file, reading=reading, home=home, place=place)
         joined.append(file)
     return joined
+
+
+def _go_on_alike(heads: Collection[str]) -> bool:
+    """Say whether names begin with the shortest, with nothing behind that tells an examination."""
+    shortest = min(heads, key=len)
+    behind = [head[len(shortest) :] for head in heads if head.startswith(shortest)]
+    is_told = any(re.search(r"\d", text) or any(map(agent_in, words_of(text))) for text in behind)
+    return len(behind) == len(heads) and not is_told
 
 
 def _differ_in_processing(images: Sequence[ImageFile]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
+from mixmfl.data.body_parts import part_in
 from mixmfl.data.file_names import BY_PROGRAM, OF_ARCHIVE, FileName, maker_in, read_name
 from mixmfl.data.image_files import (
     ImageFile,
@@ -21,7 +22,7 @@ from mixmfl.data.image_files import (
 )
 from mixmfl.data.modalities import Modalities, names_part, words_of
 from mixmfl.data.sequence_vocabulary import PROCESSING
-from mixmfl.data.sequence_words import agent_in, without_accents
+from mixmfl.data.sequence_words import agent_in, meaning_of, without_accents
 from mixmfl.data.series_numbers import is_uid
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
@@ -46,6 +47,8 @@ ANY_IMAGE = {
     "se", "serie", "s",
 }  # fmt: skip
 
+_SHORT_NAME = 4  # letters: what is as short may be a patient's initials or name
+
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 
 ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
@@ -53,7 +56,9 @@ ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is pr
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 
 # beside a word for processing: resampled_1mm, skull_stripped
-_HOW_PROCESSED = re.compile(r"111|\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space")
+_HOW_PROCESSED = re.compile(
+    r"111|\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space|(?:in|on)?to|in|on"
+)
 _NATIVE = re.compile(r"native(?:[ _-]?space)?", re.IGNORECASE)
 
 # of UK Biobank: patient, kind of data, visit, repetition
@@ -375,6 +380,8 @@ def _home(
             return True
         if depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS:
             return True
+        if depth and _is_plane(part):
+            return True
         # images_structural, images_segm
         words = [word for word in lower_words(part) if word not in KIND_FOLDERS]
         rest = read_name("_".join(words), modalities)
@@ -394,6 +401,12 @@ def _home(
         return same or (kind.is_label and file.reading.is_label)
 
     return tuple(part for depth, part in enumerate(file.parents) if not is_sorting(depth))
+
+
+def _is_plane(part: str) -> bool:
+    """Say whether a folder's name is a plane in which images were made, as axial is, at length."""
+    is_plane = all(meaning_of(word) == "orientation" for word in words_of(part))
+    return is_plane and len(part) > _SHORT_NAME and not part_in(part)
 
 
 def named_by_folder(

@@ -139,7 +139,7 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
         rest = _without_first(stem, set(LABEL_WORDS))
         place = None if re.search(r"\d", read_name(rest, modalities).head) else file.path.parent
         image = images.get((place, rest)) if rest != stem and not file.reading.is_bids else None
-        if image and not (file.reading.is_label or file.reading.aside):
+        if image and not file.reading.aside:
             case = image.reading.case
             file = replace(file, reading=FileName(case, is_label=True, head=image.reading.head))
         read.append(file)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.folder_roles import is_store, without_stores
+from mixmfl.data.image_files import spaced
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
@@ -36,7 +37,7 @@ _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_](\d{1,2})")
 _SITE = re.compile(
     r"site|cent(?:er|re|ro)|zentrum|klinik|clini|hosp|h[oô]pital|group|grupp|institut|inst|scanner"
 )
-_LETTERED = re.compile(r"(.*\d)[a-eA-E]")
+_LETTERED = re.compile(r"(.*\d)[ _-]?[a-eA-E]")
 _COUNT = re.compile(r"\d{1,2}")
 _COUNT_IN_PATIENT = re.compile(r"(?:[a-oq-z][ _-]?)?\d{1,2}", re.IGNORECASE)  # P1/E1
 _CONTROLS = re.compile(
@@ -192,6 +193,7 @@ def _parts_at(
             if not (is_examination(part) and tuple(folders[:depth]) not in crowded)
             and not (len(folders) > 1 and _is_within(part, depth))
             and not (depth and (part in kinds or _is_count(folders, depth)))
+            and not (depth and _goes_on(part, folders[depth - 1]))
         )
         return without_stores(named)
     for folder in folders:
@@ -201,6 +203,9 @@ def _parts_at(
             and _FEW.fullmatch(rest[len(folder) :])
         ):
             return (folder,)
+    for folder in folders[:-1]:
+        if _is_named_in(rest, folder):
+            return (folder,)
     sites = (part for part in folders if _SITE.match(without_accents(part)))
     return (*(part for part in sites if not _WITHIN.fullmatch(part.lower())), rest)
 
@@ -209,6 +214,24 @@ def _is_count(folders: Sequence[str], depth: int) -> bool:
     """Say whether a folder counts the examinations of the patient that the one around it names."""
     around = folders[depth - 1]
     return bool(_COUNT_IN_PATIENT.fullmatch(folders[depth]) and names_patient(around))
+
+
+def _is_named_in(rest: str, folder: str) -> bool:
+    """Say whether a name has that of the patient's folder in it: 12/2010/I7/AIBL_12_T1_br_I7.
+
+    A number behind it would be the patient's, as in Study2_001.
+    """
+    if not re.search(r"\d", folder) or _SITE.match(without_accents(folder)):
+        return False
+    before, name, behind = spaced(rest).partition(spaced(folder))
+    around = before + "".join(behind.split()[:1])
+    return bool(name) and not is_examination(folder) and not re.search(r"\d", around)
+
+
+def _goes_on(part: str, around: str) -> bool:
+    """Say whether a folder's name is that of the patient around it with an examination behind."""
+    rest = part[len(around) :] if part.startswith(around) and re.search(r"\d", around) else ""
+    return rest[:1] in (" ", "_", "-", ".") and not re.search(r"\d", rest)
 
 
 def _is_within(part: str, depth: int) -> bool:

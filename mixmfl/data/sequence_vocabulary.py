@@ -264,7 +264,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         ax, axi, axial, axiaal, axiale, assiale, ass, maxial, sag, sagittal, sagitt, sagital,
         sagittale, sagittaal, msagittal, cor, coronal, coronale, coronaal, koronar, mcoronal, tra,
         trans, transv, transversal, transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head,
-        kopf, schadel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro,
+        kopf, schadel, schaedel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro,
         whole, vol, volume, ist, iso, isotropic, hr, highres
     """),
     "technique": _phrases("""

@@ -120,9 +120,14 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
 
 
 def _subject_of_freesurfer(path: Path) -> str:
-    """Return the name of the subject in whose folder of FreeSurfer's an image lies, or nothing."""
+    """Return the name of the subject in whose folder of FreeSurfer's an image lies, or nothing.
+
+    Of p1/freesurfer/mri/T1.mgz it is p1.
+    """
     folders = path.parents if path.suffix.lower() == ".mgz" else ()
-    return next((each.parent.name for each in folders if each.name == "mri"), "")
+    subject = next((each.parent for each in folders if each.name == "mri"), Path())
+    is_program = subject.name.lower() == "fs" or maker_in(subject.name)
+    return subject.parent.name if is_program else subject.name
 
 
 def _made_of(file: ImageFile, original: ImageFile, program: str) -> ImageFile:
