@@ -204,7 +204,7 @@ def _parts_at(
         ):
             return (folder,)
     for folder in folders[:-1]:
-        if _is_named_in(rest, folder):
+        if _is_named_in(rest, folder, folders):
             return (folder,)
     sites = (part for part in folders if _SITE.match(without_accents(part)))
     return (*(part for part in sites if not _WITHIN.fullmatch(part.lower())), rest)
@@ -216,15 +216,16 @@ def _is_count(folders: Sequence[str], depth: int) -> bool:
     return bool(_COUNT_IN_PATIENT.fullmatch(folders[depth]) and names_patient(around))
 
 
-def _is_named_in(rest: str, folder: str) -> bool:
+def _is_named_in(rest: str, folder: str, folders: Sequence[str]) -> bool:
     """Say whether a name has that of the patient's folder in it: 12/2010/I7/AIBL_12_T1_br_I7.
 
-    A number behind it would be the patient's, as in Study2_001.
+    A number behind it that no folder has would be the patient's, as in Study2_001.
     """
     if not re.search(r"\d", folder) or _SITE.match(without_accents(folder)):
         return False
     before, name, behind = spaced(rest).partition(spaced(folder))
-    around = before + "".join(behind.split()[:1])
+    others = {word for each in folders for word in spaced(each).split()}
+    around = before + "".join(word for word in behind.split()[:1] if word not in others)
     return bool(name) and not is_examination(folder) and not re.search(r"\d", around)
 
 

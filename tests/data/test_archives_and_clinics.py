@@ -80,6 +80,7 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("nifti/p1_T1 fs/p1/mri/T1.mgz fs/p1/mri/aseg.mgz", "nifti/p1_T1"),
         ("sub-1/ses-1/sub-1_ses-1_T1w fs/sub-1_ses-1/mri/T1.mgz", "sub-1/ses-1/sub-1_ses-1_T1w"),
         ("nifti/p1/T1 fs/p1_recon/mri/T1.mgz", "nifti/p1/T1"),
+        ("p1/T1 p1/freesurfer/mri/T1.mgz", "p1/T1"),
         ("OAS1_1/OAS1_1_T1 OAS1_1/T88_111/OAS1_1_T1_111_t88", "OAS1_1/OAS1_1_T1"),
         ("X/P1_MR1/SCANS/3/NIFTI/P1_MR1_3_T1 X/P1_MR1/SCANS/5/NIFTI/P1_MR1_5_FLAIR",
          "X/P1_MR1/SCANS/3/NIFTI/P1_MR1_3_T1 X/P1_MR1/SCANS/5/NIFTI/P1_MR1_5_FLAIR"),

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from mixmfl.data.file_names import FileName, read_name
+from mixmfl.data.image_files import part_behind_patient
 from mixmfl.data.modalities import Modalities
 
 
@@ -191,3 +194,9 @@ def test_what_is_before_the_words_is_the_patient() -> None:
     assert read("p01_t1_mprage_20190101120000_5").head == "p01"
     assert read("UCSF-PDGM-0004_T1_bias").head == "UCSF-PDGM-0004"
     assert read("3D_T1_5").head == ""
+
+
+def test_a_part_of_the_body_is_the_images_and_not_the_patients() -> None:
+    assert part_behind_patient(Path("p1_T2_HWS.nii.gz")) == "CSPINE"
+    assert part_behind_patient(Path("T1_hip.nii.gz")) == "HIP"
+    assert part_behind_patient(Path("Hals_T1.nii.gz")) == ""

@@ -63,6 +63,10 @@ def patient(case: Case) -> str:
         "p1/3T/T1 p1/7T/T1",
         "3T/p1/T1 7T/p1/T1",
         "scanner1/sub-1/sub-1_T1w scanner2/sub-1/sub-1_T1w",
+        "S1_a_T1 S1_b_T1",
+        "R-1/R-1-preoperative/T1 R-1/R-1-early_postop/T1",  # of RHUH-GBM
+        "A/12/M/2010-01-01/I1/A_12_T1_adni_I1 A/12/M/2012-01-01/I2/A_12_T1_adni_I2",  # of AIBL
+        "P01/pre/P01_T1 P01/post/P01_FLAIR",
         "Kopf/p1/T1 HWS/p1/T1",
         "p1/ACC9001/T1 p1/ACC9055/T1",
         "p1/1.2.840.1.11/T1 p1/1.2.840.1.12/T1",
@@ -229,6 +233,7 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "Masks/p1/T1 Masks/p1/seg Masks/p2/T1 Masks/p2/seg",
         "p1/MR/T1 p1/RT/GTV p2/MR/T1 p2/RT/GTV",
         "img_1_T1 seg_1_T1 img_2_T1 seg_2_T1",
+        "scan/1_T1 scan/2_T1 truth/label_1_T1 truth/label_2_T1",
         "p1_FLAIR mask_p1_FLAIR p2_FLAIR mask_p2_FLAIR",
         "p1/FLAIR p1/lesion_FLAIR p2/FLAIR p2/lesion_FLAIR",
     ],
@@ -333,6 +338,8 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
             {"t1": "p1/T1_brain", "flair": "p1/FLAIR_brain"},
         ),
         ("p1/T1 p1/FLAIR p1/T2_HWS", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
+        ("p1/axial/T1 p1/sagittal/T2", {"t1": "p1/axial/T1", "t2": "p1/sagittal/T2"}),
+        ("p1/orig/T1 p1/reg_to_mni/T1", {"t1": "p1/orig/T1"}),
         ("p1/T1_Kopf/img p1/T2_HWS/img", {"t1": "p1/T1_Kopf/img"}),
         ("Tumor/p1_T1 Tumor/p1_FLAIR", {"t1": "Tumor/p1_T1", "flair": "Tumor/p1_FLAIR"}),
         ("p1/T1 p1/tumor/T1 p1/tumor/FLAIR", {"t1": "p1/T1"}),  # drawn on both

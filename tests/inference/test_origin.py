@@ -65,9 +65,11 @@ def test_a_series_of_another_part_of_the_body_is_refused(
             SeriesDescription=description,
             BodyPartExamined=part,
         )
+    (tmp_path / "cases" / "p3").mkdir()
+    (tmp_path / "cases" / "p3" / "T2_HWS.nii.gz").touch()
     asked = ("mixmfl_predict", "-i", tmp_path / "cases", "-o", tmp_path / "masks", "-m", model)
     assert command(*asked, "--no-report") == 1
     errors = capsys.readouterr().err
-    for part in ("PROSTATE", "KNEE"):
-        shown = f"t2 shows {part} (by its description or BodyPartExamined)"
+    for part in ("PROSTATE", "KNEE", "CSPINE"):
+        shown = f"t2 shows {part} (by its name, description or BodyPartExamined)"
         assert f"{shown}; the model was made for: brain. --force predicts" in errors
