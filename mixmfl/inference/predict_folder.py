@@ -39,7 +39,7 @@ from mixmfl.inference.model import Model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.report import write_report
-from mixmfl.inference.segmentation import check_models_agree, common_shares, segment
+from mixmfl.inference.segmentation import check_models_agree, segment
 from mixmfl.inference.uncertainty import uncalibrated
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
@@ -287,10 +287,10 @@ class _Run:
         voxel_ml = math.prod(loaded.canonical.spacing) / 1000
         renamed = self.renaming_notes(job.case.name)
         removed_ml = {name: count * voxel_ml for name, count in segmented.removed.items()}
-        shares = common_shares(self.models)
         removed = [
-            f"{ml:.2f} ml of {name} were removed: parts below {100 * shares[name]:.0f} % of its "
-            "largest, without which Dice was higher in validation cases"
+            f"{ml:.2f} ml of {name} were removed: parts below "
+            f"{100 * segmented.component_shares[name]:.0f} % of its largest, without which Dice "
+            "was higher in validation cases"
             for name, ml in removed_ml.items()
         ]
         volumes = _volumes(segmented.indices, self.files.labels, voxel_ml)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,13 +150,15 @@ class Segmented:
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
         removed: By label, the voxels that became background with small components, if any.
+        component_shares: By label the share of its largest component below which others are such.
     """
 
     indices: Array
     confidences: Mapping[str, float]
     volume_ranges_ml: Mapping[str, tuple[float, float]]
     probabilities: Mapping[str, Array]
-    removed: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int]
+    component_shares: Mapping[str, float]
 
 
 def segment(
@@ -219,11 +221,12 @@ def segment(
         mask[~prepared.head] = 0
         for share in shares.values():
             share[~prepared.head] = 0
-    mask, removed = remove_small(mask, described.consecutive(), common_shares(models))
-    return Segmented(mask, sure, ranges, shares, removed)
+    small = _common_shares(models)
+    mask, removed = remove_small(mask, described.consecutive(), small)
+    return Segmented(mask, sure, ranges, shares, removed, small)
 
 
-def common_shares(models: Sequence[SegmentationModel]) -> dict[str, float]:
+def _common_shares(models: Sequence[SegmentationModel]) -> dict[str, float]:
     """Return by label the share of its largest component below which all models remove others."""
     each = [model.component_shares for model in models]
     names = [name for name in each[0] if all(name in shares for shares in each)]

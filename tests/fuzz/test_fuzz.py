@@ -13,7 +13,7 @@ from targets import HARMLESS, REFUSED, SAME, Target, WrongError
 KINDS_HERE = sorted(set(KINDS) - {"DICOM segmentation"})
 
 
-@pytest.mark.filterwarnings("default")  # of libraries, about what was spoilt
+@pytest.mark.filterwarnings("default", "ignore::UserWarning:pydicom")  # about what was spoilt
 @pytest.mark.parametrize("kind", KINDS_HERE)
 def test_what_is_spoilt_is_refused_or_does_no_harm(kind: str, tmp_path: Path) -> None:
     target: Target = KINDS[kind](tmp_path)

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any, Protocol
@@ -22,7 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """What takes the numbers of rounds."""
+    """A place that the numbers of rounds are written to."""
+
+    def __init__(self, run: Run, first: int) -> None:
+        """Open it for a run; ``first`` is the round that is written first, counted from 1."""
+
+    @staticmethod
+    def imported() -> Any:
+        """Import the package, and return what is called of it."""
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round, counted from 1, by name."""
@@ -35,8 +42,15 @@ class TensorBoard:
     """Writes into ``RUN/tensorboard``."""
 
     def __init__(self, run: Run, first: int) -> None:
-        """Args: first: the round that is written first; later ones from before are dropped."""
-        self._writer = _import_tensorboard()(str(run.folder / "tensorboard"), purge_step=first)
+        """Open the folder; rounds from ``first`` on that were written before are dropped."""
+        self._writer = self.imported()(str(run.folder / "tensorboard"), purge_step=first)
+
+    @staticmethod
+    def imported() -> Any:
+        """Import the package, and return what is called of it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
@@ -53,8 +67,8 @@ class MLflow:
     """Writes into the database ``RUN/mlflow.db``, whatever server the environment names."""
 
     def __init__(self, run: Run, first: int) -> None:
-        """Args: first: the round that is written first; a run that has begun is continued."""
-        client, self._metric = _import_mlflow()
+        """Open the database; a run that is in it is continued."""
+        client, self._metric = self.imported()
         folder = run.folder.resolve()
         self._client = client(f"sqlite:///{folder / 'mlflow.db'}")
         known = self._client.get_experiment_by_name(_PROJECT)
@@ -67,6 +81,14 @@ class MLflow:
         else:
             (earlier,) = self._client.search_runs([known.experiment_id])
             self._id = earlier.info.run_id
+
+    @staticmethod
+    def imported() -> Any:
+        """Import the package, and return what is called of it."""
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
+        from mlflow import MlflowClient, entities
+
+        return MlflowClient, entities.Metric
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
@@ -88,8 +110,8 @@ class WeightsAndBiases:
     """Writes into ``RUN/wandb``, offline; ``wandb sync`` is for the user to call."""
 
     def __init__(self, run: Run, first: int) -> None:
-        """Args: first: the round that is written first; a run that has begun is continued."""
-        init, settings = _import_wandb()
+        """Open the folder; a run that is in it is continued."""
+        init, settings = self.imported()
         folder = run.folder.resolve()
         self._run = init(
             project=_PROJECT,
@@ -112,6 +134,14 @@ class WeightsAndBiases:
             ),
         )
 
+    @staticmethod
+    def imported() -> Any:
+        """Import the package, and return what is called of it."""
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # else its errors go to its makers
+        from wandb import Settings, init
+
+        return init, Settings
+
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
         self._run.log(dict(values), step=number)
@@ -121,39 +151,17 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _import_tensorboard() -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter
-
-
-def _import_mlflow() -> Any:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
-    from mlflow import MlflowClient, entities
-
-    return MlflowClient, entities.Metric
-
-
-def _import_wandb() -> Any:
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # else its errors go to its makers
-    from wandb import Settings, init
-
-    return init, Settings
-
-
 _PROJECT = "mixmfl"
 
 _MOST_METRICS = 1000
 """What MLflow takes in one call."""
 
-TRACKERS: Mapping[str, Callable[[Run, int], Tracker]] = {
+TRACKERS: Mapping[str, type[Tracker]] = {
     "tensorboard": TensorBoard,
     "mlflow": MLflow,
     "wandb": WeightsAndBiases,
 }
-"""What opens a tracker, by its name, which is also that of the package it needs."""
-
-_IMPORTS = {"tensorboard": _import_tensorboard, "mlflow": _import_mlflow, "wandb": _import_wandb}
+"""The trackers by their names, which are also those of the packages that they need."""
 
 
 def usual_trackers() -> tuple[str, ...]:
@@ -178,7 +186,7 @@ def check_tracker(name: str) -> None:
         extra = "curves" if name == "tensorboard" else name
         raise MixmflError(f"--track {name}: is not installed; pip install 'mixmfl[{extra}]'")
     try:
-        _IMPORTS[name]()
+        TRACKERS[name].imported()
     except Exception as error:  # whatever is broken in a package or in what it imports
         raise MixmflError(
             f"{name} is installed, but cannot be imported ({type(error).__name__}: "
