@@ -7,7 +7,6 @@ is in millimetres, LPS: x grows to the patient's left, y to the back, z to the h
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,9 +19,9 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import is_file, only_files, replacing
-from mixmfl.core.text import quoted, times
-from mixmfl.data import freesurfer, nifti
+from mixmfl.core.files import is_file, replacing
+from mixmfl.core.text import times
+from mixmfl.data import freesurfer, nifti, text_headers
 
 Array = npt.NDArray[Any]
 
@@ -56,29 +55,6 @@ DETACHED = (*nifti.PAIRS, ".nhdr", ".mhd")
 _READERS = {
     ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
 }  # fmt: skip
-
-# what names the voxels' file in a header of NRRD and of MetaImage; blanks before a name are those
-# of its own line, as many empty lines would be searched once from each
-_VOXELS_FILE = re.compile(rb"(?im)^[^\S\n]*(?:data ?file\s*:|ElementDataFile\s*[=:])([^\n]+)")
-# ITK takes this key letter for letter
-_END_OF_META = re.compile(rb"(?m)^[^\S\n]*ElementDataFile\s*[=:][^\n]*")
-_END_OF_NRRD = re.compile(rb"\n\n")
-# ITK writes a longer line over memory that is not its own; a comment of NRRD, or a key of the
-# user's with its value, may be long
-_LONG_LINE = {
-    "nrrd": re.compile(rb"(?m)^(?!#|[^:\n]*:=)[^\n]{501}"),
-    "meta": re.compile(rb"(?m)^[^\n]{256}"),
-}
-_AXES = re.compile(rb"(?im)^[^\S\n]*NDims\s*[=:]\s*([2-5])\s*$")
-_SIZE = re.compile(rb"(?im)^[^\S\n]*DimSize\s*[=:]\s*((?:\d{1,6}[ \t]+)*\d{1,6})\s*$")
-# what says, in either header, how large voxels are, and where they lie
-_STATED = {
-    "nrrd": (re.compile(rb"(?im)^[^\S\n]*(spacings|space directions)\s*:"),
-             re.compile(rb"(?im)^[^\S\n]*space directions\s*:")),
-    "meta": (re.compile(rb"(?im)^[^\S\n]*Element(Spacing|Size)\s*[=:]"),
-             re.compile(rb"(?im)^[^\S\n]*(TransformMatrix|Orientation|Rotation)\s*[=:]")),
-}  # fmt: skip
-_LONGEST_HEADER = 1 << 20  # bytes of a text header
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
@@ -210,9 +186,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
     if name.endswith(nifti.PAIRS):
         voxels = nifti.voxels_of(path)
     elif name.endswith(DETACHED):
-        with open(path, "rb", opener=only_files) as file:
-            found = _VOXELS_FILE.search(file.read(_LONGEST_HEADER))
-        voxels = path.parent / found[1].decode("utf-8", "replace").strip() if found else None
+        voxels = text_headers.voxels_of(path)
     return (path, voxels) if voxels is not None and is_file(voxels) else (path,)
 
 
@@ -534,7 +508,7 @@ def _open(path: Path) -> tuple[Any, Grid]:
         grid = replace(grid, place=header.place)
         _check_size(grid, str(path))
         return header, grid
-    unstated = _check_header(path)
+    unstated = text_headers.check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_READERS[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -561,64 +535,6 @@ def _open(path: Path) -> tuple[Any, Grid]:
     check_directions(grid, str(path))
     _check_size(grid, str(path))
     return reader, replace(grid, unstated=unstated)
-
-
-def _check_header(path: Path) -> str:
-    """Check that a header of NRRD or MetaImage can be read: it names no file but one beside it.
-
-    ITK would read any file of the machine that a header names, and wait for ever for a pipe.
-
-    Returns:
-        What the header leaves open about the place of the voxels; empty: nothing.
-
-    Raises:
-        DataError: It names another place, several files, or something that is no file.
-    """
-    with open(path, "rb", opener=only_files) as file:
-        start = file.read(_LONGEST_HEADER)
-    ending = path.suffix.lower()
-    form = "nrrd" if ending in (".nrrd", ".nhdr") else "meta"
-    is_whole = len(start) < _LONGEST_HEADER
-    if form == "nrrd":  # of which a carriage return alone ends a line, too
-        start = start.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    # ITK reads no further
-    end = (_END_OF_META if form == "meta" else _END_OF_NRRD).search(start)
-    start = start[: end.end()] if end else start
-    names = [n.decode("utf-8", "replace").strip() for n in _VOXELS_FILE.findall(start)]
-    if not (names and (end or is_whole) if ending == ".nhdr" else end):
-        raise nifti.not_an_image(
-            path, "its header has no end, or does not say where its voxels are"
-        )
-    if long := _LONG_LINE[form].search(start):
-        raise nifti.not_an_image(
-            path, f"a line of its header has {len(long[0])} characters or more"
-        )
-    if form == "meta":  # without them ITK reads memory that is not its own
-        axes, sizes = _AXES.findall(start), _SIZE.findall(start)
-        if len(axes) != 1 or [len(size.split()) for size in sizes] != [int(axes[0])]:
-            raise nifti.not_an_image(path, "its header has no NDims from 2 to 5, with its DimSize")
-    for name in names:
-        if name == "LOCAL" and ending == ".mha":
-            continue
-        # a list or a pattern of files names others
-        is_one = name == Path(name).name and not name.startswith("LIST") and "%" not in name
-        if not is_one or not is_file(path.parent / name):
-            raise DataError(
-                f"{path}: says that its voxels are in {quoted(name)}; needed is one file in the "
-                "same folder. Save the image as one file, such as NIfTI"
-            )
-    size, place = _STATED[form]
-    open_ = [
-        words
-        for words, pattern in (("how large its voxels are", size), ("where it lies", place))
-        if not pattern.search(start)
-    ]
-    if not open_:
-        return ""
-    return (
-        f"its header does not say {' or '.join(open_)}; ITK's default was taken, of which spacing "
-        "and directions may be wrong"
-    )
 
 
 def _check_size(grid: Grid, source: str) -> None:
