@@ -271,10 +271,16 @@ def write_json(path: Path, content: Any) -> None:
 
 def sha256(path: Path) -> str:
     """Return the digest of a file's content."""
-    digest = hashlib.sha256()  # hashlib.file_digest comes with Python 3.11
     with open(path, "rb", opener=only_files) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return digest_of(file)
+
+
+def digest_of(file: io.FileIO | io.BufferedReader) -> str:
+    """Return the SHA-256 of all that is in an open file, of which another may have the name now."""
+    digest, room = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    file.seek(0)
+    while count := file.readinto(room):  # hashlib.file_digest comes with Python 3.11
+        digest.update(room[:count])
     return digest.hexdigest()
 
 

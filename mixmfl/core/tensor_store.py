@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.errors import why
-from mixmfl.core.files import SelfClosingFile, unlinked_file
+from mixmfl.core.files import SelfClosingFile, digest_of, unlinked_file
 from mixmfl.core.strict_json import parse_json
 
 # one entry, because safetensors writes several in no fixed order
@@ -117,6 +117,10 @@ class Stored(Mapping[str, Tensor]):
         """Return the tensors whose names begin with a prefix, by the rest of their names."""
         matching = {n: at for n, at in self._places.items() if n.startswith(prefix)}
         return Stored(self._file, {n.removeprefix(prefix): at for n, at in matching.items()})
+
+    def sha256(self) -> str:
+        """Return the digest of the whole file, whatever has its name by now."""
+        return digest_of(self._file)
 
     def run(self, names: Sequence[str]) -> "Stored | None":
         """Return tensors of one type as one, named ``""``; None if they are not contiguous."""

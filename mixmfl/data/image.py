@@ -8,7 +8,7 @@ is in millimetres, LPS: x grows to the patient's left, y to the back, z to the h
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from mixmfl.data import freesurfer, nifti, text_headers
 
 Array = npt.NDArray[Any]
 
-FILE_ENDINGS = (*nifti.ENDINGS, *freesurfer.ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd")
+FILE_ENDINGS = (*nifti.ENDINGS, *freesurfer.ENDINGS, *text_headers.ENDINGS)
 
 
 def ending_of(path: Path) -> str:
@@ -48,13 +48,8 @@ OTHER_FORMATS = {
     ".dcm.gz": "DICOM packed by gzip", ".ima.gz": "DICOM packed by gzip",
 }  # fmt: skip
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
-DETACHED = (*nifti.PAIRS, ".nhdr", ".mhd")
+DETACHED = (*nifti.PAIRS, *text_headers.DETACHED)
 """Endings of headers whose voxels lie in another file."""
-
-# by the last ending; named, because ITK would try its readers of all other formats, too
-_READERS = {
-    ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO",
-}  # fmt: skip
 
 # Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
 SPACING_TOLERANCE = 1e-3  # relative
@@ -186,7 +181,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
     if name.endswith(nifti.PAIRS):
         voxels = nifti.voxels_of(path)
     elif name.endswith(DETACHED):
-        voxels = text_headers.voxels_of(path)
+        with suppress(DataError):  # where it is damaged its voxels are read from nowhere
+            voxels = text_headers.read_header(path).voxels
     return (path, voxels) if voxels is not None and is_file(voxels) else (path,)
 
 
@@ -467,74 +463,26 @@ def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
 
 
 def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
-    """Read voxels in the file's type, or in type ``scaled`` where a NIfTI header scales them."""
-    opened, grid = _open(path)
-    if isinstance(opened, nifti.Header):
-        return nifti.read_voxels(opened, scaled), grid
-    on_disk = path.stat().st_size
-    if (
-        not path.name.lower().endswith(DETACHED)
-        and math.prod(grid.shape) > on_disk * nifti.LARGEST_COMPRESSION
-    ):
-        raise DataError(
-            f"{path}: promises {math.prod(grid.shape)} voxels, but has {on_disk} bytes; it is "
-            "incomplete or damaged. Copy or export it again"
-        )
-    nifti.check_memory(path, 8 * math.prod(grid.shape))
-    # a fourth axis of one entry is taken off by the reader itself
-    opened.SetExtractSize([*grid.shape[::-1], *[0] * (opened.GetDimension() - 3)])
-    with _quiet():
-        try:
-            return sitk.GetArrayFromImage(opened.Execute()), grid
-        except RuntimeError as error:
-            raise DataError(
-                f"{path}: its voxels cannot be read; the file is incomplete or damaged "
-                f"({_reason(error)}). Copy or export it again"
-            ) from None
+    """Read voxels in the file's type, or in type ``scaled`` where a header scales them."""
+    header, grid = _open(path)
+    return nifti.read_voxels(header, scaled), grid
 
 
-def _open(path: Path) -> tuple[Any, Grid]:
-    """Read and check a header; return NIfTI's or ITK's reader, before any voxel is read."""
+def _open(path: Path) -> tuple[nifti.Header, Grid]:
+    """Read and check a header, before any voxel is read."""
     if not is_file(path):
         raise DataError(f"{path}: there is no such file")
-    if not path.name.lower().endswith(FILE_ENDINGS):
+    name = path.name.lower()
+    if not name.endswith(FILE_ENDINGS):
         raise DataError(
             f"{path}: is no image we read; its name must end in {_either(FILE_ENDINGS)}"
         )
-    if path.name.lower().endswith((*nifti.ENDINGS, *freesurfer.ENDINGS)):
-        reads = freesurfer if path.name.lower().endswith(freesurfer.ENDINGS) else nifti
-        header = reads.read_header(path)
-        grid = _grid_of(np.array(header.affine), header.shape, header.spacing, str(path))
-        grid = replace(grid, place=header.place)
-        _check_size(grid, str(path))
-        return header, grid
-    unstated = text_headers.check_header(path)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(_READERS[path.suffix.lower()])
-    reader.SetFileName(str(path))
-    with _quiet():
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise nifti.not_an_image(path, _reason(error)) from None
-    size, dimension = reader.GetSize(), reader.GetDimension()
-    if dimension < 3 or any(length != 1 for length in size[3:]):
-        raise DataError(
-            f"{path}: is {dimension}-dimensional, {' x '.join(map(str, size))} voxels; "
-            "needed is one three-dimensional volume per file"
-        )
-    if reader.GetNumberOfComponents() != 1:
-        raise DataError(
-            f"{path}: has {reader.GetNumberOfComponents()} numbers per voxel (colour, vector or "
-            "complex); needed is one"
-        )
-    direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
-    grid = make_grid(size[2::-1], reader.GetSpacing()[2::-1], reader.GetOrigin()[:3], direction)
-    if not all(math.isfinite(step) and step > 0 for step in grid.spacing):
-        raise DataError(f"{path}: has spacing {grid.spacing} mm; it must be positive and finite")
-    check_directions(grid, str(path))
+    formats = (freesurfer, text_headers, nifti)
+    header = next(each for each in formats if name.endswith(each.ENDINGS)).read_header(path)
+    grid = _grid_of(np.array(header.affine), header.shape, header.spacing, str(path))
+    grid = replace(grid, place=header.place, unstated=header.unstated)
     _check_size(grid, str(path))
-    return reader, replace(grid, unstated=unstated)
+    return header, grid
 
 
 def _check_size(grid: Grid, source: str) -> None:

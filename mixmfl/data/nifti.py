@@ -6,7 +6,9 @@ Only this module, ``freesurfer`` and ``image`` import nibabel, and only this mod
 """
 
 import contextlib
+import io
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +93,9 @@ class Header:
         slope: The factor by which the numbers are multiplied.
         intercept: The number that is added after that.
         goes_on: Whether the format has other data behind the numbers.
+        deflated: Whether the numbers are a deflated stream, which begins at ``start``; None: they
+            are, with the header, where the file begins as gzip does.
+        unstated: What the header leaves open about the place, in words; empty: nothing.
     """
 
     shape: tuple[int, int, int]
@@ -103,6 +108,8 @@ class Header:
     slope: float = 1.0
     intercept: float = 0.0
     goes_on: bool = False
+    deflated: bool | None = None
+    unstated: str = ""
 
 
 def read_header(path: Path) -> Header:
@@ -159,18 +166,16 @@ def read_voxels(header: Header, scaled: type[np.floating[Any]]) -> Array:
     """
     path, count = header.voxels, math.prod(header.shape)
     length = count * header.kind.itemsize
-    packed, on_disk = _is_packed(path), path.stat().st_size
+    packed, on_disk = header.deflated, path.stat().st_size
+    packed = _is_packed(path) if packed is None else packed
     if header.start + length > on_disk * (LARGEST_COMPRESSION if packed else 1):
         raise _too_few(path, header, on_disk, packed)
     is_scaled = (header.slope, header.intercept) != (1.0, 0.0)
     check_memory(path, length + (count * np.dtype(scaled).itemsize if is_scaled else 0))
     content = np.empty(length, dtype=np.uint8)
-    with unpacked(path) as file:
-        bytes_read, place = 0, memoryview(content.data)
-        while piece := len(file.read(min(_PIECE, header.start - bytes_read))):
-            bytes_read += piece
-        begun = bytes_read == header.start
-        while begun and (piece := file.readinto(place[bytes_read - header.start :][:_PIECE])):
+    with unpacked(path, header.start, header.deflated) as file:
+        bytes_read, place = header.start, memoryview(content.data)
+        while piece := file.readinto(place[bytes_read - header.start :][:_PIECE]):
             bytes_read += piece
         if bytes_read < header.start + length:
             raise _incomplete(path, header, bytes_read)
@@ -428,24 +433,63 @@ def _is_packed(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def unpacked(path: Path) -> Iterator[Any]:
-    """Open a file for reading, through gzip where its first bytes say so.
+def unpacked(path: Path, start: int = 0, deflated: bool | None = None) -> Iterator[Any]:
+    """Open a file for reading from a byte on.
+
+    Args:
+        path: The file.
+        start: The byte.
+        deflated: Whether a deflated stream begins there; None: the file as a whole is read through
+            gzip where its first bytes say so, and the byte is one of what was packed.
 
     Raises:
         DataError: The file may not be read, is damaged, or ends too early.
     """
-    packed = _is_packed(path)
+    packed = _is_packed(path) if deflated is None else False
     try:
         with open(path, "rb", opener=only_files) as raw:
-            if not packed:
-                yield raw
+            if packed:
+                with igzip.IGzipFile(fileobj=raw) as file:  # type: ignore[no-untyped-call]
+                    skipped = 0
+                    while piece := len(file.read(min(_PIECE, start - skipped))):
+                        skipped += piece
+                    yield file
                 return
-            with igzip.IGzipFile(fileobj=raw) as file:  # type: ignore[no-untyped-call]
-                yield file
+            raw.seek(start)
+            yield _Inflated(raw) if deflated else raw
     except PermissionError as error:
         raise _forbidden(path, error) from None
-    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
+    except (OSError, EOFError, zlib.error, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
         raise damaged(path, error) from None
+
+
+class _Inflated:
+    """What a stream was deflated from, by zlib or gzip; what lies behind the stream is left."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        """Take a file, at the begin of the stream."""
+        self._raw, self._stream = raw, zlib.decompressobj(47)  # with a header of either
+
+    def read(self, most: int) -> bytes:
+        """Return up to so many bytes; none: the stream has ended, and its sum is right.
+
+        Raises:
+            EOFError: It goes on, and the file does not.
+            zlib.error: It is damaged.
+        """
+        while most and not self._stream.eof:  # 0 would be no limit to zlib
+            piece = self._stream.unconsumed_tail or self._raw.read(_PIECE)
+            if made := self._stream.decompress(piece, most):
+                return made
+            if not piece:
+                raise EOFError("its stream of voxels has no end")
+        return b""
+
+    def readinto(self, room: memoryview) -> int:
+        """Fill room with the next bytes, and return how many these are."""
+        made = self.read(len(room))
+        room[: len(made)] = made
+        return len(made)
 
 
 def _forbidden(path: Path, error: OSError) -> DataError:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import UnlinkedFile, unlinked_file
-from mixmfl.core.json_fields import shown
+from mixmfl.core.json_fields import is_whole, shown
 from mixmfl.core.tensor_store import open_stored, pack, unpack, write
 
 FAILED = "failed"
@@ -191,7 +191,7 @@ def _message(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Messag
     kind, record, version = header["kind"], header["record"], header["format"]
     if not isinstance(kind, str) or not isinstance(record, dict):
         raise ValueError("kind or record are none")
-    if version != FORMAT:
+    if not is_whole(version, FORMAT, FORMAT):
         raise AggregationError(
             f"a message of format {shown(version)} came, {FORMAT} is needed; install one version "
             "of mixmfl at all sites"

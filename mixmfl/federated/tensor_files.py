@@ -1,10 +1,11 @@
 """Tensors in a file with a format number and a digest."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mixmfl.core.errors import ModelError, why
-from mixmfl.core.files import replacing
-from mixmfl.core.tensor_store import Tensors, digest, read, write
+from mixmfl.core.files import SelfClosingFile, replacing
+from mixmfl.core.tensor_store import Tensors, digest, open_stored, write
 from mixmfl.networks.prototypes import State
 
 FORMAT = 4
@@ -16,14 +17,22 @@ def save_tensors(path: Path, state: Tensors) -> None:
         write(temporary, state, {"format": FORMAT, "sha256": digest(state)})
 
 
-def load_tensors(path: Path) -> State:
+def load_tensors(path: Path, check: Callable[[Tensors], None] = lambda tensors: None) -> State:
     """Read what ``save_tensors`` wrote.
 
+    Args:
+        path: The file.
+        check: Raises a ``ValueError`` where names, shapes or types are not those that are needed;
+            it is asked before any number is read, so that memory grows with no file.
+
     Raises:
-        ModelError: The file is missing or damaged.
+        ModelError: The file is missing or damaged, or ``check`` refuses it.
     """
     try:
-        state, header = read(path)
+        with SelfClosingFile(path) as file:
+            tensors, header = open_stored(file)
+            check(tensors)
+            state = dict(tensors)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({why(error)})") from None
     if header.get("sha256") != digest(state):

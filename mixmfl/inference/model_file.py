@@ -238,7 +238,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         confidence=record.confidence,
         reliability=record.reliability,
         components=record.components,
-        sha256=sha256(path),
+        sha256=tensors.sha256(),
         name=path.name,
     )
 

@@ -60,6 +60,7 @@ class Source:
         weights: Parameters by name.
         spacing: mm per voxel, in array order.
         residual: Whether its encoders are of residual blocks.
+        sha256: Digest of the checkpoint that it was read from; empty: of none.
     """
 
     form: str
@@ -69,6 +70,7 @@ class Source:
     weights: Mapping[str, Tensor]
     spacing: tuple[float, ...]
     residual: bool = False
+    sha256: str = ""
 
 
 def source_of(

@@ -46,6 +46,7 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
         channels = [str(names[str(number)]) for number in range(len(names))]
         labels = Labels.from_dataset_json(described, f"{path}: dataset_json")
         spacing = _spacing(plans["configurations"], start["configuration"])
+        digest = archive.sha256()
     except (
         KeyError,
         TypeError,
@@ -76,6 +77,7 @@ def read_checkpoint(path: Path, modalities: Modalities) -> Source:
         weights=tensors,
         spacing=spacing,
         residual=any(name.startswith("encoder.stem.") for name in tensors),
+        sha256=digest,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixmfl.core.files import SelfClosingFile
+from mixmfl.core.files import SelfClosingFile, digest_of
 from mixmfl.core.json_fields import is_whole, shown
 from mixmfl.core.tensor_store import MOST_AXES
 
@@ -112,7 +112,7 @@ class TorchArchive:
             OSError: The file cannot be read.
             ValueError: It is none of ``torch.save``, asks for code, or is beyond the limits here.
         """
-        file = _Listed(path)
+        file = self._file = _Listed(path)
         try:
             self._archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError) as error:
@@ -153,6 +153,10 @@ class TorchArchive:
             numbers = torch.frombuffer(bytearray(content), dtype=record.kind)
             found[name] = numbers.as_strided(each.shape, each.strides, each.start).clone()
         return found
+
+    def sha256(self) -> str:
+        """Return the digest of the file that is read, whatever has its name by now."""
+        return digest_of(self._file)
 
     def _read(self, name: str, most: int) -> bytes:
         try:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
+from mixmfl.core.text import quoted
 from mixmfl.networks.base import Encoding, SegmentationNet
-from mixmfl.networks.build import prototype_sizes
-from mixmfl.networks.parameters import block_of
+from mixmfl.networks.build import build_outline, prototype_sizes
+from mixmfl.networks.parameters import block_of, check_forms
 from mixmfl.networks.prototypes import PrototypeMemory, State, memory_to
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
@@ -212,6 +213,22 @@ def save_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Te
         for name, parameter in parameters.items()
         for moment, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def check_optimizer(plans: Plans, configuration: str, state: Mapping[str, Tensor]) -> None:
+    """Check that a state is AdamW's of parameters of the planned network; none of it is read.
+
+    Raises:
+        ValueError: A tensor is none of it, is missing, or has another shape or type.
+    """
+    parameters = dict(build_outline(plans, configuration).named_parameters())
+    shapes: dict[str, tuple[int, ...]] = {_SCALE: ()} if _SCALE in state else {}
+    for name in {key.rpartition(".")[0] for key in state} & parameters.keys():
+        shape = tuple(parameters[name].shape)
+        shapes |= {f"{name}.step": (), f"{name}.exp_avg": shape, f"{name}.exp_avg_sq": shape}
+    if unmatched := sorted(state.keys() ^ shapes.keys()):
+        raise ValueError(f"{quoted(unmatched[0])} is missing, or is no state of AdamW's")
+    check_forms(state, shapes)
 
 
 def _load_optimizer(

@@ -1,9 +1,11 @@
 """What a site keeps of a run: the optimizer states of its last rounds, and the models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import MixmflError, PrivacyError
+from mixmfl.core.tensor_store import Tensors
 from mixmfl.federated.exchange_log import note
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.networks.prototypes import State
@@ -56,11 +58,18 @@ class RunFolder:
         for other in repeated + [other for other in stored if other <= number][:-_KEPT]:
             self._optimizer_file(other).unlink()
 
-    def optimizer_before(self, number: int, *, masked: bool) -> State:
+    def optimizer_before(
+        self, number: int, check: Callable[[Tensors], None], *, masked: bool
+    ) -> State:
         """Return the optimizer state at the start of a round, or an empty one.
 
         It is the state after the last earlier round that was trained here. A round that the server
         asks for again, because it lost the reply, therefore starts from the same state.
+
+        Args:
+            number: The round.
+            check: What a state must be, as for ``load_tensors``.
+            masked: Whether the run is masked.
 
         Raises:
             PrivacyError: The run is masked and the state is damaged: masks only cancel between
@@ -68,7 +77,7 @@ class RunFolder:
         """
         for earlier in reversed([n for n in self._stored_rounds() if n < number]):
             try:
-                return load_tensors(self._optimizer_file(earlier))
+                return load_tensors(self._optimizer_file(earlier), check)
             except MixmflError as error:
                 if masked:
                     raise PrivacyError(

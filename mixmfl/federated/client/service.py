@@ -44,6 +44,7 @@ from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model_file import apply_personal_weights, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import preprocess_site
+from mixmfl.training.trainer import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,9 @@ class ClientService:
         client, number = self._client_for(task), int(task.record["round"])
         folder, before = self._run().folder, {}
         if task.kind in TRAINING:
-            before = folder.optimizer_before(number, masked=client.settings.masked)
+            settings = client.settings
+            check = partial(check_optimizer, client.plans, settings.configuration)
+            before = folder.optimizer_before(number, check, masked=settings.masked)
         handled = client.handle(task, before)
         if handled.optimizer:  # in a masked round the key is sent first
             folder.keep_optimizer(number, handled.optimizer)

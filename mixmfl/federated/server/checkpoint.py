@@ -19,17 +19,20 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json, write_text
-from mixmfl.core.tensor_store import Tensors, stored
+from mixmfl.core.tensor_store import Tensors, form_of, only, stored
+from mixmfl.core.text import quoted
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.server.run_record import holds_run, round_folder, write_record
 from mixmfl.federated.server.run_tables import progress_table
+from mixmfl.federated.server.update_norms import NORM_ROUNDS
 from mixmfl.federated.state import (
     NETWORK,
     Personal,
@@ -40,6 +43,7 @@ from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
+from mixmfl.training.trainer import check_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +177,7 @@ def load_state_of(run: Run, number: int) -> ServerState:
         raise ModelError(
             f"{run.folder}: the state of round {number} is not stored; stored are: {stored}"
         )
-    tensors = load_tensors(file)
+    tensors = load_tensors(file, partial(_check_server_state, run))
     norms = {
         name.removeprefix("norms."): tuple(tensors.pop(name).flatten().tolist())
         for name in sorted(tensors)
@@ -181,12 +185,24 @@ def load_state_of(run: Run, number: int) -> ServerState:
     }
     memory = {name: t for name, t in tensors.items() if name.startswith("memory.")}
     weights = {name: t for name, t in tensors.items() if name not in memory}
-    try:
-        check_state(build_outline(run.plans, run.settings.configuration), weights)
-        check_memory(memory, run.plans, run.settings.configuration)
-    except ValueError as error:
-        raise _strange(file, error) from None
     return ServerState(number, weights, memory_from_state(memory), norms)
+
+
+def _check_server_state(run: Run, tensors: Tensors) -> None:
+    """Check that a stored state is of the network that the plans describe; none of it is read.
+
+    Raises:
+        ValueError: A tensor is missing, is not planned, or has another shape or type.
+    """
+    norms = [name for name in tensors if name.startswith("norms.")]
+    for name in norms:
+        shape, kind = form_of(tensors, name)
+        if len(shape) != 1 or shape[0] > NORM_ROUNDS or kind != torch.float64:
+            raise ValueError(f"{quoted(name)} has the shape {shape} of {kind}")
+    memory = [name for name in tensors if name.startswith("memory.")]
+    weights = only(tensors, tensors.keys() - {*norms, *memory})
+    check_state(build_outline(run.plans, run.settings.configuration), weights)
+    check_memory(only(tensors, memory), run.plans, run.settings.configuration)
 
 
 def load_personal(run: Run, site: str) -> State:
@@ -209,17 +225,8 @@ def load_personal(run: Run, site: str) -> State:
             f"{personal.dice_before:.3f}, personalised model {personal.dice:.3f}); export the "
             "global model, without --site"
         )
-    file = _personal_file(run, site)
-    own = load_tensors(file)
-    try:
-        check_state(build_outline(run.plans, run.settings.configuration), own, whole=False)
-    except ValueError as error:
-        raise _strange(file, error) from None
-    return own
-
-
-def _strange(file: Path, error: ValueError) -> ModelError:
-    return ModelError(f"{file}: is not of the network that the plans describe ({error})")
+    outline = build_outline(run.plans, run.settings.configuration)
+    return load_tensors(_personal_file(run, site), partial(check_state, outline, whole=False))
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, Tensors]:
@@ -231,8 +238,9 @@ def load_optimizers(run: Run, number: int) -> dict[str, Tensors]:
         for site, at_site in sites.items()
         if at_site.loss is not None or at_site.epsilon is not None
     }
+    check = partial(check_optimizer, run.plans, run.settings.configuration)
     return {
-        site: stored(load_tensors(folder / f"{site}.safetensors"), run.folder)
+        site: stored(load_tensors(folder / f"{site}.safetensors", check), run.folder)
         for site in sorted(trained)
     }
 
