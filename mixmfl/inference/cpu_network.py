@@ -98,7 +98,12 @@ class CPUNetwork:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
 
         def predict(images: Tensor) -> Tensor:
-            return torch.cat([self._predict(image[None], available, memory) for image in images])
+            images = images.to(self.dtype)
+            if isinstance(self.network, MDMNet):
+                return self._decode(self._fuse(self.network, images, available, memory))
+            assert isinstance(self.network, StackedNet)
+            placed, _ = place_modalities(images, available, self.network.modalities)
+            return self._decode(list(self._encode(self.network.encoder, placed)))
 
         return predict
 
@@ -159,15 +164,6 @@ class CPUNetwork:
         fusion = cast(Fusion, network.fusion[level])
         return fusion, self._units[fusion.mix.convs[0]]
 
-    def _predict(self, images: Tensor, available: Sequence[str], memory: PrototypeMemory) -> Tensor:
-        """Return logits ``(1, heads, *P)`` in single precision from images ``(1, K, *P)``."""
-        images = images.to(self.dtype)
-        if isinstance(self.network, MDMNet):
-            return self._decode(self._fuse(self.network, images, available, memory))
-        assert isinstance(self.network, StackedNet)
-        placed, _ = place_modalities(images, available, self.network.modalities)
-        return self._decode(list(self._encode(self.network.encoder, placed)))
-
     def _encode(self, encoder: Encoder, images: Tensor) -> Iterator[Tensor]:
         """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
         maps = images.contiguous(memory_format=LAST[images.ndim])
@@ -197,7 +193,7 @@ class CPUNetwork:
     def _fuse(
         self, network: MDMNet, images: Tensor, available: Sequence[str], memory: PrototypeMemory
     ) -> list[Tensor]:
-        """Return the fused map ``(1, C_fused, *P)`` of every level."""
+        """Return the fused map ``(B, C_fused, *P)`` of every level."""
         slots, present = _slots_of(network, available)
         complete = bool(present.all())
         levels = [
@@ -302,19 +298,19 @@ class _Summed:
         """Args: the fusion; its convolution; the modalities of the case, ``(1, M)`` bool."""
         self.fusion, self.unit = fusion, unit
         (self.of_mean,), (self.of_slots,) = shares_of_mean(present), shares_of_slots(present)
-        self.total: Tensor | None = None  # (1, *P, C_fused)
+        self.total: Tensor | None = None  # (B, *P, C_fused)
 
     def add_shared(self, maps: Tensor, slot: int) -> None:
-        """Add a modality's share of the mean over shared maps, ``(1, C_shared, *P)``."""
+        """Add a modality's share of the mean over shared maps, ``(B, C_shared, *P)``."""
         self._add(maps, self.fusion.shared_columns(self.unit.weight), self.of_mean[slot])
 
     def add_tailored(self, maps: Tensor, slot: int) -> None:
-        """Add a modality's tailored map, ``(1, C_tailored, *P)``."""
+        """Add a modality's tailored map, ``(B, C_tailored, *P)``."""
         columns = self.fusion.slot_columns(self.unit.weight, slot)
         self._add(maps, columns, self.of_slots[slot])
 
     def fused(self) -> Tensor:
-        """Return the fused map ``(1, C_fused, *P)``."""
+        """Return the fused map ``(B, C_fused, *P)``."""
         assert self.total is not None  # a case has a modality
         return self.unit.finish(self.total.movedim(-1, 1))
 
@@ -322,7 +318,7 @@ class _Summed:
         """Add a map, convolved with weights ``(C_fused, C, 1, ...)``, times ``share``."""
         first = self.total is None
         if self.total is None:
-            self.total = maps.new_empty((1, *maps.shape[2:], len(weight)))
+            self.total = maps.new_empty((len(maps), *maps.shape[2:], len(weight)))
         total = self.total.flatten(0, -2)  # (voxels, C_fused), a view
         rows = maps.movedim(1, -1).flatten(0, -2)
         alpha = share.item()
@@ -387,7 +383,7 @@ class _Gathered:
         self.tailored = self._put(self.tailored, maps, slot)
 
     def fused(self) -> Tensor:
-        """Return the fused map ``(1, C_fused, *P)``."""
+        """Return the fused map ``(B, C_fused, *P)``."""
         return self.fused_from(self.present)
 
     def fused_from(self, shown: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Prediction of a preprocessed case by a network."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
+
+_TOGETHER = 1 << 16
+"""Voxels of patches that are predicted at once on a CPU."""
 
 
 @torch.inference_mode()
@@ -69,7 +73,10 @@ def case_predictor(
 def patches_at_a_time(planned: Mapping[str, Any], device: torch.device) -> int:
     """Return how many patches are predicted at once.
 
-    On a CPU this is one: the maps of two do not fit into its caches, and take twice the memory.
-    Elsewhere it is the planned batch, which fits where training fits it with its gradients.
+    On a CPU these are small ones alone: the maps of two large ones do not fit into its caches, and
+    take twice the memory. Elsewhere it is the planned batch, which fits where training fits it with
+    its gradients.
     """
-    return 1 if device.type == "cpu" else int(planned["batch_size"])
+    if device.type == "cpu":
+        return max(1, _TOGETHER // math.prod(planned["patch_size"]))
+    return int(planned["batch_size"])

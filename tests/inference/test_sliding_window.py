@@ -9,6 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from small import LABELS, small_plans
 from torch import Tensor, nn
 
+from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import predict_volume
 
 CPU = torch.device("cpu")
@@ -78,3 +79,10 @@ def test_every_voxel_gets_the_mean_of_the_patches_that_cover_it() -> None:
     images = torch.randn(1, 11, 29, 23)
     logits = predict_volume(identity, images, (8, 16, 16), step=0.5, device=CPU)
     assert torch.allclose(logits, images, atol=1e-5)
+
+
+def test_small_patches_go_through_the_network_together_on_a_cpu_and_a_large_one_alone() -> None:
+    for patch, count in (((80, 64), 12), ((20, 56, 40), 1), ((96, 112, 80), 1)):
+        assert patches_at_a_time({"patch_size": patch, "batch_size": 7}, CPU) == count
+    planned = {"patch_size": (80, 64), "batch_size": 7}
+    assert patches_at_a_time(planned, torch.device("cuda")) == 7
