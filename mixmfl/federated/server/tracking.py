@@ -39,28 +39,45 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Writes into ``RUN/tensorboard``."""
+    """Writes into ``RUN/tensorboard``.
+
+    It writes TensorBoard's records itself, because TensorBoard's own writers give their files the
+    machine's name.
+    """
 
     def __init__(self, run: Run, first: int) -> None:
         """Open the folder; rounds from ``first`` on that were written before are dropped."""
-        self._writer = self.imported()(str(run.folder / "tensorboard"), purge_step=first)
+        self._events, self._summary, records = self.imported()
+        folder = run.folder / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names
+        self._file = records((folder / f"events.out.tfevents.{time.time_ns()}.mixmfl").open("xb"))
+        self._add(file_version="brain.Event:2")
+        begins = self._events.SessionLog
+        self._add(step=first, session_log=begins(status=begins.START))
 
     @staticmethod
     def imported() -> Any:
         """Import the package, and return what is called of it."""
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        return SummaryWriter
+        return event_pb2, Summary, RecordWriter
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a round."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, number)
-        self._writer.flush()
+        shown = [self._summary.Value(tag=name, simple_value=v) for name, v in values.items()]
+        self._add(step=number, summary=self._summary(value=shown))
+        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, **fields: Any) -> None:
+        event = self._events.Event(wall_time=time.time(), **fields)
+        self._file.write(event.SerializeToString())
 
 
 class MLflow:
@@ -127,8 +144,9 @@ class WeightsAndBiases:
                 disable_git=True,
                 save_code=False,
                 host="-",
-                # program, arguments and folders, load and make of the machine
+                # program, arguments and folders, packages, load and make of the machine
                 x_disable_meta=True,
+                x_save_requirements=False,
                 x_disable_stats=True,
                 x_disable_machine_info=True,
             ),

@@ -9,8 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import IO, Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -130,43 +129,66 @@ def test_curves_show_what_was_measured_of_each_site(done: tuple[Run, Calls]) -> 
     assert scalars(away, 1).keys() == {"learning_rate", "local_steps"}
 
 
-class _Writer:
-    """Stands for TensorBoard's writer."""
+class _Records:
+    """Stands for TensorBoard's writer of records; a record has the fields of its event."""
 
-    made: "list[_Writer]" = []  # noqa: RUF012
+    made: "list[_Records]" = []  # noqa: RUF012
 
-    def __init__(self, folder: str, purge_step: int) -> None:
-        self.folder, self.purge, self.closed = folder, purge_step, False
-        self.steps: list[int] = []
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.events = file, list[dict[str, Any]]()
         self.made.append(self)
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.steps.append(step)
+    def write(self, fields: dict[str, Any]) -> None:
+        self.events.append(fields)
 
     def flush(self) -> None:
         """Do nothing."""
 
     def close(self) -> None:
-        self.closed = True
+        self.file.close()
+
+
+TENSORBOARD = (
+    *("tensorboard", "tensorboard.compat", "tensorboard.compat.proto"),
+    "tensorboard.compat.proto.summary_pb2",
+    *("tensorboard.summary", "tensorboard.summary.writer"),
+    "tensorboard.summary.writer.record_writer",
+)
+
+
+def install_tensorboard(monkeypatch: pytest.MonkeyPatch, records: type[_Records]) -> None:
+    library = MagicMock()
+    library.RecordWriter = records
+    library.event_pb2.Event = lambda **fields: MagicMock(SerializeToString=lambda: fields)
+    library.Summary = lambda value: value
+    library.Summary.Value = lambda tag, simple_value: (tag, simple_value)
+    for name in TENSORBOARD:
+        monkeypatch.setitem(sys.modules, name, library)
 
 
 def test_every_round_is_written_for_tensorboard_once(
-    done: tuple[Run, Calls], monkeypatch: pytest.MonkeyPatch
+    done: tuple[Run, Calls], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, _ = done
-    module: Any = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = _Writer
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    run = dataclasses.replace(done[0], folder=tmp_path)
+    install_tensorboard(monkeypatch, _Records)
+    monkeypatch.setattr(_Records, "made", [])
     longer = dataclasses.replace(ONE, rounds=3)
     three = dataclasses.replace(run, history=[*run.history] * 3, settings=longer)
     with Curves(1, ["tensorboard"]) as curves:
         curves.write(three)
         curves.write(three)
-    (writer,) = _Writer.made
-    assert (Path(writer.folder), writer.purge) == (run.folder / "tensorboard", 2)
-    assert set(writer.steps) == {2, 3}
-    assert len(writer.steps) == sum(len(scalars(three, number)) for number in (2, 3))
-    assert writer.closed
+    (records,) = _Records.made
+    version, begins, *rounds = records.events
+    assert version["file_version"] == "brain.Event:2"
+    assert "session_log" in begins
+    assert begins["step"] == 2  # what was written from there on before is dropped
+    assert {each["step"]: dict(each["summary"]) for each in rounds} == {
+        number: scalars(three, number) for number in (2, 3)
+    }
+    assert len(rounds) == 2
+    assert records.file.closed
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert re.fullmatch(r"events\.out\.tfevents\.\d+\.mixmfl", file.name)  # not the machine's name
 
 
 def test_a_run_has_a_page_that_loads_nothing(done: tuple[Run, Calls], tmp_path: Path) -> None:
@@ -214,33 +236,31 @@ def test_a_curve_has_a_gap_where_nothing_is_known_and_a_dot_where_a_point_is_alo
 def test_tensorboard_is_written_only_where_it_is_installed_and_can_be_imported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module: Any = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = _Writer
-    for spec, loaded, names in (
-        (None, module, ()),
-        ("found", module, ("tensorboard",)),
-        ("found", None, ()),  # an import of None fails
-    ):
+    install_tensorboard(monkeypatch, _Records)
+    for spec, names in ((None, ()), ("found", ("tensorboard",))):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, spec=spec: spec)
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", loaded)
         assert usual_trackers() == names
+    monkeypatch.setitem(sys.modules, TENSORBOARD[-1], None)  # an import of None fails
+    assert usual_trackers() == ()
     assert "tensorboard is installed, but cannot be imported" in caplog.text
 
 
 def test_a_tracker_that_fails_does_not_end_the_run(
-    done: tuple[Run, Calls], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    done: tuple[Run, Calls],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Full(_Writer):
-        def add_scalar(self, name: str, value: float, step: int) -> None:
+    class Full(_Records):
+        def flush(self) -> None:
+            self.close()
             raise OSError("the disk\nis full")
 
-    module: Any = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = Full
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    install_tensorboard(monkeypatch, Full)
     other = MagicMock()
     other.MlflowClient.return_value.get_experiment_by_name.return_value = None
     monkeypatch.setitem(sys.modules, "mlflow", other)
-    run, _ = done
+    run = dataclasses.replace(done[0], folder=tmp_path)
     with Curves(0, ["tensorboard", "mlflow"]) as curves:
         curves.write(run)
         curves.write(dataclasses.replace(run, history=[*run.history] * 2))
@@ -285,6 +305,7 @@ def test_weights_and_biases_get_every_round_offline(
     settings = library.Settings.call_args.kwargs  # what is synchronised later names no path or host
     assert settings["host"] == "-"
     assert settings["x_disable_meta"] is settings["x_disable_machine_info"] is True
+    assert settings["x_save_requirements"] is False
     library.init.return_value.log.assert_called_once_with(scalars(run, 1), step=1)
     library.init.return_value.finish.assert_called_once()
 
