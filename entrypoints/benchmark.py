@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="WORK",
         help="output of mixmfl_plan_preprocess for a federation with test cases",
     )
-    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True)
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        help="folder for runs, tables and plots, which may have those of this benchmark so far",
+    )
     parser.add_argument(
         "--methods",
         default="baselines",
@@ -47,7 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="quick (default): a few minutes per method and seed on a small phantom; full: the "
         "plans' own rounds and steps; or a number of steps per site",
     )
-    parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument(
+        "-c",
+        "--configuration",
+        choices=("2d", "3d_fullres"),
+        default="2d",
+        help="which to train; default: 2d",
+    )
     parser.add_argument(
         "--others",
         type=_paths.file("a results.json of mixmfl_benchmark"),

@@ -17,7 +17,14 @@ in folds, write a folder with the models that mixmfl_predict averages, and nothi
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_export", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=_paths.RUN, required=True, metavar="RUN")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=_paths.RUN,
+        required=True,
+        metavar="RUN",
+        help="folder that mixmfl_train_federated wrote",
+    )
     parser.add_argument(
         "-o",
         "--out",
@@ -26,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE.safetensors",
         help="the file to write; of a run in folds the folder, for mixmfl_predict -m",
     )
-    parser.add_argument("--round", default="best", help="best (default), last or a number")
+    parser.add_argument(
+        "--round",
+        default="best",
+        help="which round: best (by validation Dice, default), last, or the number of a kept one",
+    )
     parser.add_argument(
         "--site",
         default="",

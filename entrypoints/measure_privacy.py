@@ -20,9 +20,28 @@ guessing), the model's Dice on the other half, and bytes and seconds of a round 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK")
-    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True)
-    parser.add_argument("-c", "--configuration", choices=("2d", "3d_fullres"), default="2d")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=_paths.WORK,
+        required=True,
+        metavar="WORK",
+        help="folder that mixmfl_plan_preprocess wrote",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        help="new or empty folder for runs and results",
+    )
+    parser.add_argument(
+        "-c",
+        "--configuration",
+        choices=("2d", "3d_fullres"),
+        default="2d",
+        help="which to train; default: 2d",
+    )
     parser.add_argument("--rounds", type=int, default=8, help="default: 8")
     parser.add_argument(
         "--local-steps", type=int, default=15, help="steps of a site in a round; default: 15"

@@ -43,8 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_paths.either("a folder of cases (DICOM in any nesting, or files), or one image"),
         required=True,
         metavar="CASES",
+        help="folder of cases, as DICOM in any nesting or files, or one image",
     )
-    parser.add_argument("-o", "--out", type=_paths.new_folder(), metavar="MASKS")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        metavar="MASKS",
+        help="folder to write, outside CASES",
+    )
     parser.add_argument(
         "-m",
         "--model",

@@ -34,8 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--input",
         type=_paths.file("NETWORK.json, with the server and the sites"),
         metavar="NETWORK.json",
+        help="the coordinator's address and the names of the hospitals, as above",
     )
-    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True, metavar="KITS")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="KITS",
+        help="folder to write; with --request for the key",
+    )
     parser.add_argument(
         "--request",
         metavar="SITE",

@@ -27,8 +27,9 @@ Train over the sites that mixmfl_plan_preprocess prepared in WORK, all on this m
 another, or with --device cuda:0,cuda:1 a process per device. Sites exchange with the server only
 what they would exchange over a network. The same seed on one CPU gives the same weights. RUN gets
 the state of every round (--resume continues), progress.csv and .png, and at the end
-model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses;
-of a run in folds their mean is, or the model of --fold all where there is one.
+model.safetensors of the best round, which is also registered as the model that mixmfl_predict uses.
+Of a run in folds, registered is the mean of their models, or the model of --fold all if it was
+trained.
 
 A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
 --sites may be others than before: they hold from the next round on, and the learning rate then
@@ -43,23 +44,48 @@ again as soon as it has reconnected."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
-    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK")
-    parser.add_argument("-o", "--out", type=_paths.new_folder(), required=True, metavar="RUN")
+    parser.add_argument(
+        "-i",
+        "--input",
+        type=_paths.WORK,
+        required=True,
+        metavar="WORK",
+        help="folder that mixmfl_plan_preprocess wrote",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=_paths.new_folder(),
+        required=True,
+        metavar="RUN",
+        help="folder to write the run to: new, or with --resume that of the run",
+    )
     parser.add_argument(
         "-c",
         "--configuration",
         nargs="+",
         default=[],
         choices=("2d", "3d_fullres"),
-        help="default: the preprocessed one; if both are, 3d_fullres. With both, each is trained "
-        "in RUN/2d and RUN/3d_fullres, and the one with the higher cross-validated Dice is best",
-    )
-    parser.add_argument("--rounds", type=int, help="default: as in the plans")
-    parser.add_argument(
-        "--local-steps", type=int, help="steps of each site in a round; default: as in the plans"
+        help="which to train; default: the preprocessed one; if both are, 3d_fullres. With both, "
+        "each is trained in RUN/2d and RUN/3d_fullres, and the one with the higher cross-validated Dice is best",
     )
     parser.add_argument(
-        "--learning-rate", type=float, help="in the first round; default: as in the plans"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="exchanges with the server, in all; default: as in the plans",
+    )
+    parser.add_argument(
+        "--local-steps",
+        type=int,
+        metavar="N",
+        help="gradient steps of each site in a round; default: as in the plans",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="in the first round; default: as in the plans",
     )
     parser.add_argument(
         "--init",
@@ -78,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "judged where rounds are validated; after --resume with other settings it is counted from "
         "0. 0, the default: train all rounds",
     )
-    parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="seed of the initial weights, the folds and every draw; default: 0",
+    )
     parser.add_argument(
         "--sites",
         nargs="+",
@@ -104,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _options.add_minimum(
         parser,
-        "sites withhold prototypes that rest on fewer {counted} (default: 0; with --kit 5 cases, "
-        "100 voxels, and a site may ask for more)",
+        "sites withhold prototypes (mean features of a class) that rest on fewer {counted} "
+        "(default: 0; with --kit 5 cases, 100 voxels, and a site may ask for more)",
     )
     _options.add_privacy(parser, "every site")
     parser.add_argument(

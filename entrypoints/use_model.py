@@ -15,7 +15,13 @@ per user, in MIXMFL_HOME or the system's settings folder."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_use_model", DESCRIPTION)
-    parser.add_argument("model", type=_paths.MODEL, nargs="?", metavar="MODEL")
+    parser.add_argument(
+        "model",
+        type=_paths.MODEL,
+        nargs="?",
+        metavar="MODEL",
+        help="model file, or folder of a run; default: print the registered one",
+    )
     return _runner.run(parser, argv, _work)
 
 

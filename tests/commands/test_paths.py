@@ -14,16 +14,29 @@ from mixmfl.core.errors import MixmflError, explain, why
 Command = Callable[..., int]
 
 
-def options_with_paths(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, argparse.Action]]:
-    """Yield every option of every command that takes a path."""
+def all_options(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, argparse.Action]]:
+    """Yield every option of every command."""
     parsers: list[argparse.ArgumentParser] = []
     monkeypatch.setattr(_runner, "run", lambda parser, *_: parsers.append(parser))
     for name, command in commands().items():
         command.load()([])
         for action in parsers[-1]._actions:
-            assert action.type is not Path, f"{name} {action.dest}: its path is not checked"
-            if isinstance(action.type, _paths.PathArgument):
-                yield name, action
+            yield name, action
+
+
+def options_with_paths(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, argparse.Action]]:
+    """Yield every option of every command that takes a path."""
+    for name, action in all_options(monkeypatch):
+        assert action.type is not Path, f"{name} {action.dest}: its path is not checked"
+        if isinstance(action.type, _paths.PathArgument):
+            yield name, action
+
+
+def test_every_option_of_every_command_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = [
+        f"{name} {action.dest}" for name, action in all_options(monkeypatch) if not action.help
+    ]
+    assert silent == []
 
 
 def test_every_path_of_every_command_is_checked(
