@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         choices=("2d", "3d_fullres"),
         help="which to train; default: the preprocessed one; if both are, 3d_fullres. With both, "
-        "each is trained in RUN/2d and RUN/3d_fullres, and the one with the higher cross-validated Dice is best",
+        "each is trained in RUN/2d and RUN/3d_fullres, and the one with the higher "
+        "cross-validated Dice is best",
     )
     parser.add_argument(
         "--rounds",
