@@ -32,6 +32,7 @@ from mixmfl.data.neighbouring_names import (
     with_ct1,
     with_labels_before,
     with_names_of_folders,
+    with_numbered_patients,
     with_patients_called_as_agents,
     with_short_flair,
     with_time_points,
@@ -98,7 +99,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     files = with_names_of_folders(with_time_points(files), modalities)
     files = with_ct1(files)
     files = with_short_flair(files, modalities)
-    files = with_labels_before(files, modalities)
+    files = with_numbered_patients(with_labels_before(files, modalities))
     files = named_by_folder(files, folder, modalities)
     people = called_as_agents(files, modalities)
     files = with_places(files, modalities, people)

@@ -11,12 +11,19 @@ from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_nati
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
 from mixmfl.data.modalities import LABEL_WORDS, Modalities, words_of
 from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
-from mixmfl.data.sequence_words import agent_in, agent_in_name, meaning_of, without_accents
+from mixmfl.data.sequence_words import (
+    agent_in,
+    agent_in_name,
+    is_sequence_word,
+    meaning_of,
+    without_accents,
+)
 
 _OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
 _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
 _CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
 _FL = re.compile(r"(?<![a-z0-9])fla?(?![a-z0-9])", re.IGNORECASE)
+_NUMBERED = re.compile(r"p\d+")
 _BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
 
 
@@ -142,6 +149,31 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
         if image and not file.reading.aside:
             case = image.reading.case
             file = replace(file, reading=FileName(case, is_label=True, head=image.reading.head))
+        read.append(file)
+    return read
+
+
+def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Read p2 to p4 behind a sequence as patients where a name beside it has p1 or p5.
+
+    By themselves they are what Siemens writes for parallel imaging: ``t1_mprage_sag_p2_iso``.
+    """
+
+    def numbered(file: ImageFile) -> list[str]:
+        return [word for word in lower_words(stem_of(file.path)) if _NUMBERED.fullmatch(word)]
+
+    counted = {
+        file.path.parent
+        for file in files
+        if any(not is_sequence_word(word) for word in numbered(file))
+    }
+    read = []
+    for file in files:
+        reading = file.reading
+        lost = [word for word in numbered(file) if word not in lower_words(reading.case)]
+        if lost and file.path.parent in counted and reading.is_known and not reading.is_bids:
+            case = "_".join(filter(None, (reading.case, *lost)))
+            file = replace(file, reading=replace(reading, case=case))
         read.append(file)
     return read
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.folder_roles import is_store, without_stores
-from mixmfl.data.image_files import spaced
+from mixmfl.data.image_files import shape_of, spaced
 from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
@@ -149,7 +149,8 @@ def _parts_of(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, tupl
 def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
     """Return names of folders that come back below several patients: p1/a, p2/a; R1/W12, R2/W12.
 
-    Those with a number do so below numbers only, for patients may be counted at several sites.
+    Those with a number do so below numbers only, for patients may be counted at several sites; if
+    one of them comes back, R1/W24 is another.
     """
     above: dict[str, set[Sequence[str]]] = defaultdict(set)
     for folders in all_folders:
@@ -164,7 +165,8 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
         )
         if is_patient and not may_be_patient:
             above[kind].add(tuple(folders[:-1]))
-    return {name for name, places in above.items() if len(places) > 1}
+    shapes = {shape_of(name) for name, places in above.items() if len(places) > 1}
+    return {name for name in above if shape_of(name) in shapes}
 
 
 def _crowded(all_folders: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:

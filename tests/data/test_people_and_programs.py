@@ -97,6 +97,7 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
     assert len({patient(case) for case in found.cases}) == 2
     for number, names in enumerate(
         (
+            "R1/d000/T1 R1/d100/T1 R2/d000/T1",
             "Ole 3.1.2024/T1\nOle 4.6.2024/T1\nPer 4.6.2024/T1",
             "2024-01-03 Ole/T1\n2024-06-04 Ole/T1\n2024-06-04 Per/T1",
             "0001_01/T1 0001_02/T1 0002_01/T1",
@@ -130,6 +131,7 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "NYU_0050952/T1 NYU_0050953/T1 UCLA_1_0051201/T1",
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "siteA/sub-01/sub-01_T1w siteB/sub-01/sub-01_T1w",
+        "T1_p1 FLAIR_p1 T1_p2 FLAIR_p2",
         "BRAIN_01/visit_x/T1 BRAIN_02/visit_x/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
         "controls/01/T1 patients/01/T1",
