@@ -13,6 +13,7 @@ from mixmfl.data.body_parts import part_in
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, ending_of
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.sequence_words import is_sequence_word
 
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]
@@ -66,9 +67,14 @@ def name_read(file: ImageFile) -> str:
 
 
 def part_behind_patient(path: Path) -> str:
-    """Return the part of the body that an image's name says; of Hals_T1 none, it is a person's."""
-    stem = stem_of(path)
-    return part_in(stem[len(read_name(stem, Modalities()).head) :])
+    """Return the part of the body that an image's name or its folder of parts says; else nothing.
+
+    Of ``Hals_T1`` it is nothing, as that is a person; ``MRT HWS/T1`` shows a neck.
+    """
+    stem, folder = stem_of(path), path.parent.name
+    is_of_parts = all(part_in(word) or is_sequence_word(word) for word in lower_words(folder))
+    behind = stem[len(read_name(stem, Modalities()).head) :]
+    return part_in(behind) or (part_in(folder) if is_of_parts else "")
 
 
 def names_of(paths: Sequence[Path]) -> str:

@@ -31,7 +31,10 @@ _EXAMINATION = re.compile(
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE})(?:[ _.-].*)?"
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
-_STATE_FIRST = re.compile(r"(?:pre|post|prae|vor|nach)(?:op)?[ _.-]+(.*\d.*)", re.IGNORECASE)
+_STATE_FIRST = re.compile(
+    rf"(?:{NAMES_EXAMINATION}|(?:pre|post|prae|vor|nach)(?:op)?)[ _.-]+(.*\d.*|[^\W\d_]{{3,}}.*)",
+    re.IGNORECASE,
+)
 _NAME_FIRST = re.compile(rf"(\D+)[ _.-]+(?i:{MAY_NAME_EXAMINATION})")
 _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_](\d{1,2})")
 _SITE = re.compile(
@@ -197,7 +200,8 @@ def _parts_at(
             and not (depth and (part in kinds or _is_count(folders, depth)))
             and not (depth and _goes_on(part, folders[depth - 1]))
         )
-        return without_stores(named)
+        # preop_Meier beside postop_Meier
+        return without_stores(named) or ((rest,) if rest and not is_examination(rest) else ())
     for folder in folders:
         if (
             rest.startswith(folder)

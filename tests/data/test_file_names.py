@@ -200,3 +200,5 @@ def test_a_part_of_the_body_is_the_images_and_not_the_patients() -> None:
     assert part_behind_patient(Path("p1_T2_HWS.nii.gz")) == "CSPINE"
     assert part_behind_patient(Path("T1_hip.nii.gz")) == "HIP"
     assert part_behind_patient(Path("Hals_T1.nii.gz")) == ""
+    assert part_behind_patient(Path("Huber/LWS/T1.nii.gz")) == "LSPINE"
+    assert part_behind_patient(Path("Hand_Karl/T1.nii.gz")) == ""

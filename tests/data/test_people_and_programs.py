@@ -98,6 +98,7 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
     for number, names in enumerate(
         (
             "R1/d000/T1 R1/d100/T1 R2/d000/T1",
+            "preop_Meier_T1 postop_Meier_T1 preop_Koch_T1",
             "Ole 3.1.2024/T1\nOle 4.6.2024/T1\nPer 4.6.2024/T1",
             "2024-01-03 Ole/T1\n2024-06-04 Ole/T1\n2024-06-04 Per/T1",
             "0001_01/T1 0001_02/T1 0002_01/T1",
