@@ -198,14 +198,17 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[l
     }
     for plans in known:
         usual = plans.card.typical
-        all_differences += [
+        own = [
             (name, each)
             for name, numbers in described.items()
             if name in usual
             for each in differences(numbers, usual[name])
         ]
-        if plans.heads in _BRAINS:  # among heads with skulls one warning in ten was wrong
-            all_differences += mistaken(described, usual)
+        # half a head looks like anything, and among heads with skulls one warning in ten was wrong
+        is_whole = not any(each.is_far and each.kind in ("extent", "shape") for _, each in own)
+        if is_whole and plans.heads in _BRAINS:
+            own += mistaken(described, usual)
+        all_differences += own
     all_differences.sort(key=lambda each: not each[1].is_far)
     alike: dict[str, dict[str, str]] = {}  # what is said of each image, by kind
     for name, each in all_differences:
