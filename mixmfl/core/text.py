@@ -1,7 +1,7 @@
 """Wording of messages, logs and output, and text of others made safe to show."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 MOST_LINE = 10_000
 """The characters that a line of a log may have."""
@@ -18,6 +18,18 @@ def shorten(values: Sequence[object], most: int = 5) -> str:
         return "none"
     more = f", … ({len(values)} in all)" if len(values) > most else ""
     return ", ".join(map(str, values[:most])) + more
+
+
+def each_once(texts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return texts about something, each once, after the names of all that it is about.
+
+    Args:
+        texts: A name and a text about it, any number of times.
+    """
+    about: dict[str, dict[str, None]] = {}
+    for name, text in texts:
+        about.setdefault(text, {})[name] = None
+    return [f"{', '.join(names)}: {text}" for text, names in about.items()]
 
 
 def is_printable(text: str) -> bool:

@@ -14,7 +14,7 @@ from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
 from mixmfl.core.json_fields import MOST_NAME
 from mixmfl.core.pipeline import reason_of
-from mixmfl.core.text import plural
+from mixmfl.core.text import each_once, plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
 from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
@@ -170,7 +170,8 @@ def _read_images(
     """Read a case's images, and return them, their grids, notes, and warnings."""
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     grids: dict[str, Grid] = {}
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
+    doubtful: list[tuple[str, str]] = []
     warnings: list[str] = []
     unusable: dict[str, Exception] = {}
     for modality, path in case.images.items():
@@ -190,12 +191,12 @@ def _read_images(
         doubts += [*doubts_about_slices(array, grid), *doubts_about_content(array, grid)]
         if (shown := np.count_nonzero(array) / array.size) < LEAST_SHOWN:
             doubts.append(f"shows something in {shown:.2%} of its voxels alone; was it cut out?")
-        notes.extend(f"{modality}: {note}" for note in alignment_notes)
-        warnings.extend(f"{modality}: {doubt}" for doubt in doubts)
+        notes.extend((modality, note) for note in alignment_notes)
+        doubtful.extend((modality, doubt) for doubt in doubts)
     if not arrays:
         why = _each_reason_once(case, unusable)
         raise DataError(f"case {case.name!r}: none of its images can be used. {why}")
-    return arrays, grids, notes, warnings
+    return arrays, grids, each_once(notes), [*warnings, *each_once(doubtful)]
 
 
 def _left_out(case: Case, modality: str, error: Exception) -> str:

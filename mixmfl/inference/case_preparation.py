@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.text import plural
+from mixmfl.core.text import each_once, plural
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
 from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_doubt
@@ -210,9 +210,6 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[l
             own += mistaken(described, usual)
         all_differences += own
     all_differences.sort(key=lambda each: not each[1].is_far)
-    alike: dict[str, dict[str, str]] = {}  # what is said of each image, by kind
-    for name, each in all_differences:
-        kind = each.what if each.kind == "name" else each.kind
-        alike.setdefault(kind, {}).setdefault(name, each.what)
-    sentences = [f"{', '.join(whats)}: {next(iter(whats.values()))}" for whats in alike.values()]
+    first = {each.kind: each.what for _, each in reversed(all_differences) if each.kind != "name"}
+    sentences = each_once((name, first.get(each.kind, each.what)) for name, each in all_differences)
     return sentences, any(each.is_far for _, each in all_differences)

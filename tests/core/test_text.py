@@ -1,4 +1,4 @@
-from mixmfl.core.text import is_printable, one_line, plural, printable, shorten
+from mixmfl.core.text import each_once, is_printable, one_line, plural, printable, shorten
 
 
 def test_one_thing_has_no_s() -> None:
@@ -10,6 +10,11 @@ def test_a_long_list_is_cut_and_its_length_told() -> None:
     assert shorten(range(5)) == "0, 1, 2, 3, 4"
     assert shorten(range(6)) == "0, 1, 2, 3, 4, … (6 in all)"
     assert shorten(["p1", "p2"], most=1) == "p1, … (2 in all)"
+
+
+def test_what_is_true_of_several_is_one_line() -> None:
+    texts = [("t1", "dark"), ("t1", "thin"), ("t2", "dark"), ("t1", "dark")]
+    assert each_once(texts) == ["t1, t2: dark", "t1: thin"]
 
 
 def test_every_space_is_printable_and_nothing_that_moves_the_cursor() -> None:
