@@ -196,7 +196,7 @@ def estimate_dice(
     Args:
         sums: Sums of the label over the validation cases.
         confidence: Mean probability of the label over the voxels that the network gives it.
-        share: That of ``SHARES`` below which components are then removed from the mask.
+        share: The share below which components are then removed from the mask, of ``SHARES``.
 
     Returns:
         The estimate; None where it cannot be told: the mask lacks the label (``confidence`` is
