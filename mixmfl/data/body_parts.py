@@ -14,7 +14,10 @@ _REGIONS: Mapping[str, str] = {
     "head": "BRAIN HEAD SKULL NEURO CEREBRUM SCHAEDEL HEADNECK ORBIT EYE EAR IAC PITUITARY SELLA "
     "FACE SINUS JAW TMJ",
     "neck": "NECK HEADNECK THYROID LARYNX PHARYNX CSPINE",
-    "spine": "SPINE CSPINE TSPINE LSPINE SSPINE LSSPINE CTSPINE TLSPINE WHOLESPINE COCCYX SACRUM",
+    "cervical spine": "SPINE WHOLESPINE CSPINE CTSPINE",
+    "thoracic spine": "SPINE WHOLESPINE TSPINE CTSPINE TLSPINE",
+    "lumbar spine": "SPINE WHOLESPINE LSPINE LSSPINE TLSPINE",
+    "sacrum": "SPINE WHOLESPINE SSPINE LSSPINE COCCYX SACRUM",
     "chest": "CHEST THORAX LUNG HEART CARDIAC BREAST MEDIASTINUM STERNUM RIB TSPINE",
     "abdomen": "ABDOMEN ABDOMENPELVIS LIVER PANCREAS KIDNEY SPLEEN ADRENAL STOMACH BOWEL COLON "
     "GALLBLADDER BILEDUCT LSPINE LSSPINE",
@@ -31,20 +34,20 @@ _WHOLE = ("WHOLEBODY", "BODY")
 _DESCRIBED: Mapping[str, str] = {
     "HEAD": "head brain skull kopf schadel schaedel hirn gehirn tete crane cerveau encephale "
     "cabeza craneo cerebro testa cranio cervello encefalo hoofd schedel hersenen",
-    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
-    "CSPINE": "cspine cervical cervicale hws",
+    "CSPINE": "cspine cervical cervicale cervicaal zervikal hws",
     "TSPINE": "tspine thoracic thorakal bws",
-    "LSPINE": "lspine lumbar lumbal lumbaire lombare lws",
+    "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws",
+    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
     "SACRUM": "sacrum",
     "NECK": "neck hals cuello",
     "ABDOMEN": "abdomen",
-    "LIVER": "liver",
+    "LIVER": "liver leber foie higado fegato lever",
     "PELVIS": "pelvis becken",
-    "PROSTATE": "prostate",
+    "PROSTATE": "prostate prostata prostaat",
     "KNEE": "knee knie genou rodilla ginocchio",
-    "SHOULDER": "shoulder",
-    "HEART": "heart cardiac",
-    "BREAST": "breast",
+    "SHOULDER": "shoulder schulter epaule hombro spalla schouder",
+    "HEART": "heart cardiac herz coeur corazon cuore hart",
+    "BREAST": "breast brust mamma",
 }
 
 REGIONS_OF: Mapping[str, frozenset[str]] = {
@@ -69,7 +72,8 @@ def described_part(description: str) -> str:
 
     The head goes before others, of which an examination of it may show some, too (HEAD/NECK).
     """
-    words = set(re.findall("[a-z]+", without_accents(description)))
+    text = re.sub(r"(?<![a-z0-9])([ctl])[ _.-]+(?=spine)", r"\1", without_accents(description))
+    words = set(re.findall("[a-z]+", text))
     parts = (part for part, named in _DESCRIBED.items() if words.intersection(named.split()))
     return next(parts, "")
 
@@ -110,6 +114,6 @@ def is_besides_head(part: str) -> bool:
 
 
 def differ(parts: Collection[str]) -> bool:
-    """Say whether two parts of the body are no parts of each other: the upper and lower spine."""
+    """Say whether two parts of the body have no region in common: the upper and lower spine."""
     known = {regions(part) for part in parts} - {frozenset()}
-    return any(not (a <= b or b <= a) for a, b in itertools.combinations(known, 2))
+    return any(one.isdisjoint(other) for one, other in itertools.combinations(known, 2))

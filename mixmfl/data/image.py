@@ -93,6 +93,12 @@ class Grid:
     place: nifti.Place | None = field(default=None, compare=False, repr=False)
     unstated: str = field(default="", compare=False, repr=False)
 
+    @property
+    def middle(self) -> tuple[float, ...]:
+        """The middle of the image, (x, y, z) in mm, LPS."""
+        steps = (np.array(self.shape[::-1]) - 1) / 2 * self.spacing[::-1]
+        return tuple(np.array(self.origin) + np.reshape(self.direction, (3, 3)) @ steps)
+
 
 class Source(Protocol):
     """An image that is not one file: a DICOM series, or an array in memory."""

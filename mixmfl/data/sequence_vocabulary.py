@@ -247,7 +247,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         treatment, post biopsy, c spine, c sp, cspine, c wirbel, c kolom, post processed,
         postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
         mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
-        pre surgery, post stroke, post chemo, fast contrast, t2 c spine, post hoc, post radiation,
+        pre surgery, post stroke, post chemo, fast contrast, post hoc, post radiation,
         high contrast, low contrast, gray white contrast, grey white contrast, black blood,
         dark blood
     """),
@@ -278,7 +278,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
         images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
         gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy,
-        out, f, in, cv, orig, original
+        out, f, in, cv, orig, original, rssg
     """),
 }  # fmt: skip
 

@@ -403,6 +403,8 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
         verdict = _verdict(each, before, after)
         if each.meaning in ("post", "pre") and _is_event(phrases[at + 1 : at + 2], each.meaning):
             verdict = "unclear"  # post resection
+        if each.words == "w" and before != "t1" and _FAT_AND_WATER & {one.words for one in phrases}:
+            verdict = ""  # the water image
         if each.words == "pos" and after != "agent":
             verdict = "unclear"  # "after" in Spanish, or a position
         if verdict == "with" and each.meaning == "agent" and _is_among_unknown(phrases, at):
@@ -533,7 +535,7 @@ def _verdict(each: _Phrase, before: str, after: str) -> str:
         )
     elif each.meaning == "not" and after in ("end", "orientation"):
         verdict = "without"
-    elif each.words == "w" and before == "t1" and after in ("end", "orientation", "technique"):
+    elif each.words == "w" and after in ("end", "orientation", "technique"):
         verdict = "unclear"  # weighted, or with
     elif (each.meaning == "not" and after == "unknown") or (
         after == "end" and _needs_more(each, before)

@@ -95,7 +95,8 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      # Turkish and Swedish: "without" is an ending
      "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
      "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "T1 KM: 0", "t1_km - t1_nativ",
-     "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS"],
+     "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS",
+     "AX 3D T1 STEALTH W"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
     reading = read_words(text)
@@ -190,7 +191,7 @@ def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) 
         ("t1 T2", ""), ("set1", ""),
         ("DIR FLAIR", ""), ("T1 IR real part", ""), ("T2 inversion recovery", ""), ("T2 dark", ""),
         ("T2 multi echo", ""), ("AX T2 DUAL_TSE", ""),
-        ("T1 C-SPINE", "t1"), ("T1 3D POST FOSSA", "t1"),
+        ("T1 C-SPINE", "t1"), ("SAG T2 C-SPINE", "t2"), ("T1 3D POST FOSSA", "t1"),
     ],
 )  # fmt: skip
 def test_sequences_are_told_by_all_their_words(text: str, modality: str) -> None:

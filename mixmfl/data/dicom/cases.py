@@ -7,6 +7,7 @@ fill in; so the result is shown to the user, who can correct it in a table (``ma
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord, by_mapping
-from mixmfl.data.body_parts import is_besides_head, what_shows_head
+from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_head
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -23,6 +24,9 @@ from mixmfl.data.dicom.sequence_type import UNSURE, has_agent, recognise, why_se
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import Candidate, choose
 from mixmfl.data.modalities import Modalities
+
+ONE_PART_MM = 50
+"""Millimetres from which the middles of two images may be in different parts of the body."""
 
 
 @dataclass(frozen=True)
@@ -232,21 +236,82 @@ def _row(
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
-    """Set aside series of other parts of the body in an examination of the head."""
+    """Set aside series of other parts of the body in an examination of the head.
+
+    BodyPartExamined is chosen from a list, and may be wrong. So nothing is set aside for what the
+    FLAIR has in that field, too; and a series that lies where the head does becomes a question if
+    no other is of its modality.
+    """
     parts = [row.series.header.shown_part for row in rows]
-    shown = what_shows_head(parts, [row.modality for row in rows])
+    by_flair = [row for row in rows if _is_head_by_flair(row)]
+    shown = what_shows_head(parts, [row.modality for row in by_flair])
+    heads = [row for row, part in zip(rows, parts, strict=True) if "head" in regions(part)]
+    heads = heads or by_flair
+    elsewhere = [row for row in rows if shown and _is_elsewhere(row)]
+    modalities = {row.modality for row in rows if row not in elsewhere}
     result = []
-    for part, row in zip(parts, rows, strict=True):
-        if not shown or not is_besides_head(part):
+    for row in rows:
+        header = row.series.header
+        near = [
+            head
+            for head in heads
+            if not header.part_by_words and _lie_together(row.series, head.series)
+        ]
+        why = f"is of {header.shown_part}; {shown}"
+        if row not in elsewhere:
             result.append(row)
         elif row.given:
-            why = f"{row.why}; is of {part}, {shown}"
-            result.append(dataclasses.replace(row, why=why))
-        elif row.modality:
-            result.append(_aside(row, f"is of {part}; {shown}"))
-        else:
+            result.append(dataclasses.replace(row, why=f"{row.why}; {why.replace(';', ',')}"))
+        elif any(head.series.header.body_part == header.body_part for head in near):
             result.append(row)
+        else:
+            if near and row.modality not in modalities:
+                why = f"{UNSURE}: BodyPartExamined says {header.body_part}, but it lies where the "
+                why += "head does"
+            result.append(_aside(row, why))
     return result
+
+
+def _is_elsewhere(row: Row) -> bool:
+    """Say whether a series that may be used is of another part of the body than the head."""
+    return bool(row.given or row.modality) and is_besides_head(row.series.header.shown_part)
+
+
+def _is_head_by_flair(row: Row) -> bool:
+    """Say whether a series is of the head because it is a FLAIR, whatever BodyPartExamined says."""
+    return row.modality == "flair" and not row.series.header.part_by_words
+
+
+def _lie_together(one: Series, other: Series) -> bool:
+    """Say whether headers place the middles of two images so near that they show one part."""
+    if one.grid is None or other.grid is None or not one.frame_of_reference:
+        return False
+    apart = math.dist(one.grid.middle, other.grid.middle)
+    return one.frame_of_reference == other.frame_of_reference and apart < ONE_PART_MM
+
+
+def _without_other_parts(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Leave out the chosen series that show parts of the body without a region in common.
+
+    Returns:
+        The series, and a warning, or nothing. Those that lie together stay, with a warning, if
+        BodyPartExamined alone says that they differ.
+    """
+    parts = {
+        row.series.uid: "HEAD" if _is_head_by_flair(row) else row.series.header.shown_part
+        for row in rows
+        if row.modality and not row.given
+    }
+    known = [row for row in rows if regions(parts.get(row.series.uid, ""))]
+    if not differ([parts[row.series.uid] for row in known]):
+        return list(rows), []
+    listed = ", ".join(f"{row.series.name} {parts[row.series.uid]}" for row in known)
+    doubt = f"the parts of the body that headers name differ ({listed})"
+    by_words = [row.series.header.part_by_words for row in known]
+    if not differ(by_words) and all(_lie_together(known[0].series, row.series) for row in known):
+        return list(rows), [f"{doubt}, but these series lie at one place; look at them"]
+    reason = f"{doubt}; --mapping decides"
+    return [_aside(row, reason) if row in known else row for row in rows], [reason]
 
 
 def _without_agent_of_all(rows: Sequence[Row], modalities: Modalities) -> list[Row]:
@@ -322,7 +387,9 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
             chosen.append(candidates[id(choice.taken.series)][0])
         chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
         warnings += [choice.warning] if choice.warning else []
-    return sorted(chosen, key=lambda row: (row.series.header.number, row.series.uid)), warnings
+    chosen, doubts = _without_other_parts(chosen)
+    chosen.sort(key=lambda row: (row.series.header.number, row.series.uid))
+    return chosen, [*warnings, *doubts]
 
 
 def _aside(row: Row, why: str) -> Row:

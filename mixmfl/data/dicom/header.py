@@ -127,13 +127,17 @@ class Header:
     times: int = 0
 
     @property
+    def part_by_words(self) -> str:
+        """The part of the body that description or protocol name; or empty."""
+        return described_part(self.description) or described_part(self.protocol)
+
+    @property
     def shown_part(self) -> str:
         """The part of the body by the words of the series, else by BodyPartExamined; or empty.
 
         BodyPartExamined often says HEAD for a whole examination.
         """
-        words = described_part(self.description) or described_part(self.protocol)
-        return words or self.body_part.upper()
+        return self.part_by_words or self.body_part.upper()
 
 
 @dataclass(frozen=True, slots=True)

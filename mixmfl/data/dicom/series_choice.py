@@ -1,13 +1,15 @@
 """The choice between several series that fit one modality.
 
 A user's table decides first. Then series are preferred, in this order, that can be read, that are
-recognised for certain, that are original and not derived, that show most of the body, that have
-most voxels, that are corrected for distortion, that are axial, and that GE does not call the
-unfiltered ones. The same images under new identifiers count once. Of one protocol's repetitions the
-last is taken, with a warning. Otherwise the modality is left out, and the user must decide; so
-it is where a series and another are parts of one acquisition.
+recognised for certain, that are no T1 later than one without a contrast agent by its header, that
+are original and not derived, that show most of the body, that have most voxels, that are corrected
+for distortion, that are axial, and that GE does not call the unfiltered ones. The same images under
+new identifiers count once. Of one protocol's repetitions the last is taken, with a warning.
+Otherwise the modality is left out, and the user must decide; so it is where a series and another
+are parts of one acquisition.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ PART = 0.05
 
 _CORRECTED = {"DIS2D", "DIS3D"}
 _WATER = re.compile(r"(?i)(?<![a-z])(water|w)[ _]*$|^water:")
-_IN_PHASE = re.compile(r"(?i)(?<![a-z])(in[ _-]?phase|ip|in)[ _]*$")
+_IN_PHASE = re.compile(r"(?i)(?<![a-z])(in[ _-]?phase|ip|in)[ _]*$|^in[ _-]?phase:")
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
@@ -78,14 +80,14 @@ def choose(
         return Choice(candidates[0], ())
     faults = {id(each): each.series.fault for each in candidates}
     readable = [each for each in candidates if not faults[id(each)]]
-    taken, rivals, warning = _best(modality, readable or candidates)
+    taken, rivals, warning = _best(modality, readable or candidates, is_agent_named)
     while taken is not None and readable and taken.series.is_compressed:
         try:
             taken.series.read()
         except DataError as error:
             faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
             readable = [each for each in candidates if not faults[id(each)]]
-            taken, rivals, warning = _best(modality, readable or candidates)
+            taken, rivals, warning = _best(modality, readable or candidates, is_agent_named)
         else:
             break
     if taken is not None:
@@ -118,13 +120,24 @@ def choose(
 
 
 def _best(
-    modality: str, candidates: Sequence[Candidate]
+    modality: str, candidates: Sequence[Candidate], is_agent_named: bool
 ) -> tuple[Candidate | None, list[Candidate], str]:
     """Return the best series or None, the equally good ones, and a warning or nothing."""
     left = list(candidates)
     largest = max(_extent(each.series) for each in left)
+    last_native = max(
+        (
+            each.series.header.number
+            for each in left
+            if modality == "t1"
+            and not is_agent_named
+            and not is_silent_on_agent(each.series.header)
+        ),
+        default=math.inf,
+    )
     for is_better in (
         lambda each: each.is_certain,
+        lambda each: each.series.header.number <= last_native,
         lambda each: not _is_derived(each.series),
         lambda each: _extent(each.series) >= MOST_BODY * largest,
     ):

@@ -134,6 +134,7 @@ def test_the_same_images_under_new_identifiers_count_once(tmp_path: Path) -> Non
         ("Sag CUBE T1", "ORIG Sag CUBE T1"),
         ("t1_mp2rage_sag_UNI-DEN", "t1_mp2rage_sag_UNI_Images"),
         ("t1_vibe_dixon_tra_W", "t1_vibe_dixon_tra_in"),
+        ("WATER: Ax LAVA-Flex", "InPhase: Ax LAVA-Flex"),
     ],
 )
 def test_of_two_images_of_one_acquisition_that_a_vendor_stores_the_better_is_taken(
@@ -261,12 +262,55 @@ def test_words_tell_another_part_of_the_body_where_the_header_does_not(tmp_path:
     write(tmp_path, 3, "AX T1")
     case = only_case(tmp_path)
     assert numbers(case) == {"flair": 1, "t1": 3}
-    note = "set aside: series 2 'SAG T1 C-SPINE' (is of SPINE; a FLAIR is of the head)"
+    note = "set aside: series 2 'SAG T1 C-SPINE' (is of CSPINE; a FLAIR is of the head)"
     assert note in case.notes
     write(tmp_path, 3, "AX T1 Kopf/Hals", BodyPartExamined="NECK")
     write(tmp_path, 4, "AX T2", BodyPartExamined="TESTA")  # not known, so not surely elsewhere
     write(tmp_path, 5, "T2 sag HWS", *finer(), ProtocolName="Kopf HWS", BodyPartExamined="HEAD")
     assert numbers(only_case(tmp_path)) == {"flair": 1, "t1": 3, "t2": 4}
+
+
+def test_a_part_of_the_body_that_the_flair_has_in_its_header_too_is_doubted(tmp_path: Path) -> None:
+    write(tmp_path, 1, "AX FLAIR", BodyPartExamined="PELVIS")
+    write(tmp_path, 2, "AX T1", BodyPartExamined="PELVIS")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1, "t1": 2}
+    (warning,) = case.warnings
+    assert "'AX FLAIR' HEAD, series 2 'AX T1' PELVIS), but these series lie at one place" in warning
+
+
+@pytest.mark.parametrize("away", [0, 300])
+def test_a_part_of_the_body_by_header_alone_is_a_question_where_the_head_is(
+    tmp_path: Path, away: float
+) -> None:
+    below = Grid(GRID.shape, GRID.spacing, (-10.0, 4.0, 7.0 - away), GRID.direction)
+    write(tmp_path, 1, "AX FLAIR", BodyPartExamined="HEAD")
+    write(tmp_path, 2, "AX T1", volume(2), below, BodyPartExamined="PELVIS")
+    case = only_case(tmp_path)
+    assert numbers(case) == {"flair": 1}
+    why = "BodyPartExamined says PELVIS, but it lies where the head does; --mapping decides"
+    assert [why in warning for warning in case.warnings] == ([] if away else [True])
+
+
+def test_a_t1_later_than_the_one_without_an_agent_may_have_it(tmp_path: Path) -> None:
+    write(tmp_path, 2, "AX T1 NONCON")
+    write(tmp_path, 3, "SAG 3D T1", *finer())
+    assert numbers(only_case(tmp_path)) == {"t1": 2}
+    write(tmp_path, 4, "AX T1 POST")  # so that the one before says by silence that it has none
+    assert numbers(only_case(tmp_path)) == {"t1": 3, "t1c": 4}
+
+
+def test_images_of_two_levels_of_the_spine_are_a_question(tmp_path: Path) -> None:
+    write(tmp_path, 1, "SAG T1 LUMBAR")
+    write(tmp_path, 2, "SAG T2 C-SPINE")
+    write(tmp_path, 3, "AX STIR")
+    found = find_dicom(tmp_path, Modalities())
+    assert not found.cases
+    (refused,) = found.refused
+    listed = "(series 1 'SAG T1 LUMBAR' LSPINE, series 2 'SAG T2 C-SPINE' CSPINE)"
+    assert f"the parts of the body that headers name differ {listed}; --mapping" in refused.reason
+    write(tmp_path, 2, "SAG T2 SPINE")  # the whole of it, lumbar spine included
+    assert numbers(only_case(tmp_path)) == {"t1": 1, "t2": 2}
 
 
 def test_an_agent_that_every_series_names_tells_no_t1_from_a_t1c(tmp_path: Path) -> None:
