@@ -49,7 +49,7 @@ _NAMES = [
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
     "ReconstructionDiameter",
-    "ImageOrientationPatient", "ImagePositionPatient",
+    "ImageOrientationPatient", "ImagePositionPatient", "PatientOrientation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime", "StudyID",
@@ -209,6 +209,7 @@ class Instance:
         images: The number of images of its acquisition; 0 where it is missing.
         diameter: ReconstructionDiameter, mm; NaN where it is missing.
         parts: The number of files that an enhanced image was divided into; 0 where it was not.
+        orientation: PatientOrientation, such as ``("L", "P")``; empty where it is missing.
     """
 
     file: Path
@@ -230,6 +231,7 @@ class Instance:
     images: int
     diameter: float = math.nan
     parts: int = 0
+    orientation: tuple[str, ...] = ()
 
     @property
     def person(self) -> str:
@@ -290,6 +292,7 @@ def read_instance(file: Path) -> Instance | None:
         _whole(content, "ImagesInAcquisition"),
         number_in(values[0], "ReconstructionDiameter"),
         _whole(content, "InConcatenationTotalNumber"),
+        _several(content, "PatientOrientation"),
     )  # fmt: skip
 
 

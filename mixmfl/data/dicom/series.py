@@ -43,6 +43,8 @@ from mixmfl.data.image import Grid
 FEW_OTHERS = 0.8
 """The share of equally scaled images in a series from which the others may be damaged."""
 
+OPPOSITE = -0.5
+"""The cosine below which a direction is the opposite of the one that PatientOrientation names."""
 
 SAME_WIDTH = 1.3
 """How many times as wide as its field of view an image may be, or the reverse, unmentioned."""
@@ -424,6 +426,11 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
         doubts.append(gap)
     if width := _other_width(instances):
         doubts.append(width)
+    if turned := next((each for each in instances if _is_turned(each)), None):
+        doubts.append(
+            f"has PatientOrientation {' '.join(turned.orientation)}, and ImageOrientationPatient "
+            f"the opposite, first {turned.file.name}; it may have been mirrored"
+        )
     scales = Counter(plane.scale for plane in planes)
     usual, times = scales.most_common(1)[0]
     if FEW_OTHERS * count <= times < count:
@@ -468,6 +475,16 @@ def _may_be_of(stray: Instance, other: Instance, header: Header) -> bool:
     )
     return any(a == b and any(a) for a, b in pairs) and (
         stray.header.number == header.number or stray.header.description == header.description
+    )
+
+
+def _is_turned(instance: Instance) -> bool:
+    """Say whether PatientOrientation names the opposite of the way that columns or rows run."""
+    axes = instance.planes[0].axes if instance.planes else ()
+    return any(
+        axes["LPHRAF".index(way[0]) % 3 + offset] * (1 if way[0] in "LPH" else -1) < OPPOSITE
+        for way, offset in zip(instance.orientation, (0, 3), strict=False)
+        if axes and way and way[0] in "LPHRAF"
     )
 
 

@@ -859,3 +859,14 @@ def test_a_screen_shot_or_a_localiser_in_a_series_is_left_out_with_a_warning(
     assert read_image(case.images["t1"])[0].shape == SHAPE
     assert "t1 (series 1 'T1') has 1 image without a place or in another" in case.warnings[0]
     assert [row.why for row in found.rows if not row.modality] == ["only 1 slice"]
+
+
+@pytest.mark.parametrize("way", [["L", "P"], ["RF", "P"], ["L", "AF"], ["P", "R"], ["", ""], ["L"]])
+def test_an_orientation_in_words_against_the_numbers_is_doubted(
+    tmp_path: Path, way: list[str]
+) -> None:
+    write_series(tmp_path, volume(), SeriesDescription="T1", PatientOrientation=way)
+    (series,) = find_series(tmp_path).series
+    doubt = f"has PatientOrientation {' '.join(way)}, and ImageOrientationPatient the opposite"
+    is_doubted = way in (["RF", "P"], ["L", "AF"])
+    assert [text.startswith(doubt) for text in series.warnings] == [True] * is_doubted
