@@ -154,17 +154,19 @@ def _over_network(options: argparse.Namespace) -> int:
         )
     from mixmfl.federated.server.orders import PlanningJob
     from mixmfl.federated.state import NETWORK_MINIMUM
-    from mixmfl.planning.plans import Plans, load_preset, read_preprocessed
+    from mixmfl.planning.plans import Plans, load_preset, preset_names, read_preprocessed
 
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     load_preset(options.preset)  # a wrong name is refused now, not when all sites are connected
     minimum = _options.minimum(options, NETWORK_MINIMUM)
     sites = _options.sites(options.sites, flare.site_names(kit))
+    own_preset = options.preset not in preset_names()
     orders = PlanningJob(
         options.out.resolve(),
         tuple(sites),
-        options.preset,
+        # a job runs in a folder of its own
+        str(Path(options.preset).resolve()) if own_preset else options.preset,
         tuple(options.configurations),
         (minimum.cases, minimum.voxels),
         options.replan,

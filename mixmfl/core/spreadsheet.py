@@ -73,4 +73,6 @@ def cell(value: object) -> object:
 
 def from_cell(text: str) -> str:
     """Return the text from which ``cell`` made a field."""
+    if "'" not in text:
+        return text
     return _INNER_MARKED.sub("", text[1:] if _MARKED.match(text) else text)

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, why
@@ -18,6 +19,8 @@ COLUMNS = (
     "case", "modality", "why", "series_number", "description", "protocol", "slices", "folder",
     "series_uid", "file",
 )  # fmt: skip
+
+_READ = ("case", "modality", "series_uid", "file")
 
 _LONGEST_CASE = 200
 """Characters of a case's name, so that names of its files fit on a disk."""
@@ -64,35 +67,38 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             start = file.read(4096)
             file.seek(0)
             # spreadsheets of some countries write semicolons
-            reader = csv.DictReader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
-            columns = set(check_columns(reader.fieldnames))
-            rows = [(reader.line_num, row) for row in reader]
+            reader = csv.reader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+            columns = check_columns(next(reader, []))
+            places = [columns.index(n) if n in columns else -1 for n in _READ]
+            rows = [
+                (reader.line_num, [row[at] if 0 <= at < len(row) else "" for at in places])
+                for row in reader
+                if any(row)  # spreadsheets leave empty lines behind
+            ]
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such table; mixmfl_predict --write-mapping makes one"
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({why(error)})") from None
-    if not {"case", "modality"} <= columns or not columns & {"series_uid", "file"} or not rows:
+    if places[0] < 0 or places[1] < 0 or max(places[2:]) < 0 or not rows:
         raise DataError(
             f"{path}: needed is a table with columns case, modality, and series_uid or file; "
             "mixmfl_predict --write-mapping makes one"
         )
     mapping: dict[str, Given] = {}
+    modality_of = cache(partial(_modality, modalities=modalities))
     for number, row in rows:
-        case, modality_text, uid, name = (
-            from_cell((row.get(column) or "").strip())
-            for column in ("case", "modality", "series_uid", "file")
-        )
+        case, modality_text, uid, name = (from_cell(text.strip()) for text in row)
         place = f"{path}, line {number}"
-        if not (case or modality_text or uid or name):  # spreadsheets leave such lines behind
+        if not (case or modality_text or uid or name):
             continue
         if bool(uid) == bool(name):
             raise DataError(
                 f"{place}: series_uid {quoted(uid)} and file {quoted(name)} were found; needed is "
                 "one of them"
             )
-        modality = _modality(modality_text, modalities, may_be_label=bool(name))
+        modality = modality_of(modality_text, may_be_label=bool(name))
         if modality is None:
             raise DataError(
                 f"{place}: {quoted(modality_text)} is no known modality (column modality); known "
@@ -117,7 +123,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
     return mapping
 
 
-def _modality(text: str, modalities: Modalities, may_be_label: bool) -> str | None:
+def _modality(text: str, may_be_label: bool, modalities: Modalities) -> str | None:
     """Return the modality of a cell; empty if the row is set aside, None if it is unknown."""
     if text.lower() in ("-", "ignore"):
         return ""

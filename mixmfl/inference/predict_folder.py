@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError, MixmflError, Refused, explain
-from mixmfl.core.files import clear_unfinished, write_text
+from mixmfl.core.files import clear_unfinished, exists, write_text
 from mixmfl.core.pipeline import PrefetchProcess, WriterThread, reason_of
 from mixmfl.core.process_memory import peak_memory_mb, reset_peak
 from mixmfl.core.version import __version__
@@ -344,7 +344,7 @@ class _Run:
             name,
             "failed",
             reason.removeprefix(f"case {name!r}: "),  # it stands beside the name
-            warnings=(f"{mask.name} is of an earlier run",) if mask.exists() else (),
+            warnings=(f"{mask.name} is of an earlier run",) if exists(mask) else (),
             mask_sha256=before.mask_sha256 if before else "",
             files=before.files if before else (),
         )

@@ -4,12 +4,15 @@ import argparse
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mixmfl.entrypoints import _paths, _runner
+from small import write_preset
 
 from mixmfl.core.commands import commands
 from mixmfl.core.errors import MixmflError, explain, why
+from mixmfl.federated.server.orders import PlanningJob
 
 Command = Callable[..., int]
 
@@ -141,3 +144,25 @@ def test_what_the_system_says_is_put_in_words(
         "b: cannot be read or written (Cross-device link)"
     )
     assert explain(OSError("t1: became shorter")) == "t1: became shorter"
+
+
+def test_a_preset_of_ones_own_is_found_from_the_folder_of_a_job(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[PlanningJob] = []
+
+    def run_jobs(kit: object, job: PlanningJob, **how: object) -> None:
+        orders.append(job)
+        raise MixmflError("no site is connected")
+
+    engine = SimpleNamespace(
+        open_kit=lambda kit, coordinator: kit, site_names=lambda kit: ("north",), run_jobs=run_jobs
+    )
+    monkeypatch.setattr("mixmfl.entrypoints._runner.network_engine", lambda: engine)
+    monkeypatch.chdir(tmp_path)
+    write_preset(tmp_path / "mine.json")
+    (tmp_path / "kit").mkdir()
+    for preset in ("mine.json", "demo"):
+        asked = ["--kit", "kit", "-o", "work", "--preset", preset]
+        assert command("mixmfl_plan_preprocess", *asked) == 2
+    assert [job.preset for job in orders] == [str(tmp_path.resolve() / "mine.json"), "demo"]

@@ -312,3 +312,13 @@ def test_many_tensors_that_lie_in_order_are_read_at_once(
         asked.clear()
         assert reader_of(stored, ["a", "d"])(4, 8, room).tolist() == [4, 5, 7, 8]
         assert asked == [(4, 6), (0, 2)]  # b lies between them
+
+
+@pytest.mark.parametrize("version", [4.0, True, "4", None, 5, [4]])
+def test_a_message_of_another_format_is_refused(tmp_path: Path, version: Any) -> None:
+    content = pack({}, {"format": version, "kind": "train", "record": {}})
+    with pytest.raises(AggregationError, match=r"a message of format .* came, 4 is needed"):
+        decode(content)
+    with pytest.raises(AggregationError, match=r"a message of format .* came, 4 is needed"):
+        StoredMessage.store(content, tmp_path).open()
+    assert decode(pack({}, {"format": 4, "kind": "train", "record": {}})).kind == "train"

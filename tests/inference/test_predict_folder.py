@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import MODALITIES, small_case, small_plans
 
+from mixmfl.core.files import sha256
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
@@ -22,6 +23,7 @@ from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.evaluation.mask_quality import Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice
 from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.inference import model_file as reader
 from mixmfl.inference.case_preparation import Recipe, prepare
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
@@ -385,6 +387,29 @@ def test_the_network_is_that_of_the_file_although_the_file_was_replaced(tmp_path
     assert all(torch.equal(loaded[name], weight) for name, weight in original.items())
     other = network_state(load_model(file).network)
     assert not all(torch.equal(other[name], weight) for name, weight in original.items())
+
+
+def test_the_digest_of_a_model_is_of_what_was_read_although_the_file_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save(tmp_path / "m.safetensors", seed=1)
+    before, read = sha256(file), reader._read_tensors
+
+    def replaced(*of_file: Any) -> Any:
+        save(file, seed=2)
+        return read(*of_file)
+
+    monkeypatch.setattr(reader, "_read_tensors", replaced)
+    assert load_model(file).sha256 == before != sha256(file)
+
+
+def test_a_name_that_no_disk_takes_costs_its_case_alone(model: Model, tmp_path: Path) -> None:
+    cases = tmp_path / "cases"
+    for name in ("a", "x" * 255, "z"):
+        write_case(cases / name, ("t1",))
+    outcomes = predicted(model, cases, tmp_path / "masks")
+    assert statuses(outcomes) == {"a": "done", "x" * 255: "failed", "z": "done"}
+    assert "the name is longer than the disk takes" in outcomes["x" * 255].reason
 
 
 def test_a_full_disk_costs_the_case_that_it_met(

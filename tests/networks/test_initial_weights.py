@@ -15,6 +15,7 @@ from small import LABELS, small_plans, with_residual_encoders
 from torch import Tensor
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.files import sha256
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.networks.base import SegmentationNet, place_modalities
@@ -392,6 +393,7 @@ def test_heads_that_are_no_numbers_or_not_as_many_as_labels_are_left(tmp_path: P
     plans = plans_of(form="stacked")
     _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans)
     good = read_checkpoint(file, Modalities())
+    assert good.sha256 == sha256(file)
     name = "decoder.seg_layers.1.weight"
     for tensor, why in (
         (torch.full_like(good.weights[name], float("nan")), "holds NaN or infinity"),

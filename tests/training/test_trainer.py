@@ -1,14 +1,25 @@
 import functools
+import json
+import struct
+from pathlib import Path
 
 import pytest
 import torch
 from small import small_plans
 
+from mixmfl.core.errors import ModelError
+from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of, network_state
 from mixmfl.networks.prototypes import State
 from mixmfl.training.batches import Batch
-from mixmfl.training.trainer import LocalTraining, optimizer_of, save_optimizer, train_locally
+from mixmfl.training.trainer import (
+    LocalTraining,
+    check_optimizer,
+    optimizer_of,
+    save_optimizer,
+    train_locally,
+)
 
 
 def two_rounds() -> tuple[State, State]:
@@ -80,3 +91,30 @@ def test_proximal_term_adds_mu_times_the_way_from_the_rounds_start(
         way = moved[name] - start[name]
         assert torch.allclose(near[1][name], gradient + 5.0 * way, atol=1e-6)
     assert any((moved[name] - start[name]).abs().max() > 1e-3 for name in plain[1])
+
+
+def test_an_optimizer_state_of_other_tensors_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    plans, good = small_plans(), two_rounds()[1]
+    check = functools.partial(check_optimizer, plans, "2d")
+    file = tmp_path / "north.safetensors"
+    save_tensors(file, {**good, "gradient_scale": torch.tensor(2.0)})
+    assert load_tensors(file, check).keys() == {*good, "gradient_scale"}
+    name = next(name for name in good if name.endswith(".exp_avg"))
+    for state in (
+        {**good, "decoder.none.exp_avg": torch.zeros(1)},
+        {**good, name: torch.zeros(7)},
+        {**good, name: good[name].double()},
+        {key: tensor for key, tensor in good.items() if key != name},
+        {"seen": torch.tensor(1.0)},
+    ):
+        save_tensors(file, state)
+        with pytest.raises(ModelError, match=r"missing, or is no state of AdamW's|is needed"):
+            load_tensors(file, check)
+    # one of a terabyte, which no disk holds and no memory is asked for
+    form = {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}
+    header = json.dumps({"__metadata__": {"mixmfl": "{}"}, name: form}).encode()
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(header)) + header)
+        opened.truncate(8 + len(header) + 2**40)
+    with pytest.raises(ModelError, match="is missing, or is no state"):
+        load_tensors(file, check)

@@ -10,6 +10,7 @@ from small import MODALITIES, small_plans, write_model
 from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.files import sha256
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.server.checkpoint import load_state_of
@@ -19,7 +20,7 @@ from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import first_state
-from mixmfl.inference.model import TrainedOn
+from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
@@ -136,3 +137,19 @@ def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
     assert command("mixmfl_train_federated", *asked, "--init", model, "--resume") == 2
     assert "--init: " in capsys.readouterr().err
     assert load_model(tmp_path / "run" / "model.safetensors").round == 1
+
+
+def test_the_digest_of_a_start_is_of_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_model(tmp_path / "m.safetensors")
+    before = sha256(file)
+
+    def replaced(path: Path) -> Model:
+        model = load_model(path)
+        path.unlink()
+        path.write_text("another")
+        return model
+
+    monkeypatch.setattr("mixmfl.federated.server.initial_state.load_model", replaced)
+    assert start_from(file, small_plans(), ONE, Modalities())[1].sha256 == before
