@@ -180,7 +180,9 @@ class _Text:
             deflated: Whether the numbers are deflated.
         """
         directions, spacing, origin = place
-        if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        with np.errstate(over="ignore", under="ignore"):
+            single = spacing.astype(np.float32)  # as NIfTI has it: its square is finite and not 0
+        if not (np.isfinite(single).all() and (single > 0).all()):
             shown = tuple(spacing[::-1].tolist())
             raise DataError(f"{self.path}: has spacing {shown} mm; it must be positive and finite")
         if not (np.isfinite(directions).all() and np.isfinite(origin).all()):
@@ -298,8 +300,8 @@ class _Nrrd(_Text):
         if "spaceorigin" in self.fields:
             (found,) = _VECTOR.findall(self.fields["spaceorigin"]) or [""]
             origin = self._vector("spaceorigin", found)
-        spacing = np.linalg.norm(rows, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
+            spacing = np.linalg.norm(rows, axis=1)
             directions = rows / spacing[:, None]
         turned = np.array(signs or (1, 1, 1))
         return (directions * turned, spacing, origin * turned), (True, signs is not None)

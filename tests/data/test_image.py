@@ -443,6 +443,12 @@ _META = "BinaryData = True\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\
         (".nrrd", _NRRD + "line skip: 1\n\n", "and no lines"),
         (".nrrd", _NRRD + 'space units: "m" "m" "m"\n\n', "needed are mm, not m"),
         (".nrrd", _NRRD + "space directions: (1,0) (0,1) (1,1)\n\n", "vectors of three numbers"),
+        (".nrrd", _NRRD + "spacings: 1 1 1e-300\n\n", "must be positive and finite"),
+        (
+            ".nrrd",
+            _NRRD + "space directions: (1e300,0,0) (0,1,0) (0,0,1)\n\n",
+            "must be positive and finite",
+        ),
         (".nrrd", _NRRD + "spacings: 1 1\n\n", "needed are 3 numbers"),
         (".mha", f"{_META[18:]}ElementDataFile = LOCAL\n", "voxels as text are not read"),
         (".mha", f"{_META}HeaderSize = 9\nElementDataFile = LOCAL\n", "has HeaderSize '9'"),
