@@ -531,7 +531,8 @@ def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
         DataError: The axes are too far from right angles.
     """
     lps = _FLIP @ affine
-    direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
+    with np.errstate(all="ignore"):  # of an axis without a direction comes NaN, refused below
+        direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
     grid = make_grid(shape, spacing, lps[:3, 3], direction)
     check_directions(grid, source)
     if np.array_equal(direction.T @ direction, np.eye(3)):

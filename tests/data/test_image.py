@@ -589,3 +589,16 @@ def test_empty_lines_in_a_header_take_no_time(tmp_path: Path, ending: str) -> No
     with pytest.raises(DataError, match="cannot be read as an image"):
         image.read_image(path)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_axis_without_a_direction_is_refused_and_nothing_is_divided_by_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t1.mgh"
+    nib.MGHImage(VOLUME.T, np.eye(4)).to_filename(str(path))
+    content = bytearray(path.read_bytes())
+    content[42:54] = bytes(12)  # the direction of x
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="axes must be at right angles"):
+        image.read_image(path)
