@@ -31,6 +31,7 @@ from mixmfl.data.image_files import part_behind_patient
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import look_closely
 from mixmfl.evaluation.subset_dice import Expectation, Expectations, low_in_words
+from mixmfl.inference import report, uncertainty
 from mixmfl.inference.case_files import CaseFiles, Predicted
 from mixmfl.inference.case_preparation import extraction_for, prepare
 from mixmfl.inference.case_reader import ReadCase, digests_of, read_case
@@ -101,7 +102,7 @@ def predict_folder(
         ModelError: The models' labels differ.
         MixmflError: ``case_preparation.extraction_for`` raised it.
         DataError: ``only`` names a modality that no model knows, or ``out`` holds a table that is
-            not ours.
+            not ours, or a link in place of a folder.
     """
     recipes = [model.recipe for model in models]
     check_models_agree(recipes)
@@ -111,6 +112,12 @@ def predict_folder(
     if unknown := [name for name in prediction.only if name not in known]:
         raise DataError(f"--modalities {','.join(unknown)}: the model knows {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
+    for place in (out / report.FOLDER, out / uncertainty.FOLDER):
+        if place.is_symlink():
+            raise DataError(
+                f"{place}: is a link, and files would be written where it leads; remove it, or "
+                "name another folder for the masks"
+            )
     run = _Run(models, out, prediction, output)
     clear_unfinished(out, below=True)
     if output.as_dicom:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import MODALITIES, small_case, small_plans
 
+from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
@@ -403,6 +404,17 @@ def test_the_digest_of_a_model_is_of_what_was_read_although_the_file_was_replace
     assert load_model(file).sha256 == before != sha256(file)
 
 
+@pytest.mark.parametrize("name", ["report", "uncertainty"])
+def test_nothing_is_written_through_a_link_in_the_folder_of_masks(
+    model: Model, cases: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "masks" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"{name}: is a link, and files would be written where"):
+        predicted(model, cases, tmp_path / "masks", overwrite=True)
+
+
 def test_a_name_that_no_disk_takes_costs_its_case_alone(model: Model, tmp_path: Path) -> None:
     cases = tmp_path / "cases"
     for name in ("a", "x" * 255, "z"):
@@ -602,8 +614,6 @@ def test_a_case_in_memory_gives_the_mask_of_its_files(
 def test_what_cannot_be_predicted_in_memory_is_refused(
     model: Model, images: dict[str, Any], message: str
 ) -> None:
-    from mixmfl.core.errors import DataError
-
     with pytest.raises(DataError, match=message):
         model.predict(images)
 
