@@ -12,7 +12,7 @@ MOST_WAITING = 0.5
 
 @dataclass(frozen=True)
 class CoreTime:
-    """Seconds of all threads that the process has.
+    """Seconds, summed over all threads of the process.
 
     Attributes:
         ran: Seconds on a core.

@@ -20,7 +20,7 @@ from mixmfl.core.errors import DataError, MixmflError, why
 from mixmfl.core.strict_json import MOST_BYTES, MOST_BYTES_SETTINGS, parse_json
 
 UNFINISHED = ".writing-"
-"""What the names of half-written files and folders begin with."""
+"""Beginning of the names of half-written files and folders."""
 
 _DAY = 86_400.0
 """Seconds after which a half-written folder is left over, where the disk has no locks."""
@@ -35,8 +35,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffixes of ``path``, which libraries choose a format by, and
     starts with a dot, so that a reader of the folder never takes it for a finished file.
 
-    What killed processes left half written of the same ``path`` is removed first. A living process
-    locks what it writes, so that this is left alone.
+    Half-written files of the same ``path`` that killed processes left are removed first. A living
+    process locks what it writes, so that its files are left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # a digest, because the file's name may be as long as the disk allows
@@ -207,8 +207,8 @@ def files_below(folder: Path) -> Iterator[Path]:
         folder: The folder to search.
 
     Raises:
-        DataError: Folders lie too deep, or links lead to one in too many ways: a few links to
-            folders of links are as many ways as anybody likes.
+        DataError: Folders are nested too deeply, or links lead to one folder in too many ways: a
+            few links to folders of links multiply to any number of ways.
     """
     yield from _files_below(folder, (), Counter())
 
@@ -226,7 +226,7 @@ def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> 
         )
     if len(above) == _MOST_LEVELS:
         raise DataError(
-            f"{above[0]}: has folders in each other, more than {_MOST_LEVELS} deep; that many are "
+            f"{above[0]}: has more than {_MOST_LEVELS} folders inside each other; no more are "
             "searched. Name the folder that the images are in"
         )
     try:
@@ -243,12 +243,12 @@ def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> 
 
 
 def is_file(path: Path) -> bool:
-    """Say whether there is a file, of whatever name; one that no disk takes is that of none."""
+    """Say whether a path is a file; False for a name that no disk can have."""
     return exists(path) and path.is_file()
 
 
 def exists(path: Path) -> bool:
-    """Say whether there is a file or folder, of whatever name, as ``is_file`` does."""
+    """Say whether a path exists; False for a name that no disk can have."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -66,7 +66,7 @@ def reliabilities(
     """Return how often the network is right at which probability, in one case.
 
     Args:
-        logits: As for ``confidences``.
+        logits: Logits of the network, as ``confidences`` takes them.
         described: Labels of the network.
         truth: ``(Z, Y, X)`` class indices; negative outside the head.
         labelled: Labels and regions that the case labels; None: all.
@@ -111,7 +111,7 @@ def volume_ranges(
     that err together as much as they can are the widest case of all that have these probabilities.
 
     Args:
-        logits: As for ``confidences``.
+        logits: Logits of the network, as ``confidences`` takes them.
         described: Labels of the network.
         calibrations: By label or region, the curve of its probabilities.
         voxel_ml: Volume of a voxel.

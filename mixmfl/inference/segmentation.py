@@ -146,7 +146,8 @@ class Segmented:
         indices: Class indices ``(Z, Y, X)`` on the case's canonical grid.
         confidences: How sure a single model is of each label or region, as ``confidences`` has it;
             empty with several models, whose mean was never measured on validation cases.
-        volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` has them; likewise.
+        volume_ranges_ml: Ranges of the volumes, as ``confidence.volume_ranges`` returns them; empty
+            with several models, too.
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
         removed: By label, the voxels that became background with small components, if any.

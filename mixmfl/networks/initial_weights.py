@@ -42,7 +42,7 @@ _STEMS = "stages.0.0.convs.0.conv.weight", "stem.convs.0.conv.weight"
 """The first kernel of an encoder: of plain convolutions, and of residual blocks."""
 
 _FIRST = ".convs.0.conv.weight", ".blocks.0.conv1.conv.weight"
-"""Ends of the names of a stage's first kernel, likewise."""
+"""Ends of the names of a stage's first kernel: of plain convolutions, and of residual blocks."""
 
 _MIX = "mix.convs.0.conv.weight"
 
@@ -53,9 +53,9 @@ class Source:
 
     Attributes:
         form: ``"decoupled"``, or ``"stacked"``: one encoder with a channel per modality.
-        modalities: Modalities of the slots or channels, in order; empty for one that is of none we
-            know.
-        trained: Those of them that were trained.
+        modalities: Modalities of the slots or channels, in order; empty for a channel of no known
+            modality.
+        trained: The modalities that were trained.
         heads: Names of the outputs, in order.
         weights: Parameters by name.
         spacing: mm per voxel, in array order.

@@ -35,7 +35,7 @@ class ModelCard:
         anatomy: How many cases show which part of the body.
         spacing_mm: For Z, Y and X the spacing that 5, 50 and 95 of a hundred cases do not exceed;
             empty in plans of earlier versions.
-        typical: Per modality what its images are usually like; likewise.
+        typical: Per modality what its images are usually like; empty in plans of earlier versions.
     """
 
     dataset: DatasetCard = field(default_factory=DatasetCard)

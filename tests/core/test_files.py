@@ -44,7 +44,7 @@ def test_folders_in_folders_have_an_end(tmp_path: Path) -> None:
     (deep / "t1.nii").touch()
     assert list(files_below(tmp_path)) == [deep / "t1.nii"]
     (deep / "d").mkdir()
-    with pytest.raises(DataError, match="folders in each other, more than 64 deep"):
+    with pytest.raises(DataError, match="has more than 64 folders inside each other"):
         list(files_below(tmp_path))
 
 

@@ -31,7 +31,8 @@ NAMES = {
 }
 
 FRAGMENT = re.compile(
-    r"\b(Likewise|As there|As above)\.|^\s*\w+: (Of|That) [\w` ]+[.;,]"
+    r"\b([Ll]ikewise|[Aa]s there|[Aa]s above)\.|^\s*\w+: (Of|That) [\w` ]+[.;,]"
+    r"|^\s*\w+: As for "
     r"|^\s*\w+: The same (of|for|after|with|without) |\A(Of|As|The same) ",
     re.MULTILINE,
 )
@@ -70,6 +71,8 @@ def test_the_rule_finds_what_it_is_for() -> None:
     assert list(fragments_in(code)) == ["told: Of the run."]
     assert list(fragments_in(code.replace("Of the run", "That is read"))) == ["told: That is read."]
     assert list(fragments_in('"""Likewise."""')) == ["Likewise."]
+    assert list(fragments_in(code.replace("Of the run", "Seconds; likewise"))) == ["likewise."]
+    assert list(fragments_in(code.replace("Of the run", "As for ``g``"))) == ["told: As for"]
     assert list(fragments_in('"""The same for planes."""')) == ["The same"]
     assert list(fragments_in(code.replace("Of the run", "The same of the run"))) == [
         "told: The same of"

@@ -31,14 +31,14 @@ class Entry:
     """A method on the leaderboard; what is not known is None.
 
     Attributes:
-        method: Its name.
-        what: What it is, in one sentence.
+        method: Name of the method.
+        what: The method in one sentence.
         code: Digest of the file of a method that is not ours; empty: it is ours.
         seeds: Seeds that it was trained with.
         own: Points on own modalities, mean over seeds.
-        own_deviation: Standard deviation over seeds.
-        subsets: Points over every subset of modalities, likewise.
-        subsets_deviation: Its standard deviation over seeds.
+        own_deviation: Standard deviation of ``own`` over seeds.
+        subsets: Points over every subset of modalities, mean over seeds.
+        subsets_deviation: Standard deviation of ``subsets`` over seeds.
         sent_bytes: Bytes that a site sent in a training, mean over seeds.
         seconds: Seconds that a training took, mean over seeds.
     """

@@ -21,7 +21,7 @@ class EstimateQuality:
 
     Attributes:
         masks: Number of these masks: each label, subset, case and training is one.
-        share: As a share of all masks whose true Dice is defined.
+        share: Share of these masks among all whose true Dice is defined.
         rank_correlation: Spearman's.
         error: Mean absolute error.
         blind_error: Mean absolute error of an estimate that is the mean true Dice of all masks of
