@@ -191,7 +191,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "gzip bomb": (bomb, "goes on behind its last voxel"),
     "duplicate modality": (two_of_one, "2 files for t1"),
     "images that do not overlap": (elsewhere, "it covers 0% of the head"),
-    "cut NRRD": (nrrd_cut, "its voxels cannot be read"),
+    "cut NRRD": (nrrd_cut, "its stream of voxels has no end"),
     "header without its voxels": (detached, "says that its voxels are in 't1.raw'"),
     "link to nowhere": (link_to_nowhere, "there is no such file"),
     "file that cannot be read": (unreadable, "unreadable"),
