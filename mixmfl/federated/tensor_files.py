@@ -1,14 +1,24 @@
 """Tensors in a file with a format number and a digest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mixmfl.core.errors import ModelError, why
 from mixmfl.core.files import SelfClosingFile, replacing
+from mixmfl.core.json_fields import shown
 from mixmfl.core.tensor_store import Tensors, digest, open_stored, write
 from mixmfl.networks.prototypes import State
 
 FORMAT = 4
+
+
+def other_format(path: Path, header: Mapping[str, Any]) -> str:
+    """Return what is said of a file of a run whose format is not ``FORMAT``."""
+    return (
+        f"{path}: format {shown(header.get('format'))} was found, {FORMAT} is needed; go on with "
+        "the version of mixmfl that began the run, or start a new one from its model file by --init"
+    )
 
 
 def save_tensors(path: Path, state: Tensors) -> None:
@@ -26,11 +36,13 @@ def load_tensors(path: Path, check: Callable[[Tensors], None] = lambda tensors: 
             it is asked before any number is read, so that memory grows with no file.
 
     Raises:
-        ModelError: The file is missing or damaged, or ``check`` refuses it.
+        ModelError: The file is missing, damaged or of another format, or ``check`` refuses it.
     """
     try:
         with SelfClosingFile(path) as file:
             tensors, header = open_stored(file)
+            if header.get("format") != FORMAT:
+                raise ModelError(other_format(path, header))
             check(tensors)
             state = dict(tensors)
     except (OSError, ValueError) as error:

@@ -112,7 +112,7 @@ def test_an_optimizer_state_of_other_tensors_is_refused_before_it_is_read(tmp_pa
             load_tensors(file, check)
     # one of a terabyte, which no disk holds and no memory is asked for
     form = {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}
-    header = json.dumps({"__metadata__": {"mixmfl": "{}"}, name: form}).encode()
+    header = json.dumps({"__metadata__": {"mixmfl": '{"format": 4}'}, name: form}).encode()
     with file.open("wb") as opened:
         opened.write(struct.pack("<Q", len(header)) + header)
         opened.truncate(8 + len(header) + 2**40)

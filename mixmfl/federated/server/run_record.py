@@ -30,7 +30,7 @@ from mixmfl.federated.state import (
     Registration,
     RunSettings,
 )
-from mixmfl.federated.tensor_files import FORMAT
+from mixmfl.federated.tensor_files import FORMAT, other_format
 from mixmfl.inference.model_folder import Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.plans import Plans
@@ -90,10 +90,7 @@ def open_run(folder: Path) -> Run:
         raise ModelError(f"{folder}: holds no run (there is no run.json in it)")
     record = _read_record(folder)
     if record.get("format") != FORMAT:
-        raise ModelError(
-            f"{folder / 'run.json'}: format {shown(record.get('format'))} was found, {FORMAT} is "
-            "needed"
-        )
+        raise ModelError(other_format(folder / "run.json", record))
     plans = Plans.load(folder / "plans.json")
     # runs that were begun before it was recorded have none
     if record.get("plans_sha256", record_digest(plans.to_json())) != record_digest(plans.to_json()):
