@@ -186,6 +186,7 @@ def test_a_method_of_somebody_else_is_trained_scored_and_told_with_its_code(
     assert record["methods"]["EqualVoices"]["code"] == outside.read_text()
     assert record["methods"]["EqualVoices"]["rule"] == "equally"
     assert "code" not in record["methods"]["mdm"]
+    assert record["rerun"][0][5:7] == ["--plans", "PLANS"]  # other presets make other plans
     assert record["rerun"][1][8:12] == ["mdm,equal_voices:EqualVoices", "--seeds", "0", "--size"]
     assert record["benchmark"]["tests"] == {"north": 2, "south": 2}
     assert Plans.from_json(record["benchmark"]["plans"], "record") == opened.plans

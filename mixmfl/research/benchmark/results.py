@@ -90,14 +90,19 @@ def _described(name: str, seeds: Sequence[int]) -> dict[str, Any]:
 def _commands(
     opened: dict[str, Any], names: Sequence[str], seeds: Sequence[int]
 ) -> list[list[str]]:
-    """Return the commands that make these numbers, with WORK and OUT for the folders."""
+    """Return the commands that make these numbers, with capitals for folders and files.
+
+    PLANS is a file with the plans that ``benchmark`` has.
+    """
     steps = opened["rounds"] * opened["local_steps"]
     written = [_source(name) for name in names]
     rates = ",".join(f"{rate:g}" for rate in opened.get("learning_rates", ()))
     configuration = opened["configuration"]
     return [
-        # the plans are under benchmark, to be written into plans.json
-        ["mixmfl_plan_preprocess", "-i", "FEDERATION", "-o", "WORK", "-c", configuration],
+        [
+            *("mixmfl_plan_preprocess", "-i", "FEDERATION", "-o", "WORK"),
+            *("--plans", "PLANS", "-c", configuration),
+        ],
         [
             *("mixmfl_benchmark", "-i", "WORK", "-o", "OUT", "-c", configuration),
             *("--methods", ",".join(written), "--seeds", ",".join(map(str, seeds))),
