@@ -142,7 +142,8 @@ class Plans:
             found = content.get("format") if isinstance(content, Mapping) else content
             raise PlansError(
                 f"{source}: plans of format {shown(found)} were found, this version of "
-                f"mixmfl reads {FORMAT}; plan again, or install the version that made them"
+                f"mixmfl reads {FORMAT}; plan again (mixmfl_plan_preprocess --replan), or install "
+                "the version that made them"
             )
         # plans of earlier versions say nothing of these, and have a setting that is no more
         content = {"heads": kinds.UNKNOWN, "card": {}, **content}
