@@ -117,7 +117,7 @@ def test_every_command_shown_as_a_whole_is_taken_as_it_stands(
 ) -> None:
     parsed: list[str] = []
 
-    def parse(made: Any, argv: Any, _: object) -> int:
+    def parse(made: Any, argv: Any, *_: object) -> int:
         made.parse_args(argv)
         parsed.append(made.prog)
         return 0
