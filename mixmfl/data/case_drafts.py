@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
-from mixmfl.data.body_parts import differ, part_in
+from mixmfl.data.body_parts import ANATOMIES, differ, part_in
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
@@ -214,7 +214,8 @@ class Draft:
             head.strip() and (head in own or own in head or shape_of(head) == shape_of(own))
             for head in heads
         )
-        is_told = around | _AGREED | _FINAL | PROCESSING | HARMLESS >= {*own.split()}
+        told = around | _AGREED | _FINAL | PROCESSING | HARMLESS | {*ANATOMIES}
+        is_told = told.issuperset(own.split())
         if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
         return own.strip()

@@ -189,7 +189,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
     elif name.endswith(DETACHED):
         with suppress(DataError):  # where it is damaged its voxels are read from nowhere
             voxels = text_headers.read_header(path).voxels
-    return (path, voxels) if voxels is not None and is_file(voxels) else (path,)
+    return (path, voxels) if voxels not in (None, path) and is_file(voxels) else (path,)
 
 
 def are_copies(paths: Sequence[Path]) -> bool:

@@ -132,19 +132,22 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
     """Read a name as a label's if without its first word, which says label, it is an image's.
 
     So ``seg_T1`` is beside ``T1``, and ``mask_001_T1`` beside ``001_T1`` or ``img_001_T1``, while
-    ``lesion_001_T1`` by itself is of a patient. A name with a number may be in another folder.
+    ``lesion_001_T1`` by itself is of a patient. ``seg_001`` is of ``img_001_T1``, too. A name with
+    a number may be in another folder.
     """
     images = {
-        (place, _without_first(stem_of(file.path), ANY_IMAGE | {"image"})): file
+        (place, _without_first(name, ANY_IMAGE | {"image"})): file
         for file in files
         if file.reading.modality
+        for name in (stem_of(file.path), file.reading.head)
         for place in (file.path.parent, None)
     }
     read = []
     for file in files:
         stem = stem_of(file.path).lower()
         rest = _without_first(stem, set(LABEL_WORDS))
-        place = None if re.search(r"\d", read_name(rest, modalities).head) else file.path.parent
+        own = read_name(rest, modalities)
+        place = None if re.search(r"\d", own.head or own.case) else file.path.parent
         image = images.get((place, rest)) if rest != stem and not file.reading.is_bids else None
         if image and not file.reading.aside:
             case = image.reading.case
@@ -156,7 +159,8 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
 def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Read p2 to p4 behind a sequence as patients where a name beside it has p1 or p5.
 
-    By themselves they are what Siemens writes for parallel imaging: ``t1_mprage_sag_p2_iso``.
+    By themselves, or behind another number (``p1_t1_mprage_sag_p2_iso``), they are what Siemens
+    writes for parallel imaging.
     """
 
     def numbered(file: ImageFile) -> list[str]:
@@ -171,7 +175,8 @@ def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     for file in files:
         reading = file.reading
         lost = [word for word in numbered(file) if word not in lower_words(reading.case)]
-        if lost and file.path.parent in counted and reading.is_known and not reading.is_bids:
+        is_unnamed = not (reading.is_bids or re.search(r"\d", reading.case))
+        if lost and file.path.parent in counted and reading.is_known and is_unnamed:
             case = "_".join(filter(None, (reading.case, *lost)))
             file = replace(file, reading=replace(reading, case=case))
         read.append(file)
@@ -273,12 +278,22 @@ def with_agent_of_folder(
 
 
 def with_agents_alone(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Leave a name undecided that ends in words for an agent and names no sequence: p1_POST."""
+    """Leave a name undecided that has words for an agent and no sequence behind the patient's.
+
+    So ``p1_POST`` in the folder ``p1`` or beside ``p1_T1``, while ``p1_CT_KM`` is something else.
+    """
     doubt = "tells of a contrast agent, and not of which sequence"
+    around: dict[Path, set[str]] = defaultdict(lambda: set(ANY_IMAGE))
+    for file in files:
+        known = file.reading.head if file.reading.is_known else ""
+        for name in (known, *file.path.parent.parts):
+            around[file.path.parent].update(lower_words(name))
 
     def is_silent(file: ImageFile) -> bool:
         reading = file.reading
-        return not (reading.is_known or reading.aside or reading.doubt or reading.is_bids)
+        is_of_patient = around[file.path.parent].issuperset(lower_words(reading.head))
+        is_open = not (reading.is_known or reading.aside or reading.doubt or reading.is_bids)
+        return is_open and is_of_patient
 
     return [
         replace(file, reading=replace(file.reading, doubt=doubt))

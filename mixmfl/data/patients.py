@@ -54,6 +54,7 @@ _WITHIN = re.compile(
     r"scanner[ _-]?[a-z0-9]+"
 )
 _FEW = re.compile(r"[ _.-][tT]?\d{1,2}")
+_PADDED = re.compile(r"(?<!\d)0\d{2,3}(?!\d)|[A-Za-z][ _-]?0\d$")  # Brain_001, no accession number
 # what file managers call the copy of a folder; "(2)" alone may be a patient's number
 _COPY = r"kopie|copy|copie|copia|kopia"
 _COPIED = re.compile(
@@ -173,11 +174,11 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
 
 
 def _crowded(all_folders: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:
-    """Return the folders that hold more of V1, M12 or their like than a person has examinations."""
+    """Return the folders that hold more of V1, Brain_1 or their like than a person's would."""
     within: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for folders in all_folders:
         for depth, part in enumerate(folders):
-            if is_examination(part) and not is_day(part):
+            if (is_examination(part) or part_in(part)) and not is_day(part):
                 within[tuple(folders[:depth])].add(part)
     return {folder for folder, parts in within.items() if len(parts) > _MOST_EXAMINATIONS}
 
@@ -195,8 +196,10 @@ def _parts_at(
         named = tuple(
             part
             for depth, part in enumerate(folders)
-            if not (is_examination(part) and tuple(folders[:depth]) not in crowded)
-            and not (len(folders) > 1 and _is_within(part, depth))
+            if (
+                tuple(folders[:depth]) in crowded
+                or not (is_examination(part) or (len(folders) > 1 and _is_within(part, depth)))
+            )
             and not (depth and (part in kinds or _is_count(folders, depth)))
             and not (depth and _goes_on(part, folders[depth - 1]))
         )
@@ -242,10 +245,13 @@ def _goes_on(part: str, around: str) -> bool:
 
 
 def _is_within(part: str, depth: int) -> bool:
-    """Say whether the name of a folder surely names no patient; the topmost may with a number."""
+    """Say whether the name of a folder surely names no patient; the topmost may with a number.
+
+    Deeper ones may if it is padded with zeros: ``TCIA/Prostate3T-01-0001``.
+    """
     if _WITHIN.fullmatch(without_accents(part)):
         return True
-    may_be_patient = not depth and re.search(r"\d", part)
+    may_be_patient = (_PADDED if depth else re.compile(r"\d")).search(part)
     return not may_be_patient and (is_month(part) or bool(part_in(part)))
 
 

@@ -146,6 +146,7 @@ class _Text:
 
     def beside(self, name: str) -> Path:
         """Return the file that a header names for its voxels, which lies beside it."""
+        name = name.removeprefix("./")
         # a list or a pattern of files names others
         is_one = name == Path(name).name and not name.startswith("LIST") and "%" not in name
         if not is_one or not is_file(self.path.parent / name):
@@ -289,7 +290,8 @@ class _Nrrd(_Text):
             if strange := [unit for unit in units if unit.strip() not in ("mm", "", "???", "none")]:
                 raise self.refused(name, f"needed are mm, not {shorten(strange)}")
         axes = [number for number, is_axis in enumerate(spatial) if is_axis][:3]
-        origin, signs = np.zeros(3), _SPACES.get(self._word("space"))
+        space = re.sub("-time$|(?<=s)t$", "", self._word("space"))
+        origin, signs = np.zeros(3), _SPACES.get(space)
         if "spacedirections" not in self.fields:
             spacing = np.ones(3)
             if "spacings" in self.fields:
@@ -311,9 +313,9 @@ class _Nrrd(_Text):
             vector = np.array([float(word) for word in text.split(",")])
         except ValueError:
             vector = np.zeros(0)
-        if vector.shape != (3,):
+        if len(vector) < 3 or vector[3:].any():  # a fourth is of time
             raise self.refused(name, "needed are vectors of three numbers")
-        return vector
+        return vector[:3]
 
 
 class _Meta(_Text):
@@ -330,7 +332,7 @@ class _Meta(_Text):
 
     def header(self) -> Header:
         """Return what is needed to read the voxels."""
-        if not self._says("BinaryData"):
+        if "BinaryData" in self.fields and not self._says("BinaryData"):
             raise self.refused("BinaryData", "voxels as text are not read")
         kind = _META_KINDS.get(self.fields.get("ElementType", ""))
         if kind is None:
@@ -345,7 +347,7 @@ class _Meta(_Text):
         sizes = self.sizes("DimSize", axes)
         self.one_per_voxel(self.whole("ElementNumberOfChannels", 1))
         shape, name = self.volume(sizes), self.fields["ElementDataFile"]
-        local = name == "LOCAL" and self.path.name.lower().endswith(".mha")
+        local = name in ("LOCAL", "Local", "local")
         skipped = self.whole("HeaderSize", 0)
         if skipped < -1 or (local and skipped > 0):
             raise self.refused("HeaderSize", "bytes before voxels in a file of their own, or -1")

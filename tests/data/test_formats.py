@@ -111,6 +111,31 @@ def test_the_voxels_in_another_file_are_part_of_an_image(tmp_path: Path, name: s
     assert digests_of(case) != before  # so its mask is made again
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_ways_of_writing_a_header_that_itk_reads_are_read(tmp_path: Path, ending: str) -> None:
+    path, voxels = tmp_path / f"t1{ending}", VOXELS.T.tobytes()
+    local = {".mha": "local", ".mhd": "LOCAL"}.get(ending, "")
+    if local:
+        text = (
+            f"NDims = 3\nDimSize = 6 5 4\nElementSpacing = 2 1.5 3\nOrientation = {'1 0 0 0 ' * 2}1"
+        )
+        text += f"\nOffset = 1 2 3\nElementType = MET_SHORT\nElementDataFile = {local}\n"
+    else:
+        vectors = "(2,0,0,0) (0,1.5,0,0) (0,0,3,0) (0,0,0,1)"
+        text = "NRRD0004\ntype: short\ndimension: 4\nspace: left-posterior-superior-time\n"
+        text += f"sizes: 6 5 4 1\nspace directions: {vectors}\nspace origin: (1,2,3,0)\n"
+        text += "endian: little\nencoding: raw\n"
+        text += "data file: ./t1.raw\n\n" if ending == ".nhdr" else "\n"
+    (tmp_path / "t1.raw").write_bytes(voxels)
+    path.write_bytes(text.encode() + (b"" if ending == ".nhdr" else voxels))
+    array, grid = image.read_image(path)
+    np.testing.assert_array_equal(array, VOXELS.T)
+    by_itk = sitk.ReadImage(str(path))
+    assert (*grid.origin, *grid.spacing) == (*by_itk.GetOrigin()[:3], *by_itk.GetSpacing()[2::-1])
+    assert image.doubts(grid) == ([], [])
+    assert len(image.files_of(path)) == (2 if ending == ".nhdr" else 1)
+
+
 def test_an_image_in_metres_is_none_of_millimetres(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(VOXELS, np.diag([0.002, 0.002, 0.003, 1])), tmp_path / "t1.nii")
     with pytest.raises(DataError, match=r"0\.012 mm long; .* count in millimetres"):

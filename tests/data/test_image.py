@@ -450,7 +450,7 @@ _META = "BinaryData = True\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\
             "must be positive and finite",
         ),
         (".nrrd", _NRRD + "spacings: 1 1\n\n", "needed are 3 numbers"),
-        (".mha", f"{_META[18:]}ElementDataFile = LOCAL\n", "voxels as text are not read"),
+        (".mha", f"{_META[18:]}BinaryData = False\nElementDataFile = LOCAL\n", "as text are not"),
         (".mha", f"{_META}HeaderSize = 9\nElementDataFile = LOCAL\n", "has HeaderSize '9'"),
         (".mha", f"{_META}HeaderSize = x\nElementDataFile = LOCAL\n", "a whole number is needed"),
         (

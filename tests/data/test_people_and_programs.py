@@ -133,6 +133,8 @@ def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
         "Ward3/Meier/T1 Ward3/Schulz/T1 Ward4/Meier/T1",
         "siteA/sub-01/sub-01_T1w siteB/sub-01/sub-01_T1w",
         "T1_p1 FLAIR_p1 T1_p2 FLAIR_p2",
+        "TCIA/Prostate3T-01-0001/T2 TCIA/Prostate3T-01-0002/T2",
+        " ".join(f"Heads/Brain_{number}/T1" for number in range(1, 12)),
         "BRAIN_01/visit_x/T1 BRAIN_02/visit_x/T1",
         "001_01/T1 001_02/T1",  # of one site, perhaps
         "controls/01/T1 patients/01/T1",
@@ -239,13 +241,18 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "scan/1_T1 scan/2_T1 truth/label_1_T1 truth/label_2_T1",
         "p1_FLAIR mask_p1_FLAIR p2_FLAIR mask_p2_FLAIR",
         "p1/FLAIR p1/lesion_FLAIR p2/FLAIR p2/lesion_FLAIR",
+        "p1_t1_sag_p2 p1_flair_sag_p2 p1_seg p2_t1_sag_p2 p2_flair_sag_p2 p2_seg",
+        "images/img_001_T1 images/img_002_T1 labels/seg_001 labels/seg_002",
+        "p1/T1 p1/CT_KM p1/seg p2/T1 p2/p2_CT_nativ p2/seg",
+        "p1/T2_prostate p1/prostate_seg p2/T2_prostate p2/prostate_seg",
     ],
 )
 def test_labels_in_a_folder_of_their_own_find_their_cases(names: str, tmp_path: Path) -> None:
     found = found_in(tmp_path, names, labels_needed=True)
     assert found.refused == ()
     assert len([case for case in found.cases if case.label]) == 2
-    assert all(case.label not in case.files.values() for case in found.cases)
+    assert all(case.label not in case.images.values() for case in found.cases)
+    assert not any(case.warnings for case in found.cases)
 
 
 def test_a_person_may_be_called_as_a_label(tmp_path: Path) -> None:
