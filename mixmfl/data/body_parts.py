@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Collection, Mapping
 
+from mixmfl.data.sequence_vocabulary import PARTS_OF_BODY
 from mixmfl.data.sequence_words import without_accents
 
 _REGIONS: Mapping[str, str] = {
@@ -29,26 +30,6 @@ _REGIONS: Mapping[str, str] = {
     "LOWEREXTREMITY",
 }
 _WHOLE = ("WHOLEBODY", "BODY")
-
-# words of descriptions, without accents, that stand for a part of the body
-_DESCRIBED: Mapping[str, str] = {
-    "HEAD": "head brain skull kopf schadel schaedel hirn gehirn tete crane cerveau encephale "
-    "cabeza craneo cerebro testa cranio cervello encefalo hoofd schedel hersenen",
-    "CSPINE": "cspine cervical cervicale cervicaal zervikal hws",
-    "TSPINE": "tspine thoracic thorakal bws",
-    "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws",
-    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
-    "SACRUM": "sacrum",
-    "NECK": "neck hals cuello",
-    "ABDOMEN": "abdomen",
-    "LIVER": "liver leber foie higado fegato lever",
-    "PELVIS": "pelvis becken",
-    "PROSTATE": "prostate prostata prostaat",
-    "KNEE": "knee knie genou rodilla ginocchio",
-    "SHOULDER": "shoulder schulter epaule hombro spalla schouder",
-    "HEART": "heart cardiac herz coeur corazon cuore hart",
-    "BREAST": "breast brust mamma",
-}
 
 REGIONS_OF: Mapping[str, frozenset[str]] = {
     word: frozenset(region for region, words in _REGIONS.items() if word in words.split())
@@ -74,7 +55,7 @@ def described_part(description: str) -> str:
     """
     text = re.sub(r"(?<![a-z0-9])([ctl])[ _.-]+(?=spine)", r"\1", without_accents(description))
     words = set(re.findall("[a-z]+", text))
-    parts = (part for part, named in _DESCRIBED.items() if words.intersection(named.split()))
+    parts = (part for part, named in PARTS_OF_BODY.items() if words.intersection(named.split()))
     return next(parts, "")
 
 

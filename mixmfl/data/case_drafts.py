@@ -214,8 +214,8 @@ class Draft:
             head.strip() and (head in own or own in head or shape_of(head) == shape_of(own))
             for head in heads
         )
-        told = around | _AGREED | _FINAL | PROCESSING | HARMLESS | {*ANATOMIES}
-        is_told = told.issuperset(own.split())
+        known = around | _AGREED | _FINAL | PROCESSING | HARMLESS | {*ANATOMIES}
+        is_told = known.issuperset(own.split())
         if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
         return own.strip()

@@ -244,10 +244,10 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "other": _phrases("""
         flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
         fossa, posterior fossa, post surgery, post rt, pre rt, post surgical, post treatment, pre
-        treatment, post biopsy, c spine, c sp, cspine, c wirbel, c kolom, post processed,
-        postprocessed, post process, magnetization transfer contrast, pre scan, c1, c2, c7, post
-        mortem, postmortem, pos op, pre operative, post operative, preoperative, postoperative,
-        pre surgery, post stroke, post chemo, fast contrast, post hoc, post radiation,
+        treatment, post biopsy, c spine, c sp, cspine, l spine, t spine, c wirbel, c kolom,
+        post processed, postprocessed, post process, magnetization transfer contrast, pre scan, c1,
+        c2, c7, post mortem, postmortem, pos op, pre operative, post operative, preoperative,
+        postoperative, pre surgery, post stroke, post chemo, fast contrast, post hoc, post radiation,
         high contrast, low contrast, gray white contrast, grey white contrast, black blood,
         dark blood
     """),
@@ -339,6 +339,26 @@ HARMLESS = frozenset(
     control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )
+
+# Words that stand for a part of the body, by the word of DICOM's BodyPartExamined.
+PARTS_OF_BODY: Mapping[str, str] = {
+    "HEAD": "head brain skull kopf schadel schaedel hirn gehirn tete crane cerveau encephale "
+    "cabeza craneo cerebro testa cranio cervello encefalo hoofd schedel hersenen",
+    "CSPINE": "cspine cervical cervicale cervicaal zervikal hws",
+    "TSPINE": "tspine thoracic thorakal bws",
+    "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws",
+    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
+    "SACRUM": "sacrum",
+    "NECK": "neck hals cuello",
+    "ABDOMEN": "abdomen",
+    "LIVER": "liver leber foie higado fegato lever",
+    "PELVIS": "pelvis becken",
+    "PROSTATE": "prostate prostata prostaat",
+    "KNEE": "knee knie genou rodilla ginocchio",
+    "SHOULDER": "shoulder schulter epaule hombro spalla schouder",
+    "HEART": "heart cardiac herz coeur corazon cuore hart",
+    "BREAST": "breast brust mamma",
+}
 
 # Words that say that something was given or done before.
 AFTER = frozenset(_phrases("nach, after, apres, dopo, despues, tras, na, efter, etter"))

@@ -27,6 +27,7 @@ from mixmfl.data.sequence_vocabulary import (
     KINDS,
     MEANINGS,
     METHODS,
+    PARTS_OF_BODY,
     PLANNING,
     PROCESSING,
     TREATMENTS,
@@ -65,6 +66,7 @@ _TABLE: Mapping[tuple[str, ...], str] = {
     tuple(phrase.split()): meaning for meaning, phrases in MEANINGS.items() for phrase in phrases
 }
 _PARTS = frozenset(word for phrase in _TABLE for word in phrase)
+_OF_BODY = frozenset(word for words in PARTS_OF_BODY.values() for word in words.split())
 _LONGEST = max(map(len, _TABLE))
 # words that may be glued together into one, such as "axt2flair" and "t1mpragepost"
 _PIECES = frozenset(
@@ -401,7 +403,7 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
     for at, each in enumerate(phrases):
         before, after = _beside(phrases, at, -1), _beside(phrases, at, 1)
         verdict = _verdict(each, before, after)
-        if each.meaning in ("post", "pre") and _is_event(phrases[at + 1 : at + 2], each.meaning):
+        if each.meaning in ("post", "pre") and _is_event(_behind(phrases, at), each.meaning):
             verdict = "unclear"  # post resection
         if each.words == "w" and before != "t1" and _FAT_AND_WATER & {one.words for one in phrases}:
             verdict = ""  # the water image
@@ -425,18 +427,28 @@ def _agent(phrases: Sequence[_Phrase], kinds: Set[str]) -> tuple[str, str]:
 def _beside(phrases: Sequence[_Phrase], at: int, step: int) -> str:
     """Return the meaning of the next word that has one; ``"end"`` where there is none.
 
-    Before an agent, other words for it are passed over: "sans injection de gadolinium" denies
-    both.
+    Parts of the body are passed over, and before an agent other words for it: "sans injection de
+    gadolinium" denies both.
     """
     passed = {"filler", "and"}
     if step < 0 and phrases[at].meaning == "agent":
         passed.add("agent")
     at += step
-    while 0 <= at < len(phrases) and phrases[at].meaning in passed:
+    while 0 <= at < len(phrases) and (phrases[at].meaning in passed or _is_part(phrases[at])):
         at += step
     if not 0 <= at < len(phrases) or phrases[at].meaning == "break":
         return "end"
     return phrases[at].meaning or "unknown"
+
+
+def _is_part(each: _Phrase) -> bool:
+    """Say whether a phrase names a part of the body: "brain", "c spine"."""
+    return not _OF_BODY.isdisjoint(each.words.split())
+
+
+def _behind(phrases: Sequence[_Phrase], at: int) -> list[_Phrase]:
+    """Return the phrase behind one of a text, or none; parts of the body are passed over."""
+    return [each for each in phrases[at + 1 :] if not _is_part(each)][:1]
 
 
 def _is_event(following: Sequence[_Phrase], when: str) -> bool:
@@ -495,12 +507,15 @@ def looks_like_agent(word: str) -> bool:
 def _is_among_unknown(phrases: Sequence[_Phrase], at: int) -> bool:
     """Say whether an unknown word may say what a word for an agent does not: that none was given.
 
-    A sign or a preposition before it tells enough, unless the unknown word comes between.
+    A sign or a preposition before it tells enough, unless the unknown word comes between. Parts of
+    the body are passed over.
     """
     spoken = [
-        each for each in phrases[:at] if each.meaning != "filler" and not _is_harmless(each.words)
-    ]
-    before, after = spoken[-1:], phrases[at + 1 : at + 2]
+        each for each in phrases[:at]
+        if each.meaning != "filler" and not _is_harmless(each.words) and not _is_part(each)
+    ]  # fmt: skip
+    before = spoken[-1:]
+    after = _behind(phrases, at)
     if any(_is_unknown(each) or _NONE.fullmatch(each.words) for each in before):
         return True
     if any(each.meaning in ("plus", "beside", "post") for each in before):

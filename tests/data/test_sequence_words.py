@@ -50,6 +50,7 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     T1 ohne i.v. KM|T1 vor KM|T1_SE_NATIV|T1 sans injection de gadolinium|T1 NON INJECTÉ
     T1 avant injection|T1 S/C|T1 sin contraste|T1 SENZA MDC|T1 senza mezzo di contrasto
     T1 zonder contrast|3D_T1_NO_GAD|T1_W_O_CONTRAST|non-contrast T1|ohne KM T1|t1n
+    T1 no brain contrast|T1 ohne c-spine KM
     T1 ohne KM mit FS|T1_POST_OP_PRE_GD|T1 km neg|T1 W/OUT CONTRAST|T1 prior to Gd|T1 KM-frei
     T1 prima del contrasto|T1 voor contrast|T1 basale|T1 kontrastmittelfrei|T1 s.m.d.c.|T1 s/CIV
     T1 senza m.c.|T1 Gd free|T1 CM-|T1 Gd (-)
@@ -67,6 +68,7 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     """AX T1 SE C+|T1 GD+|t1 mKM|AX T1 W CONTRAST|AX T1+C|AX T1 + C|T1 nach KM|T1_Gd|T1-GD|T1 IV+
     t1_mprage_sag_p2_iso_KM|T1 INJ|T1 avec injection|T1 C/C|T1 CON MDC|T1 dopo mdc|T1 met contrast
     T1 na gado|Post AX T1|T1 W/C|t1ce|T1post|T1 post W/O FS|T1 ohne FS mit KM|T1 POST OP GD
+    T1 lumbar Gd|T1 tra Hals KM|SAG T1 L-SPINE GD
     BRAVO +C|AX T1 FLAIR POST GAD|AX T1 POST: Processed|T1 kontrastverstärkt
     T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
@@ -85,6 +87,7 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
     ["AX T1 C", "T1_C_", "AX T1 W/WO CONTRAST", "T1 pre post", "T1 +/- C", "T1 C+/C-", "T1+",
      "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado", "T1 W+WO",
      "T1 w & w/o contrast", "T1 sin y con contraste", "T1 zonder en met contrast", "T1 prae/post",
+     "T1 post brain surgery", "T1 KM Kopf fehlt",
      "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ", "T1 post resection", "T1 Gd?",
      "T1 contrast not given", "T1 (Gd refused)", "T1 mit u. ohne KM", "T1 0ml gadovist",
      "T1 0 gad", "T1 delayed", "T1 spät", "T1 PC", "T1 CM", "T1_CM",
