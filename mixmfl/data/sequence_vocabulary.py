@@ -247,9 +247,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         treatment, post biopsy, c spine, c sp, cspine, l spine, t spine, c wirbel, c kolom,
         post processed, postprocessed, post process, magnetization transfer contrast, pre scan, c1,
         c2, c7, post mortem, postmortem, pos op, pre operative, post operative, preoperative,
-        postoperative, pre surgery, post stroke, post chemo, fast contrast, post hoc, post radiation,
-        high contrast, low contrast, gray white contrast, grey white contrast, black blood,
-        dark blood
+        postoperative, pre surgery, post stroke, post chemo, fast contrast, post hoc,
+        post radiation, high contrast, low contrast, gray white contrast, grey white contrast,
+        black blood, dark blood
     """),
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
