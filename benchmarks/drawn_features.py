@@ -9,6 +9,9 @@ features of modality m, from one available modality a and the true class y, at s
     drawn       normal, with the full covariance of class y, given t_a where a site has both;
                 their noise is the whitened feature of another case
     drawn alone the same, t_a or not
+    diagonal    drawn alone, without the covariances of channels
+    turned      drawn alone, of content that means nothing: the same spectrum in random directions
+    posterior   drawn, of a class that is drawn from what the network makes of a alone, not the true
 
 The normal distributions are sums over the sites, as they could send them: counts, sums and products
 of features by class, and of pairs of modalities that they hold together. A linear probe tells the
@@ -20,8 +23,8 @@ import argparse
 import csv
 import itertools
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -54,10 +57,17 @@ Maps = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Voxels:
-    """Voxels of one case at one level: classes ``(V,)``, and the features of its modalities."""
+    """Voxels of one case at one level.
+
+    Attributes:
+        classes: The true classes, ``(V,)``.
+        features: Features by modality, ``(V, C)``.
+        guessed: By modality classes drawn from the network's posterior from it alone, ``(V,)``.
+    """
 
     classes: Tensor
     features: Maps
+    guessed: Maps = field(default_factory=dict)
 
     @property
     def labels(self) -> list[int]:
@@ -106,6 +116,19 @@ class Normal:
         found = self.products / self.count - torch.outer(self.mean, self.mean)
         diagonal = found.diagonal()
         return (1 - SHRINKAGE) * found + torch.diag(SHRINKAGE * diagonal + RIDGE)
+
+    def diagonal(self) -> "Normal":
+        """Return the distribution with these means and variances and no covariances."""
+        squares = torch.outer(self.mean, self.mean) * self.count
+        variances = (self.products - squares).diagonal()
+        return replace(self, products=squares + torch.diag(variances))
+
+    def turned(self, turn: Tensor, about: Tensor) -> "Normal":
+        """Return the distribution turned about a point ``(C,)`` by a rotation ``(C, C)``."""
+        mean = about + turn @ (self.mean - about)
+        apart = self.products / self.count - torch.outer(self.mean, self.mean)
+        products = self.count * (turn @ apart @ turn.T + torch.outer(mean, mean))
+        return Normal(self.count, self.count * mean, products)
 
     @property
     def factor(self) -> Tensor:
@@ -174,6 +197,21 @@ class Memory:
             made[here] = of.mean + spread * (case.features[giver][here] - by.mean)
         return made
 
+    def altered(self, alter: Callable[[Normal, Normal], Normal]) -> "Memory":
+        """Return a memory without pairs, and with what ``alter`` makes of each distribution.
+
+        Args:
+            alter: Takes the distribution of a class, and that of all classes of the modality.
+        """
+        memory = Memory(())
+        memory.cases = self.cases
+        memory.known = {
+            (label, names): alter(each, self.blind(*names))
+            for (label, names), each in self.known.items()
+            if len(names) == 1
+        }
+        return memory
+
     def drawn(
         self, name: str, giver: str, case: Voxels, noise: Tensor, *, alone: bool = False
     ) -> Tensor:
@@ -214,6 +252,12 @@ class Memory:
         name = list(case.features)[_choose(len(case.features), generator)]
         rows = self.whitened(case, name)
         return rows[torch.randint(len(rows), (count,), generator=generator)]
+
+
+def random_rotation(channels: int, generator: torch.Generator) -> Tensor:
+    """Return a random orthogonal matrix ``(channels, channels)``, double precision."""
+    normal = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(normal)[0]
 
 
 def _choose(count: int, generator: torch.Generator) -> int:
@@ -277,6 +321,10 @@ def compare(
     """
     memory = Memory(training)
     generator = torch.Generator().manual_seed(level)
+    channels = memory.blind(name).total.numel()
+    turn = random_rotation(channels, torch.Generator().manual_seed(level))
+    diagonal = memory.altered(lambda each, blind: each.diagonal())
+    turned = memory.altered(lambda each, blind: each.turned(turn, blind.mean))
 
     def made(cases: Sequence[Voxels]) -> dict[str, Tensor]:
         noises = [memory.noise(len(case.classes), generator) for case in cases]
@@ -285,6 +333,14 @@ def compare(
             "drawn": torch.cat([memory.drawn(name, giver, *each) for each in lent]),
             "drawn alone": torch.cat(
                 [memory.drawn(name, giver, *each, alone=True) for each in lent]
+            ),
+            "diagonal": torch.cat([diagonal.drawn(name, giver, *each) for each in lent]),
+            "turned": torch.cat([turned.drawn(name, giver, *each) for each in lent]),
+            "posterior": torch.cat(
+                [
+                    memory.drawn(name, giver, replace(case, classes=case.guessed[giver]), noise)
+                    for case, noise in lent
+                ]
             ),
             "translated": torch.cat([memory.translated(name, giver, case) for case in cases]),
         }
@@ -336,6 +392,17 @@ def compare(
 
 
 @torch.inference_mode()
+def guess(model: Model, case: PreprocessedCase, name: str, generator: torch.Generator) -> Tensor:
+    """Return classes ``(B, 1, *P)`` drawn from the network's posterior from one modality."""
+    images, _ = case_batch(case, [name], model)
+    placed, present = place_modalities(images, [name], model.network.modalities)
+    chances = model.network.eval()(placed, present, model.memory).softmax(dim=1)  # (B, C, *P)
+    rows = chances.movedim(1, -1)
+    drawn = torch.multinomial(rows.flatten(0, -2), 1, generator=generator)
+    return drawn.reshape(rows.shape[:-1])[:, None].float()
+
+
+@torch.inference_mode()
 def encode(
     model: Model, case: PreprocessedCase, names: Sequence[str]
 ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
@@ -352,6 +419,8 @@ def encode(
 def sample(model: Model, case: PreprocessedCase, generator: torch.Generator) -> list[Voxels]:
     """Return some voxels of each class of a case, by level."""
     names = [name for name in model.modalities if name in case.modalities]
+    other = torch.Generator().manual_seed(0)  # so that voxels do not depend on the guesses
+    guesses = {name: guess(model, case, name, other) for name in names}
     found = []
     for maps, classes in zip(*encode(model, case, names), strict=True):
         flat, chosen = classes.flatten(), []
@@ -363,7 +432,9 @@ def sample(model: Model, case: PreprocessedCase, generator: torch.Generator) -> 
         features = {
             name: each.movedim(1, -1).flatten(0, -2)[rows].double() for name, each in maps.items()
         }
-        found.append(Voxels(flat[rows], features))
+        some = next(iter(maps.values()))
+        guessed = {n: classes_at(each, some).flatten()[rows] for n, each in guesses.items()}
+        found.append(Voxels(flat[rows], features, guessed))
     return found
 
 
@@ -409,10 +480,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.picture and number == 0:
             draw(model, memories, cases, options.picture)
     table = csv.writer(sys.stdout)
+    made = ("translated", "drawn", "drawn alone", "diagonal", "turned", "posterior")
     kinds = {
-        "left": ("class mean", "recalled", "translated", "drawn", "drawn alone", "linear"),
-        "read": ("true", "true where learnt", "translated", "drawn", "drawn alone"),
-        "transfer": ("true", "translated", "drawn", "drawn alone", "alone"),
+        "left": ("class mean", "recalled", *made, "linear"),
+        "read": ("true", "true where learnt", *made),
+        "transfer": ("true", *made, "alone"),
     }
     for part, names in kinds.items():
         table.writerow([part, "level", *names])
@@ -427,7 +499,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             means = [fmean(row[kind] for row in rows if kind in row) for kind in names]
             table.writerow([name, level, *(f"{mean:.3f}" for mean in means)])
     near = [each for each in found if "true" in each.transfer]
-    for kind in ("translated", "drawn", "drawn alone"):
+    for kind in made:
         apart = [abs(each.read["true"] - each.read[kind]) for each in found]
         behind = [each.transfer["true"] - each.transfer[kind] for each in near]
         worse = [each.transfer[kind] < each.transfer["alone"] for each in found]
