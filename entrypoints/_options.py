@@ -142,6 +142,17 @@ def learning_rates(options: argparse.Namespace) -> tuple[float, ...]:
     return rates
 
 
+def add_configuration(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c``, for research that trains one configuration."""
+    parser.add_argument(
+        "-c",
+        "--configuration",
+        choices=("2d", "3d_fullres"),
+        default="2d",
+        help="which to train; default: 2d",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``, for commands that run the network."""
     parser.add_argument(

@@ -53,13 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="quick (default): a few minutes per method and seed on a small phantom; full: the "
         "plans' own rounds and steps; or a number of steps per site",
     )
-    parser.add_argument(
-        "-c",
-        "--configuration",
-        choices=("2d", "3d_fullres"),
-        default="2d",
-        help="which to train; default: 2d",
-    )
+    _options.add_configuration(parser)
     parser.add_argument(
         "--others",
         type=_paths.file("a results.json of mixmfl_benchmark"),

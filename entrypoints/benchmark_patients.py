@@ -69,13 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--preset", default="patients", help="shipped preset or a .json of your own"
     )
-    parser.add_argument(
-        "-c",
-        "--configuration",
-        choices=("2d", "3d_fullres"),
-        default="2d",
-        help="which to train; default: 2d",
-    )
+    _options.add_configuration(parser)
     parser.add_argument(
         "--only-tables",
         action="store_true",

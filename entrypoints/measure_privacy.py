@@ -35,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         required=True,
         help="new or empty folder for runs and results",
     )
-    parser.add_argument(
-        "-c",
-        "--configuration",
-        choices=("2d", "3d_fullres"),
-        default="2d",
-        help="which to train; default: 2d",
-    )
+    _options.add_configuration(parser)
     parser.add_argument("--rounds", type=int, default=8, help="default: 8")
     parser.add_argument(
         "--local-steps", type=int, default=15, help="steps of a site in a round; default: 15"
