@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small import small_plans
+from small import small_plans
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated import tensor_files
