@@ -466,5 +466,5 @@ def test_a_message_survives_the_wire_and_a_damaged_one_is_refused() -> None:
     for damaged in (content[:-3], b"", b"\x80\x04pickle", content[:20]):
         with pytest.raises(AggregationError, match="is damaged"):
             decode(damaged)
-    with pytest.raises(AggregationError, match="format 9 came, 4 is needed"):
-        decode(content.replace(b'"format\\": 4', b'"format\\": 9'))
+    with pytest.raises(AggregationError, match="format 9 came, 5 is needed"):
+        decode(content.replace(b'"format\\": 5', b'"format\\": 9'))

@@ -1,4 +1,4 @@
-"""Files of a run that another version of mixmfl wrote."""
+"""Files of a run: those of another version, and states that are not of the plans."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from small import small_plans
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated import tensor_files
+from mixmfl.federated.secure_aggregation.protocol import check_stored_optimizer
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server import run_record
 from mixmfl.federated.server.checkpoint import start_run
 from mixmfl.federated.server.run import Run
@@ -29,3 +31,15 @@ def test_files_of_another_format_are_refused_with_what_to_do(
         tensor_files.load_tensors(state)
     with pytest.raises(ModelError, match=f"run.json{needed}"):
         run_record.open_run(run)
+
+
+def test_a_stored_optimizer_state_may_have_digests_of_masked_rounds() -> None:
+    plans, digest = small_plans(), torch.zeros(32, dtype=torch.uint8)
+    check_stored_optimizer(plans, "2d", {"rounds with north": digest})
+    with pytest.raises(ValueError, match="'rounds with north' is no digest"):
+        check_stored_optimizer(plans, "2d", {"rounds with north": digest[:31]})
+    with pytest.raises(ValueError, match="no state of AdamW's"):
+        check_stored_optimizer(plans, "2d", {"rounds": digest})
+    many = {f"rounds with {number}": digest for number in range(MOST_SITES + 1)}
+    with pytest.raises(ValueError, match="digests of rounds with"):
+        check_stored_optimizer(plans, "2d", many)

@@ -21,16 +21,19 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.crypto import agree, key_pair, key_stream, to_words
-from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants, bits_of, block_length
+from mixmfl.federated.secure_aggregation.protocol import (
+    LOSS,
+    ROUNDS_WITH,
+    Participants,
+    bits_of,
+    block_length,
+)
 from mixmfl.federated.secure_aggregation.signatures import Identity, SignedKey
 from mixmfl.federated.state import RunSettings, Site, register
 from mixmfl.networks.build import PrototypeSizes, prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import PARTS, Prototypes, State
 from mixmfl.planning.plans import Plans
-
-_ROUNDS_WITH = "rounds with "
-"""In an optimizer state, before a site's name: digest of all rounds that both sites trained in."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def train_masked(
     plain = {"round": roster.round, "blocks": roster.trained}
     reply, after = train_at_site(
         dataclasses.replace(task, kind="train", record=plain), site, plans, settings,
-        only(optimizer_state, [n for n in optimizer_state if not n.startswith(_ROUNDS_WITH)]),
+        only(optimizer_state, [n for n in optimizer_state if not n.startswith(ROUNDS_WITH)]),
     )  # fmt: skip
     sizes = prototype_sizes(plans, settings.configuration)
     common = round_digests(task, roster, site.name, optimizer_state)
@@ -157,9 +160,9 @@ def train_masked(
             start += len(values)
         tensors[f"masked.{block}"] = torch.from_numpy(words.view(np.int64))
     record = {k: v for k, v in reply.record.items() if k not in ("loss", "dice_loss")}
-    rounds = {n: t for n, t in optimizer_state.items() if n.startswith(_ROUNDS_WITH)}
+    rounds = {n: t for n, t in optimizer_state.items() if n.startswith(ROUNDS_WITH)}
     for other, of_both in common.items():
-        rounds[f"{_ROUNDS_WITH}{other}"] = torch.tensor([*bytes.fromhex(of_both)]).byte()
+        rounds[f"{ROUNDS_WITH}{other}"] = torch.tensor([*bytes.fromhex(of_both)]).byte()
     return outgoing("masked", record, tensors), {**after, **rounds}
 
 
@@ -185,9 +188,9 @@ def round_digests(
     the difference of the two sums.
     """
     before = {
-        name.removeprefix(_ROUNDS_WITH): bytes(tensor.tolist()).hex()
+        name.removeprefix(ROUNDS_WITH): bytes(tensor.tolist()).hex()
         for name, tensor in optimizer_state.items()
-        if name.startswith(_ROUNDS_WITH)
+        if name.startswith(ROUNDS_WITH)
     }
     names: dict[str, list[str]] = {}
     for name in sorted(task.tensors):

@@ -37,14 +37,13 @@ from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
 from mixmfl.federated.secure_aggregation.identities import load_identity
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
-from mixmfl.federated.secure_aggregation.protocol import TRAINING
+from mixmfl.federated.secure_aggregation.protocol import TRAINING, check_stored_optimizer
 from mixmfl.federated.sites import patients_of
 from mixmfl.federated.state import MEASURE, Minimum, RunSettings, Site, register
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model_file import apply_personal_weights, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import preprocess_site
-from mixmfl.training.trainer import check_optimizer
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ class ClientService:
         folder, before = self._run().folder, {}
         if task.kind in TRAINING:
             settings = client.settings
-            check = partial(check_optimizer, client.plans, settings.configuration)
+            check = partial(check_stored_optimizer, client.plans, settings.configuration)
             before = folder.optimizer_before(number, check, masked=settings.masked)
         handled = client.handle(task, before)
         if handled.optimizer:  # in a masked round the key is sent first

@@ -21,18 +21,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import PrivacyError
 from mixmfl.core.json_fields import shown
 from mixmfl.core.records import read_record
-from mixmfl.core.tensor_store import form_of
-from mixmfl.core.text import shorten
+from mixmfl.core.tensor_store import form_of, only
+from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SignedKey, SiteName
 from mixmfl.networks.build import PrototypeSizes
 from mixmfl.planning.bounds import MOST_ROUNDS
+from mixmfl.planning.plans import Plans
+from mixmfl.training.trainer import check_optimizer
 
 FEWEST_SUMMED = 3
 """Fewest sites in a sum: from a sum over two, each of them can compute the other's part."""
@@ -51,6 +54,11 @@ TRAINING = ("train", "masked")
 # bits after the point. Weights times updates stay below 2^30 / sites, to 2^-33; a prototype's
 # feature times its voxels below 2^38 / sites, to 2^-25
 WEIGHT_BITS, MEMORY_BITS = 32, 24
+
+ROUNDS_WITH = "rounds with "
+"""In an optimizer state, before a site's name: digest of all rounds that both sites trained in."""
+
+_DIGEST = ((32,), torch.uint8)  # shape and type of a SHA-256
 
 BlockName = Annotated[str, text(100)]
 
@@ -137,3 +145,20 @@ def block_length(
 def bits_of(block: str) -> int:
     """Return how many bits after the point the numbers of a block are summed with."""
     return MEMORY_BITS if block.startswith("memory.") else WEIGHT_BITS
+
+
+def check_stored_optimizer(plans: Plans, configuration: str, state: Mapping[str, Tensor]) -> None:
+    """Check what a site stores between rounds: AdamW's state, and digests of masked rounds.
+
+    None of it is read.
+
+    Raises:
+        ValueError: A tensor is neither, is missing, or has another shape or type; or there are more
+            digests than a run has sites.
+    """
+    digests = [name for name in state if name.startswith(ROUNDS_WITH)]
+    if len(digests) > MOST_SITES:
+        raise ValueError(f"it has digests of rounds with {len(digests)} sites")
+    if strange := [name for name in digests if form_of(state, name) != _DIGEST]:
+        raise ValueError(f"{quoted(strange[0])} is no digest")
+    check_optimizer(plans, configuration, only(state, state.keys() - {*digests}))

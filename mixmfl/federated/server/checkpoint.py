@@ -28,6 +28,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_json, write_text
 from mixmfl.core.tensor_store import Tensors, form_of, only, stored
 from mixmfl.core.text import quoted
+from mixmfl.federated.secure_aggregation.protocol import check_stored_optimizer
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.server.run_record import holds_run, round_folder, write_record
@@ -43,7 +44,6 @@ from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.networks.build import build_outline, check_memory
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
-from mixmfl.training.trainer import check_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def load_optimizers(run: Run, number: int) -> dict[str, Tensors]:
         for site, at_site in sites.items()
         if at_site.loss is not None or at_site.epsilon is not None
     }
-    check = partial(check_optimizer, run.plans, run.settings.configuration)
+    check = partial(check_stored_optimizer, run.plans, run.settings.configuration)
     return {
         site: stored(load_tensors(folder / f"{site}.safetensors", check), run.folder)
         for site in sorted(trained)
