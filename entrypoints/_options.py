@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixmfl.entrypoints import _paths
+
 from mixmfl.core.devices import cores
 from mixmfl.core.errors import MixmflError
 
@@ -140,6 +142,13 @@ def learning_rates(options: argparse.Namespace) -> tuple[float, ...]:
             f"{MOST_LEARNING_RATE:g} are needed, as in 0.002,0.006,0.02"
         )
     return rates
+
+
+def add_work(
+    parser: argparse.ArgumentParser, what: str = "folder that mixmfl_plan_preprocess wrote"
+) -> None:
+    """Add ``-i``, for commands that read preprocessed cases; ``what`` is its help."""
+    parser.add_argument("-i", "--input", type=_paths.WORK, required=True, metavar="WORK", help=what)
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:

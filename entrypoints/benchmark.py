@@ -20,14 +20,7 @@ them."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_benchmark", DESCRIPTION)
-    parser.add_argument(
-        "-i",
-        "--input",
-        type=_paths.WORK,
-        required=True,
-        metavar="WORK",
-        help="output of mixmfl_plan_preprocess for a federation with test cases",
-    )
+    _options.add_work(parser, "output of mixmfl_plan_preprocess for a federation with test cases")
     parser.add_argument(
         "-o",
         "--out",

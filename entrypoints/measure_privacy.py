@@ -20,14 +20,7 @@ guessing), the model's Dice on the other half, and bytes and seconds of a round 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_measure_privacy", DESCRIPTION)
-    parser.add_argument(
-        "-i",
-        "--input",
-        type=_paths.WORK,
-        required=True,
-        metavar="WORK",
-        help="folder that mixmfl_plan_preprocess wrote",
-    )
+    _options.add_work(parser)
     parser.add_argument(
         "-o",
         "--out",

@@ -44,14 +44,7 @@ again as soon as it has reconnected."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
     parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
-    parser.add_argument(
-        "-i",
-        "--input",
-        type=_paths.WORK,
-        required=True,
-        metavar="WORK",
-        help="folder that mixmfl_plan_preprocess wrote",
-    )
+    _options.add_work(parser)
     parser.add_argument(
         "-o",
         "--out",

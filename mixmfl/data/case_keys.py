@@ -66,7 +66,9 @@ def keys_of_known(files: Sequence[ImageFile], keys: CaseKeys, folder: Path) -> d
 def _beside_radiotherapy(file: ImageFile, imaged: Collection[Key]) -> Key | None:
     """Return the only case around a folder of radiotherapy with a label: RT/GTV beside MR/T1."""
     depth = next((at for at, p in enumerate(file.home) if _RADIOTHERAPY.fullmatch(p.lower())), 0)
-    around = [key for key in imaged if depth and key[0][:depth] == file.home[:depth]]
+    if not depth:
+        return None
+    around = [key for key in imaged if key[0][:depth] == file.home[:depth]]
     return around[0] if len(around) == 1 else None
 
 

@@ -142,14 +142,20 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
         for name in (stem_of(file.path), file.reading.head)
         for place in (file.path.parent, None)
     }
-    read = []
-    for file in files:
+    label_words = set(LABEL_WORDS)
+
+    def image_of(file: ImageFile) -> ImageFile | None:
         stem = stem_of(file.path).lower()
-        rest = _without_first(stem, set(LABEL_WORDS))
+        rest = _without_first(stem, label_words)
+        if rest == stem or file.reading.is_bids or file.reading.aside:
+            return None
         own = read_name(rest, modalities)
         place = None if re.search(r"\d", own.head or own.case) else file.path.parent
-        image = images.get((place, rest)) if rest != stem and not file.reading.is_bids else None
-        if image and not file.reading.aside:
+        return images.get((place, rest))
+
+    read = []
+    for file in files:
+        if image := image_of(file):
             case = image.reading.case
             file = replace(file, reading=FileName(case, is_label=True, head=image.reading.head))
         read.append(file)
@@ -297,7 +303,7 @@ def with_agents_alone(files: Sequence[ImageFile]) -> list[ImageFile]:
 
     return [
         replace(file, reading=replace(file.reading, doubt=doubt))
-        if is_silent(file) and agent_in(words_of(stem_of(file.path))[-1])
+        if is_silent(file) and any(map(agent_in, words_of(stem_of(file.path))[-1:]))
         else file
         for file in files
     ]

@@ -68,6 +68,8 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     shapes = {shape_of(name) for name in image_of}
 
     def freesurfer_original_of(subject: str) -> ImageFile | None:
+        if not subject:
+            return None
         begun = [
             name
             for name in image_of

@@ -820,6 +820,16 @@ def test_a_folder_per_image_is_one_patient_where_names_and_folders_say_so(tmp_pa
     }
 
 
+def test_a_file_whose_name_has_no_word_does_not_end_the_search(tmp_path: Path) -> None:
+    make_files(tmp_path, "_.nii.gz", "---.nii.gz", "p1_T1.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["p1"]
+    assert [(each.name, each.reason[:17]) for each in found.refused] == [
+        ("---", "no known modality"),
+        ("_", "no known modality"),
+    ]
+
+
 def test_a_folder_may_tell_of_the_contrast_agent(tmp_path: Path) -> None:
     make_files(tmp_path, "a/pre_contrast/T1.nii.gz", "a/post contrast/T1.nii.gz", "a/T2.nii.gz")
     make_files(tmp_path, "b/nach KM/T1.nii.gz", "b/T2.nii.gz", "Gad_Ben/T1.nii.gz")
