@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixmfl.entrypoints import _paths
-
 from mixmfl.core.devices import cores
 from mixmfl.core.errors import MixmflError
+
+from . import _paths
 
 if TYPE_CHECKING:
     import torch
