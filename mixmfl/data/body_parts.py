@@ -8,8 +8,8 @@ import itertools
 import re
 from collections.abc import Collection, Mapping
 
+from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import PARTS_OF_BODY
-from mixmfl.data.sequence_words import without_accents
 
 _REGIONS: Mapping[str, str] = {
     "head": "BRAIN HEAD SKULL NEURO CEREBRUM SCHAEDEL HEADNECK ORBIT EYE EAR IAC PITUITARY SELLA "

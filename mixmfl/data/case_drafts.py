@@ -14,8 +14,8 @@ from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies
 from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
+from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import HARMLESS, PROCESSING
-from mixmfl.data.sequence_words import without_accents
 from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"

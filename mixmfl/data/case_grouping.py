@@ -16,6 +16,7 @@ from pathlib import Path
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.case_keys import CaseKeys, keys_of_known
 from mixmfl.data.case_questions import misplaced, of_other_parts, questions_about
+from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.folder_roles import (
     folders_of_labels,
     named_by_folder,
@@ -39,7 +40,6 @@ from mixmfl.data.neighbouring_names import (
     with_words_of_patients,
 )
 from mixmfl.data.patients import patients_by_place
-from mixmfl.data.sequence_words import agent_in
 from mixmfl.data.time_points import is_examination
 from mixmfl.data.tool_outputs import (
     without_products_of_tools,

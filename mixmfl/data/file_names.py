@@ -9,18 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mixmfl.data.contrast_agent import agent_in, looks_like_agent
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
+from mixmfl.data.sequence_phrases import begins_kind, is_sequence_word, meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import AGENTS, HARMLESS, KINDS, PROCESSING
-from mixmfl.data.sequence_words import (
-    Reading,
-    agent_in,
-    begins_kind,
-    is_sequence_word,
-    looks_like_agent,
-    meaning_of,
-    read_words,
-    without_accents,
-)
+from mixmfl.data.sequence_words import Reading, read_words
 from mixmfl.data.time_points import names_examination
 
 

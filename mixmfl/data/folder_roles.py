@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.body_parts import part_in
+from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.file_names import BY_PROGRAM, OF_ARCHIVE, FileName, maker_in, read_name
 from mixmfl.data.image_files import (
     ImageFile,
@@ -21,8 +22,8 @@ from mixmfl.data.image_files import (
     stem_of,
 )
 from mixmfl.data.modalities import Modalities, names_part, words_of
+from mixmfl.data.sequence_phrases import meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import PROCESSING
-from mixmfl.data.sequence_words import agent_in, meaning_of, without_accents
 from mixmfl.data.series_numbers import is_uid
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too

@@ -13,7 +13,7 @@ from mixmfl.data.body_parts import part_in
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, ending_of
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_words import is_sequence_word
+from mixmfl.data.sequence_phrases import is_sequence_word
 
 Parts = tuple[str, ...]
 Key = tuple[Parts, str]

@@ -8,12 +8,8 @@ from typing import Annotated
 
 from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
-from mixmfl.data.sequence_words import (
-    LONGEST_TEXT,
-    is_sequence_word,
-    read_words,
-    without_accents,
-)
+from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
+from mixmfl.data.sequence_words import LONGEST_TEXT, read_words
 
 # One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
 # hospitals and converters write them.

@@ -6,18 +6,13 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
+from mixmfl.data.contrast_agent import agent_in, agent_in_name
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
 from mixmfl.data.modalities import LABEL_WORDS, Modalities, words_of
+from mixmfl.data.sequence_phrases import is_sequence_word, meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
-from mixmfl.data.sequence_words import (
-    agent_in,
-    agent_in_name,
-    is_sequence_word,
-    meaning_of,
-    without_accents,
-)
 
 _OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
 _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")

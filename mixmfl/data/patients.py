@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.folder_roles import is_store, without_stores
 from mixmfl.data.image_files import shape_of, spaced
-from mixmfl.data.sequence_words import without_accents
+from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,

@@ -371,6 +371,9 @@ TREATMENTS = frozenset(_phrases("gammaknife, gk, cyberknife"))
 # Their planning: "post stealth" has an agent, but "pre stealth" may have one, too.
 PLANNING = frozenset(_phrases("stealth, navigation, nav, navi, stereotaxy"))
 
+# Methods that part fat from water.
+FAT_AND_WATER = frozenset(_phrases("dixon, mdixon, ideal, flex"))
+
 # Sequences that make a T2 a T2*.
 GRADIENT_ECHOES = frozenset(
     _phrases("gre, ffe, eg, me2d, gradiente, gradient, gradientecho, fl2d, fl3d, flash, fgre, mffe")

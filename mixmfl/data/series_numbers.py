@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
-from mixmfl.data.sequence_words import names_both_echoes
+from mixmfl.data.sequence_phrases import names_both_echoes
 from mixmfl.data.time_points import is_day, names_patient
 
 # a number that a scanner, a converter or a person gave to a series or to a patient

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from mixmfl.data.sequence_words import without_accents
+from mixmfl.data.sequence_phrases import without_accents
 
 SIDE = "left|right|links|rechts|gauche|droite|destra|sinistra"
 """A pattern of the words for a side, of which a patient has two."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
 from mixmfl.data.image_files import ImageFile, shape_of, spaced, stem_of
-from mixmfl.data.sequence_words import without_accents
+from mixmfl.data.sequence_phrases import without_accents
 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")

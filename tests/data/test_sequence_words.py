@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from mixmfl.data.modalities import TABLE
+from mixmfl.data.sequence_phrases import is_sequence_word
 from mixmfl.data.sequence_vocabulary import MEANINGS
-from mixmfl.data.sequence_words import is_sequence_word, read_words
+from mixmfl.data.sequence_words import read_words
 
 # descriptions of series: 415 from public archives and protocols, with what each is and its source,
 # and 898 made up to be hard, whose modality is the truth, though words may not decide it

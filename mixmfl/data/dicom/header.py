@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,23 +11,28 @@ from typing import Any
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.body_parts import described_part
-from mixmfl.data.dicom.files import Stored, read_header
-from mixmfl.data.image import MOST_VOXELS
-from mixmfl.data.sequence_words import without_accents
+from mixmfl.data.dicom.elements import (
+    MOST_PARTS,
+    Values,
+    by_frame,
+    frames_of,
+    integer_in,
+    is_yes,
+    manufacturer_number,
+    number_in,
+    numbers_in,
+    scale_of,
+    text_in,
+    texts_in,
+    value_of,
+)
+from mixmfl.data.dicom.files import read_header
+from mixmfl.data.dicom.pixel_format import pixel_fault
+from mixmfl.data.sequence_phrases import without_accents
 
 MOST_FRAMES = 20_000
 """The frames that a file may have; each has a place, which takes memory before any pixel."""
 
-LARGEST_COMPRESSION = 20_000
-"""The highest compression of pixels: an empty plane in JPEG 2000 takes some hundred bytes."""
-
-# how pixels may be compressed: RLE, and what GDCM reads of JPEG, JPEG-LS and JPEG 2000
-_COMPRESSIONS = {
-    f"1.2.840.10008.1.2.{kind}" for kind in ("5", "4.50", "4.51", "4.57", "4.70", "4.80", "4.81",
-                                             "4.90", "4.91")
-}  # fmt: skip
-_LONGEST_TEXT = 200
-_MOST_PARTS = 50  # of a value; each image of a file has its own list of them
 _NAMES = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID", "PatientBirthDate",
@@ -255,44 +260,44 @@ def read_instance(file: Path) -> Instance | None:
     if frames > MOST_FRAMES:
         raise DataError(f"has {frames} frames; at most {MOST_FRAMES} are read")
     values = by_frame(content)
-    names = _text(content, "PatientName"), _text(content, "PatientID")
+    names = text_in(content, "PatientName"), text_in(content, "PatientID")
     who = " ".join(names).strip()
     is_anonymous = (
         any(name.strip("^ .-").casefold() in _NOBODY for name in names)
         or "anon" in who.casefold()
-        or _is_yes(content, "PatientIdentityRemoved")
+        or is_yes(content, "PatientIdentityRemoved")
     )
     return Instance(
         file,
-        _text(content, "StudyInstanceUID"),
-        _text(content, "SeriesInstanceUID"),
-        _text(content, "SOPInstanceUID"),
+        text_in(content, "StudyInstanceUID"),
+        text_in(content, "SeriesInstanceUID"),
+        text_in(content, "SOPInstanceUID"),
         (
-            _plain_id(_text(content, "PatientID")),
+            _plain_id(text_in(content, "PatientID")),
             # a middle name is often left out, and tells people without an ID apart
-            _plain_name(_text(content, "PatientName"), 2 if _text(content, "PatientID") else 3),
-            *(_text(content, name).casefold() for name in ("PatientBirthDate", "PatientSex")),
+            _plain_name(text_in(content, "PatientName"), 2 if text_in(content, "PatientID") else 3),
+            *(text_in(content, name).casefold() for name in ("PatientBirthDate", "PatientSex")),
         ),
-        tuple(_text(content, name) for name in _VISIT),
-        _text(content, "FrameOfReferenceUID"),
+        tuple(text_in(content, name) for name in _VISIT),
+        text_in(content, "FrameOfReferenceUID"),
         who,
         is_anonymous,
         _header(values[0]),
         tuple(_planes(content, values, file)),
         tuple(
-            _text(content, name)
+            text_in(content, name)
             for name in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
                          "PhotometricInterpretation", "SamplesPerPixel")
         ),
         fault,
         stored is not None and stored.announced is None,
-        _whole(content, "InstanceNumber"),
-        max(_whole(content, _GE_SLICES), _whole(content, _PHILIPS_SLICES),
-            _whole(content, "NumberOfSlices")),
-        _whole(content, "ImagesInAcquisition"),
+        integer_in(content, "InstanceNumber"),
+        max(integer_in(content, _GE_SLICES), integer_in(content, _PHILIPS_SLICES),
+            integer_in(content, "NumberOfSlices")),
+        integer_in(content, "ImagesInAcquisition"),
         number_in(values[0], "ReconstructionDiameter"),
-        _whole(content, "InConcatenationTotalNumber"),
-        _several(content, "PatientOrientation"),
+        integer_in(content, "InConcatenationTotalNumber"),
+        texts_in(content, "PatientOrientation"),
     )  # fmt: skip
 
 
@@ -318,192 +323,92 @@ def _plain_name(text: str, parts: int) -> str:
     return re.sub("([aou])e", r"\1", " ".join(words))
 
 
-def frames_of(content: Any) -> int:
-    """Return how many images a file announces."""
-    return max(1, _whole(content, "NumberOfFrames"))
-
-
-def pixel_fault(content: Any, stored: Stored, file: Path) -> str:
-    """Say why the pixels of a file do not fit its header; empty where they do.
-
-    Args:
-        content: The header of the file.
-        stored: How many bytes of pixels there are.
-        file: The file, for messages.
-    """
-    rows, columns, frames = (
-        _whole(content, "Rows"),
-        _whole(content, "Columns"),
-        frames_of(content),
-    )
-    samples = _whole(content, "SamplesPerPixel") or 1
-    bits, used = _whole(content, "BitsAllocated"), _whole(content, "BitsStored")
-    kind = _text(content, "PhotometricInterpretation")
-    if rows < 1 or columns < 1:
-        return f"{file.name}: says {rows} rows and {columns} columns"
-    if rows * columns * frames > MOST_VOXELS:
-        return f"{file.name}: announces {rows * columns * frames} voxels; at most {MOST_VOXELS}"
-    if samples != 1 or kind not in ("MONOCHROME2", "MONOCHROME1", ""):
-        return f"{file.name}: is in colour ({kind}); needed is one number per pixel"
-    if bits not in (8, 16, 32, 64) or not 1 <= used <= bits:
-        return f"{file.name}: says {used} of {bits} bits per pixel; needed are 1 to 8, 16 or 32"
-    if "ModalityLUTSequence" in content and "RescaleSlope" not in content:
-        return f"{file.name}: stores its values by a table (ModalityLUTSequence), which is not read"
-    needed = rows * columns * frames * bits // 8
-    if stored.announced is None:  # compressed
-        syntax = content.file_meta.get("TransferSyntaxUID") or ""
-        if syntax not in _COMPRESSIONS:
-            name = getattr(syntax, "name", "") or "no known syntax"
-            return (
-                f"{file.name}: is compressed as {name!r}, which is not read; export it without "
-                "compression"
-            )
-        if stored.found is not None and needed > stored.found * LARGEST_COMPRESSION:
-            return f"{file.name}: announces {needed} bytes of pixels, and has {stored.found}"
-        return ""
-    held = stored.announced if stored.found is None else min(stored.announced, stored.found)
-    if held < needed:
-        return f"{file.name}: holds {held} bytes of pixels, {needed} needed"
-    return ""
-
-
-def by_frame(content: Any) -> list["_Values"]:
-    """Return the header values of each image of a file: its own, else those of all images."""
-    shared, *own = _groups(content)
-    if not own:
-        return [_Values(content)]
-    return [_Values(content, frame, shared) for frame in own]
-
-
-class _Values:
-    """The elements of a header by name; those of a frame go before those of the file."""
-
-    def __init__(self, content: Any, *groups: Mapping[str, Any]) -> None:
-        self._content = content
-        self._groups = groups
-
-    def get(self, name: Any, default: Any = None) -> Any:
-        for group in self._groups:
-            if name in group:
-                return group[name].value
-        return self._content.get(name, default)
-
-
-def _groups(content: Any) -> list[dict[str, Any]]:
-    """Return the functional groups of an enhanced image: the shared one, then one per frame."""
-    shared = content.get("SharedFunctionalGroupsSequence") or ()
-    own = content.get("PerFrameFunctionalGroupsSequence") or ()
-    return [_flat(shared[0]) if shared else {}, *map(_flat, own)]
-
-
-def _flat(group: Any) -> dict[str, Any]:
-    elements: dict[str, Any] = {}
-    for sequence in group:
-        if sequence.VR == "SQ" and sequence.value:
-            for element in sequence.value[0]:
-                elements.setdefault(element.keyword or element.tag, element)
-    return elements
-
-
-def _planes(content: Any, frame_values: list["_Values"], file: Path) -> Iterator[Plane]:
-    shape = _whole(content, "Rows"), _whole(content, "Columns")
+def _planes(content: Any, frame_values: list[Values], file: Path) -> Iterator[Plane]:
+    shape = integer_in(content, "Rows"), integer_in(content, "Columns")
     frames = frames_of(content)
     is_enhanced = "PerFrameFunctionalGroupsSequence" in content
     if len(frame_values) != frames:  # the places of the frames are unknown
-        nowhere = _plane(_Values({}), file, 0, shape)
+        nowhere = _plane(Values({}), file, 0, shape)
         yield from (dataclasses.replace(nowhere, frame=number) for number in range(frames))
         return
     for number, values in enumerate(frame_values):
         yield _plane(values, file, number if is_enhanced or frames > 1 else None, shape)
 
 
-def _plane(values: "_Values", file: Path, frame: int | None, shape: tuple[int, int]) -> Plane:
+def _plane(values: Values, file: Path, frame: int | None, shape: tuple[int, int]) -> Plane:
     header = _header(values)
-    kind = _several(values, "FrameType")[2:] or header.image_type[2:]
+    kind = texts_in(values, "FrameType")[2:] or header.image_type[2:]
     return Plane(
         file,
         frame,
-        _numbers(values, "ImagePositionPatient", 3),
-        _numbers(values, "ImageOrientationPatient", 6),
-        _numbers(values, "PixelSpacing", 2),
+        numbers_in(values, "ImagePositionPatient", 3),
+        numbers_in(values, "ImageOrientationPatient", 6),
+        numbers_in(values, "PixelSpacing", 2),
         number_in(values, "SliceThickness"),
         shape,
         (f"{header.echo_ms:g}", header.component, "\\".join(kind)),
         (f"{header.repetition_ms:g}", f"{header.inversion_ms:g}", f"{header.flip_degrees:g}",
          *header.scanning),
         (header.agent, header.phase),
-        _text(values, "AcquisitionNumber"),
-        (_text(values, "TemporalPositionIndex") or _text(values, "TemporalPositionIdentifier"),
+        text_in(values, "AcquisitionNumber"),
+        (text_in(values, "TemporalPositionIndex") or text_in(values, "TemporalPositionIdentifier"),
          f"{header.b_value:g}"),
         scale := scale_of(values),
         # its values are (stored * slope + intercept) / (slope * scale)
-        (1.0 if math.isnan(scale[0]) else scale[0]) * _own(values, _PHILIPS_SCALE, "PHILIPS"),
+        (1.0 if math.isnan(scale[0]) else scale[0])
+        * manufacturer_number(values, _PHILIPS_SCALE, "PHILIPS"),
         number_in(values, "SpacingBetweenSlices"),
         number_in(values, "SliceLocation"),
     )  # fmt: skip
 
 
-def scale_of(values: Any) -> tuple[float, float]:
-    """Return slope and intercept of an image, of real-world values where it has no RescaleSlope.
-
-    Where an element is missing, its number is NaN.
-    """
-    scale = number_in(values, "RescaleSlope"), number_in(values, "RescaleIntercept")
-    if not math.isnan(scale[0]):
-        return scale
-    mappings = _value(values, "RealWorldValueMappingSequence")  # flat in an enhanced image
-    own = mappings[0] if mappings else values
-    slope = number_in(own, "RealWorldValueSlope")
-    return scale if math.isnan(slope) else (slope, number_in(own, "RealWorldValueIntercept"))
-
-
 def _header(values: Any) -> Header:
     number = number_in(values, "SeriesNumber")
-    component = _text(values, "ComplexImageComponent").upper()
-    raw = _whole(values, _GE_COMPONENT)
+    component = text_in(values, "ComplexImageComponent").upper()
+    raw = integer_in(values, _GE_COMPONENT)
     if not component and 0 < raw < 4:
         component = ("PHASE", "REAL", "IMAGINARY")[raw - 1]
-    scanning = _several(values, "ScanningSequence")
+    scanning = texts_in(values, "ScanningSequence")
     if not scanning:
-        pulse = _text(values, "EchoPulseSequence").upper()
+        pulse = text_in(values, "EchoPulseSequence").upper()
         scanning = tuple(
             short
             for short, is_so in (
                 ("SE", pulse in ("SPIN", "BOTH")),
                 ("GR", pulse in ("GRADIENT", "BOTH")),
-                ("IR", _is_yes(values, "InversionRecovery")),
-                ("EP", _is_yes(values, "EchoPlanarPulseSequence")),
+                ("IR", is_yes(values, "InversionRecovery")),
+                ("EP", is_yes(values, "EchoPlanarPulseSequence")),
             )
             if is_so
         )
     echo = number_in(values, "EffectiveEchoTime")
     inversion = number_in(values, "InversionTime")
     return Header(
-        _text(values, "Modality"),
+        text_in(values, "Modality"),
         int(number) if math.isfinite(number) and abs(number) < 2**31 else 0,
-        _text(values, "SeriesDescription"),
-        _text(values, "ProtocolName"),
-        _text(values, "SequenceName") or _text(values, "PulseSequenceName"),
-        _text(values, "BodyPartExamined"),
+        text_in(values, "SeriesDescription"),
+        text_in(values, "ProtocolName"),
+        text_in(values, "SequenceName") or text_in(values, "PulseSequenceName"),
+        text_in(values, "BodyPartExamined"),
         _agent(values),
         _phase(values),
-        _text(values, "AcquisitionContrast").upper(),
+        text_in(values, "AcquisitionContrast").upper(),
         any(
-            _is_yes(values, name) for name in ("AngioFlag", "TimeOfFlightContrast", "PhaseContrast")
+            is_yes(values, name) for name in ("AngioFlag", "TimeOfFlightContrast", "PhaseContrast")
         ),
         component,
         scanning,
-        _several(values, "SequenceVariant"),
+        texts_in(values, "SequenceVariant"),
         number_in(values, "EchoTime") if math.isnan(echo) else echo,
         number_in(values, "RepetitionTime"),
         number_in(values, "InversionTimes") if math.isnan(inversion) else inversion,
         number_in(values, "FlipAngle"),
         (
-            *_several(values, "ImageType"),
-            *(["MOSAIC"] if _own(values, _SIEMENS_MOSAIC, "SIEMENS") > 1 else []),
+            *texts_in(values, "ImageType"),
+            *(["MOSAIC"] if manufacturer_number(values, _SIEMENS_MOSAIC, "SIEMENS") > 1 else []),
         ),
         _b_value(values),
-        _whole(values, "NumberOfTemporalPositions"),
+        integer_in(values, "NumberOfTemporalPositions"),
     )
 
 
@@ -512,116 +417,40 @@ def _b_value(values: Any) -> float:
     b_value = number_in(values, "DiffusionBValue")
     for tag, creator in ((_SIEMENS_B, "SIEMENS"), (_GE_B, "GEMS"), (_PHILIPS_B, "PHILIPS")):
         if math.isnan(b_value):
-            b_value = _own(values, tag, creator) % _GE_B_FLAG
+            b_value = manufacturer_number(values, tag, creator) % _GE_B_FLAG
     return b_value if b_value <= _HIGHEST_B else math.nan
-
-
-def _own(values: Any, tag: tuple[int, int], creator: str) -> float:
-    """Return a manufacturer's own element as a number; NaN where it is not of ``creator``."""
-    if creator not in _text(values, (tag[0], tag[1] >> 8)).upper():
-        return math.nan
-    value = _value(values, tag)
-    if isinstance(value, bytes):  # its type was lost
-        try:
-            return float(value.decode("ascii").strip("\0 ").split("\\")[0])
-        except ValueError:
-            return math.nan
-    return number_in(values, tag)
 
 
 def _agent(values: Any) -> str:
     """Return the contrast agent's name, with its volume if that is 0, or all that is known."""
     agent = (
-        _text(values, "ContrastBolusAgent")
+        text_in(values, "ContrastBolusAgent")
         or " ".join(
-            _text(item, "CodeMeaning") or _text(item, "CodeValue") or "agent"
-            for item in islice(_value(values, "ContrastBolusAgentSequence") or (), _MOST_PARTS)
+            text_in(item, "CodeMeaning") or text_in(item, "CodeValue") or "agent"
+            for item in islice(value_of(values, "ContrastBolusAgentSequence") or (), MOST_PARTS)
         )
-        or _text(values, "ContrastBolusIngredient")
+        or text_in(values, "ContrastBolusIngredient")
     )
     amounts = [number_in(values, f"ContrastBolus{name}") for name in ("Volume", "TotalDose")]
     if not agent and (given := [amount for amount in amounts if amount > 0]):
         return f"{given[0]:g} ml"
-    if not agent and 0 not in amounts and _text(values, "ContrastBolusRoute"):
+    if not agent and 0 not in amounts and text_in(values, "ContrastBolusRoute"):
         return "of unknown name"  # how it is given may be the protocol's own
     return f"{agent} 0 ml" if agent and 0 in amounts and not max(amounts) > 0 else agent
 
 
 def _phase(values: Any) -> str:
     """Return ``"native"`` or ``"contrast"``, for images before or after an agent; else empty."""
-    administered = _text(values, "ContrastBolusAgentAdministered").upper()
-    phase = _text(values, "ContrastBolusAgentPhase").upper()
+    administered = text_in(values, "ContrastBolusAgentAdministered").upper()
+    phase = text_in(values, "ContrastBolusAgentPhase").upper()
     if administered == "NO" or phase.startswith("PRE"):
         return "native"
     if administered == "YES" or phase.startswith(("POST", "IMMEDIATE", "DELAYED")):
         return "contrast"
-    start, acquired = _text(values, "ContrastBolusStartTime"), _text(values, "AcquisitionTime")
+    start, acquired = text_in(values, "ContrastBolusStartTime"), text_in(values, "AcquisitionTime")
     if len(start) >= 6 and len(acquired) >= 6 and (start[:6] + acquired[:6]).isdigit():
         hours = [int(time[:2]) + int(time[2:4]) / 60 + int(time[4:6]) / 3600
                  for time in (start, acquired)]  # fmt: skip
         later = (hours[1] - hours[0] + 12) % 24 - 12  # midnight may lie between them
         return "native" if later < 0 else "contrast"
     return ""
-
-
-def _value(values: Any, name: Any) -> Any:
-    """Return a value as pydicom gives it; None where it is missing or cannot be read."""
-    try:
-        value = values.get(name)
-        return getattr(value, "value", value) if isinstance(name, tuple) else value
-    except Exception:  # of pydicom, for a value that a flipped bit damaged
-        return None
-
-
-def _text(values: Any, name: Any) -> str:
-    value = _value(values, name)
-    most = 4 * _LONGEST_TEXT
-    several = () if value is None else (value[:most],) if isinstance(value, str | bytes) else value
-    parts = several if isinstance(several, Sequence) and not isinstance(several, str) else [several]
-    text = "".join(
-        sign if sign.isprintable() else " "
-        for sign in " ".join(str(part)[:most] for part in islice(parts, _MOST_PARTS))[:most]
-    )
-    return " ".join(text.split())[:_LONGEST_TEXT]
-
-
-def _several(values: Any, name: str) -> tuple[str, ...]:
-    value = _value(values, name)
-    if value is None or isinstance(value, str):
-        return tuple(_text(values, name).upper().split("\\")) if value else ()
-    try:
-        return tuple(str(part)[:_LONGEST_TEXT].upper() for part in islice(value, _MOST_PARTS))
-    except TypeError:
-        return ()
-
-
-def _is_yes(values: Any, name: str) -> bool:
-    return _text(values, name).upper() in ("Y", "YES")
-
-
-def number_in(values: Any, name: Any) -> float:
-    """Return a value as a finite number; ``math.nan`` itself where it is none."""
-    value = _value(values, name)
-    try:
-        if isinstance(value, bytes):
-            return float(int.from_bytes(value[:4], "little"))
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = value[0]
-        number = float(value)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _whole(values: Any, name: Any) -> int:
-    number = number_in(values, name)
-    return 0 if math.isnan(number) else int(number)
-
-
-def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
-    value = _value(values, name)
-    try:
-        numbers = tuple(float(part) for part in islice(value, count + 1))
-    except (TypeError, ValueError, OverflowError):
-        return ()
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()

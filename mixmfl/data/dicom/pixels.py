@@ -20,8 +20,9 @@ from pydicom.uid import (
 )
 
 from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.elements import by_frame, frames_of, number_in, scale_of
 from mixmfl.data.dicom.files import Stored, quiet, read_whole
-from mixmfl.data.dicom.header import by_frame, frames_of, number_in, pixel_fault, scale_of
+from mixmfl.data.dicom.pixel_format import pixel_fault
 from mixmfl.data.image import read_frames
 
 Array = npt.NDArray[Any]

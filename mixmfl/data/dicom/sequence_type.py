@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from mixmfl.core.text import plural
+from mixmfl.data.contrast_agent import looks_like_agent
 from mixmfl.data.dicom.header import Header
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.sequence_words import (
-    Reading,
-    looks_like_agent,
-    meaning_of,
-    names_both_echoes,
-    read_words,
-    without_accents,
-)
+from mixmfl.data.sequence_phrases import meaning_of, names_both_echoes, without_accents
+from mixmfl.data.sequence_words import Reading, read_words
 
 # modalities by AcquisitionContrast, and the kinds of images that are none of ours
 _CONTRASTS = {
