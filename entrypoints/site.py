@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mixmfl.federated.client.approval import Approval
     from mixmfl.federated.client.limits import Limits
     from mixmfl.federated.client.site_config import SiteConfig
-    from mixmfl.federated.flare.provisioning import Kit
+    from mixmfl.federated.flare.kits import Kit
     from mixmfl.federated.secure_aggregation.identities import KeyFiles
     from mixmfl.federated.secure_aggregation.signatures import Identity
 

@@ -23,8 +23,9 @@ from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare import provisioning
+from mixmfl.federated.flare.kits import Kit, open_kit
 from mixmfl.federated.flare.processes import exclusive
-from mixmfl.federated.flare.provisioning import Kit, Network, open_kit, provision
+from mixmfl.federated.flare.provisioning import Network, provision
 from mixmfl.federated.secure_aggregation.identities import KeyFiles
 from mixmfl.federated.state import Minimum
 

@@ -34,7 +34,8 @@ from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits, check_joined
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.summed_sites import SummedSites
-from mixmfl.federated.flare.provisioning import CERTIFICATES, Kit, Network, ending_soon, open_kit
+from mixmfl.federated.flare.kits import CERTIFICATES, Kit, ending_soon, open_kit
+from mixmfl.federated.flare.provisioning import Network
 from mixmfl.federated.secure_aggregation.identities import read_peers
 from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
 from mixmfl.federated.state import Minimum, RunSettings

@@ -70,6 +70,7 @@ DOORS = {
     "safetensors": {"core.tensor_store"},
     "nvflare": {"federated.flare"},
     "cryptography": {
+        "federated.flare.kits",
         "federated.flare.provisioning",
         "federated.flare.requests",
         "federated.secure_aggregation.crypto",

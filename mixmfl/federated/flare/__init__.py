@@ -4,25 +4,17 @@ FLARE brings mutual TLS, authorisation, the audit log and the transport. A job t
 two classes of ours, ``Coordinator`` and ``SiteExecutor``, and carries no code; the kits' policies
 refuse any other class and any code.
 
-Read the modules in this order: ``provisioning`` makes the start-up kits; ``processes`` runs FLARE's
-processes for the length of a ``with`` block; ``job`` describes what they do; ``runner`` runs job
-after job for the coordinator's command; ``transfer`` carries messages; ``controller`` and
-``executor`` are the two classes that run in a job.
+Read the modules in this order: ``provisioning`` makes the start-up kits and ``kits`` reads them;
+``processes`` runs FLARE's processes for the length of a ``with`` block; ``job`` describes what they
+do; ``runner`` runs job after job for the coordinator's command; ``transfer`` carries messages;
+``controller`` and ``executor`` are the two classes that run in a job.
 """
 
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
+from mixmfl.federated.flare.kits import COORDINATOR, ends_soon, open_kit, site_names
 from mixmfl.federated.flare.processes import running_client
-from mixmfl.federated.flare.provisioning import (
-    COORDINATOR,
-    Network,
-    ends_soon,
-    open_kit,
-    provision,
-    request_kit,
-    revoke,
-    site_names,
-)
+from mixmfl.federated.flare.provisioning import Network, provision, request_kit, revoke
 from mixmfl.federated.flare.runner import run_jobs
 
 __all__ = [

@@ -33,7 +33,8 @@ from mixmfl.federated.flare.hospital_settings import (
     write_address,
     write_policies,
 )
-from mixmfl.federated.flare.provisioning import ADMIN, CERTIFICATES, ORG, Kit
+from mixmfl.federated.flare.kits import ADMIN, CERTIFICATES, Kit
+from mixmfl.federated.flare.provisioning import ORG
 
 _BUSY = 120.0
 """Seconds for which the server may be too busy to answer."""

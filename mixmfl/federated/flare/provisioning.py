@@ -1,17 +1,14 @@
-"""Start-up kits: what the coordinator and every hospital need to join, and their policies."""
+"""Making, renewing and ending of start-up kits: what each site needs to join, and its policies."""
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.signature import SignatureBuilder
@@ -19,50 +16,34 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
-from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, read_small, write_json
-from mixmfl.core.json_fields import is_word
-from mixmfl.core.records import read_value
+from mixmfl.core.files import read_json, write_json
 from mixmfl.core.text import quoted
-from mixmfl.federated.flare.hospital_settings import check_files, write_policies
+from mixmfl.federated.flare.hospital_settings import write_policies
+from mixmfl.federated.flare.kits import (
+    ADMIN,
+    CERTIFICATES,
+    COORDINATOR,
+    LONGEST_NAME,
+    SITES_FILE,
+    are_site_names,
+    is_host,
+    is_port,
+    is_site_name,
+    read_kit,
+)
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
-from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
+from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
 
-COORDINATOR = "coordinator"
-ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
 ORG = "mixmfl"  # FLARE wants one; rights here are by role
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
 """The class that a job may run here, as ``SITE_CLASS`` at a hospital."""
 
-CERTIFICATES = "certificates.json"  # in local/ of the coordinator's kit: those that are accepted
-WARNING_DAYS = 30
-"""How long before its end a certificate is warned of."""
-
 _ROLE = "project_admin"
-_SITES = "sites.json"
 _TAKEN = {COORDINATOR, "server", "authority"}  # the second means the server to FLARE
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
-_LONGEST_NAME = 64  # in a certificate
 _AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _PROJECT = "mixmfl"
 _STATE = Path(_PROJECT) / "state" / "cert.json"  # where FLARE's authority keeps what it issued
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A certificate that the coordinator's server accepts.
-
-    Attributes:
-        sha256: Its fingerprint.
-        until: Its last day.
-    """
-
-    sha256: Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
-    until: Annotated[str, text(10, r"\d{4}-\d\d-\d\d", "a day as 2027-06-30")]
-
-
-_List = Annotated[Mapping[Annotated[str, text(300)], Listed], entries(0, 10_000)]
 
 
 @dataclass(frozen=True)
@@ -91,9 +72,9 @@ class Network:
         sites = content.get("sites")
         if not (
             set(content) == {"server", "sites"}
-            and _is_host(host)
-            and _is_port(port)
-            and _are_sites(sites)
+            and is_host(host)
+            and is_port(port)
+            and are_site_names(sites)
             # they name folders too, and some file systems ignore case
             and len(names := {name.lower() for name in sites}) == len(sites)
             and not names & {*_TAKEN, host.lower()}
@@ -103,30 +84,9 @@ class Network:
                 "IPv4 address at which the hospitals reach the coordinator; a port up to 65535; "
                 "and for each hospital a name of letters, digits and hyphens, each once, none of "
                 f"{', '.join(sorted(_TAKEN))} and not the host's; no name is longer than "
-                f"{_LONGEST_NAME}"
+                f"{LONGEST_NAME}"
             )
         return cls(host, int(port), tuple(sites))
-
-
-@dataclass(frozen=True)
-class Kit:
-    """A start-up kit.
-
-    Attributes:
-        folder: Folder of the kit.
-        name: Name of the hospital, or ``COORDINATOR``.
-        server: ``host:port`` of the coordinator.
-        expires: When the kit's certificate expires, in UTC.
-        fingerprint: Fingerprint of the key of this certificate.
-        coordinators: Names in the coordinator's certificates.
-    """
-
-    folder: Path
-    name: str
-    server: str
-    expires: datetime
-    fingerprint: str
-    coordinators: tuple[str, ...]
 
 
 def request_kit(site: str, out: Path) -> str:
@@ -135,10 +95,10 @@ def request_kit(site: str, out: Path) -> str:
     Raises:
         DataError: No hospital can have this name, or there is such a key already.
     """
-    if not _is_site(site):
+    if not is_site_name(site):
         raise DataError(
             f"--request {quoted(site)}: a hospital's name has letters, digits and hyphens, and at "
-            f"most {_LONGEST_NAME} of them"
+            f"most {LONGEST_NAME} of them"
         )
     return make_request(site, out)
 
@@ -196,7 +156,7 @@ def provision(
             for name in (COORDINATOR, *sites)
             if not (out / name).exists()
         ]
-        write_json(out / COORDINATOR / "local" / _SITES, {"sites": list(network.sites)})
+        write_json(out / COORDINATOR / "local" / SITES_FILE, {"sites": list(network.sites)})
         _list_certificates(out)
         shutil.rmtree(built)
     finally:
@@ -220,7 +180,7 @@ def _check_existing(network: Network, out: Path, renew: Sequence[str]) -> None:
             raise DataError(f"{out}: holds no kit of {name}, so there is none to renew")
     if (out / COORDINATOR).is_dir():
         # an expired certificate is no obstacle: it may be the one to renew
-        existing = _read_kit(out / COORDINATOR, coordinator=True).server
+        existing = read_kit(out / COORDINATOR, coordinator=True).server
         if existing != f"{network.host}:{network.port}":
             raise DataError(
                 f"{out}: holds kits for the server {existing}, not for "
@@ -290,7 +250,7 @@ def _check_request(
                 "(mixmfl_provision --request), and name their folder by --requests"
             )
         return
-    same = fingerprint_of(request) == _read_kit(kit, coordinator=False).fingerprint
+    same = fingerprint_of(request) == read_kit(kit, coordinator=False).fingerprint
     if renewed and same:
         raise DataError(
             f"--renew {site}: its request has the key of the kit that is to end; whoever has that "
@@ -313,8 +273,8 @@ def revoke(out: Path, site: str) -> None:
     Raises:
         DataError: No certificate of such a site is valid.
     """
-    host = _read_kit(out / COORDINATOR, coordinator=True).server.rpartition(":")[0]
-    if site not in _certificates(out) or site == host or not _is_site(site):
+    host = read_kit(out / COORDINATOR, coordinator=True).server.rpartition(":")[0]
+    if site not in _certificates(out) or site == host or not is_site_name(site):
         raise DataError(f"--revoke {quoted(site)}: {out} has no valid certificate of such a site")
     _forget(out / "authority", [site])
     _list_certificates(out)
@@ -344,46 +304,6 @@ def _list_certificates(out: Path) -> None:
     write_json(out / COORDINATOR / "local" / CERTIFICATES, content)
 
 
-def ending_soon(kit: Kit, today: date) -> list[str]:
-    """Return a line for each certificate that ends within 30 days, at the coordinator.
-
-    Raises:
-        DataError: The list of certificates is missing or damaged.
-    """
-    file, lines = kit.folder / "local" / CERTIFICATES, []
-    if not file.is_file():
-        raise DataError(
-            f"{file}: there is no list of valid certificates; run mixmfl_provision again with the "
-            "same network, which writes it and changes no kit"
-        )
-    try:
-        listed: Mapping[str, Listed] = read_value(_List, read_json(file), "list", DataError)
-    except DataError as error:
-        raise _damaged(file, error) from None
-    for subject, certificate in listed.items():
-        try:
-            left = (date.fromisoformat(certificate.until) - today).days
-        except ValueError as error:
-            raise _damaged(file, error) from None
-        if left < WARNING_DAYS:
-            lines.append(
-                f"warning: the certificate of {subject} ends on {certificate.until}; renew it by "
-                "mixmfl_provision --renew"
-            )
-    return lines
-
-
-def ends_soon(kit: Kit, today: date) -> str:
-    """Return a line where a hospital's certificate ends within 30 days, else nothing."""
-    left = (kit.expires.date() - today).days
-    if left >= WARNING_DAYS:
-        return ""
-    return (
-        f"warning: the certificate ends on {kit.expires:%Y-%m-%d}, in {left} days; ask the "
-        "coordinator for a renewed kit"
-    )
-
-
 def _forget(authority: Path, subjects: Sequence[str]) -> None:
     """Remove keys and certificates from the authority's records, so that it issues new ones.
 
@@ -408,83 +328,6 @@ def _aside(kit: Path) -> Path:
     return aside
 
 
-def open_kit(folder: Path, *, coordinator: bool) -> Kit:
-    """Read a kit.
-
-    Args:
-        folder: Folder of the kit.
-        coordinator: Whether the kit must be the coordinator's; otherwise it must be a hospital's.
-
-    Raises:
-        DataError: The folder is no kit of this kind, its certificate has expired, or it is a
-            hospital's and holds what ``hospital_settings.check_files`` refuses.
-    """
-    kit = _read_kit(folder, coordinator=coordinator)
-    if not coordinator:
-        check_files(folder)
-    if kit.expires < datetime.now(timezone.utc):
-        certificate = folder / "startup" / ("server.crt" if coordinator else "client.crt")
-        raise DataError(
-            f"{certificate}: expired on {kit.expires:%Y-%m-%d}; have the kit made again by "
-            "mixmfl_provision --renew"
-        )
-    return kit
-
-
-def _read_kit(folder: Path, *, coordinator: bool) -> Kit:
-    """Read a kit whose certificate may have expired.
-
-    Raises:
-        DataError: The folder is no kit of this kind, or is damaged.
-    """
-    startup = folder / "startup"
-    whose = "the coordinator's" if coordinator else "a hospital's"
-    config = startup / ("fed_server.json" if coordinator else "fed_client.json")
-    certificate = startup / ("server.crt" if coordinator else "client.crt")
-    if not config.is_file() or not certificate.is_file():
-        raise DataError(
-            f"{folder}: is not {whose} start-up kit; mixmfl_provision makes kits, and each is used "
-            "where it belongs"
-        )
-    content = read_json(config)
-    try:
-        x509_certificate = x509.load_pem_x509_certificate(read_small(certificate))
-        fingerprint = fingerprint_of(x509_certificate)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _damaged(certificate, error) from None
-    try:
-        name = COORDINATOR if coordinator else content["client"]["fqsn"]
-        server = content["servers"][0]["service"]["target"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise _damaged(config, error) from None
-    host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
-    # what the server's certificate must say; a hospital may reach it by another name
-    identity = content["servers"][0].get("identity", host)
-    if not (_is_host(host) and _is_port(port) and _is_site(name) and is_word(identity, 255)):
-        raise _damaged(config, f"server {quoted(server)}, name {quoted(name)}")
-    return Kit(
-        folder.resolve(),
-        name,
-        server,
-        x509_certificate.not_valid_after_utc,
-        fingerprint,
-        (identity, ADMIN),
-    )
-
-
-def site_names(kit: Kit) -> tuple[str, ...]:
-    """Return the names of the hospitals that have kits of the same network.
-
-    Raises:
-        DataError: The kit is damaged.
-    """
-    file = kit.folder / "local" / _SITES
-    names = read_json(file).get("sites")
-    if not _are_sites(names):
-        raise _damaged(file, f"sites {quoted(names)}")
-    return tuple(names)
-
-
 def _write_coordinator_policy(local: Path) -> None:
     """Write into the coordinator's kit which class a job may run there."""
     resources = read_json(local / "resources.json.default")
@@ -493,31 +336,6 @@ def _write_coordinator_policy(local: Path) -> None:
     resources["allow_log_streaming"] = False
     resources["components"] = [c for c in resources["components"] if "log" not in c["id"]]
     write_json(local / "resources.json", resources)
-
-
-def _is_host(name: str) -> bool:
-    return _is_name(name, rf"{_LABEL}(\.{_LABEL})*")
-
-
-def _is_site(name: Any) -> bool:
-    return isinstance(name, str) and _is_name(name, _LABEL)
-
-
-def _are_sites(names: Any) -> TypeGuard[list[str]]:
-    return isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(_is_site, names))
-
-
-def _is_port(digits: str) -> bool:
-    return re.fullmatch("[0-9]{1,5}", digits) is not None and 0 < int(digits) < 2**16
-
-
-def _is_name(name: str, pattern: str) -> bool:
-    """Return whether a name matches a pattern and is short enough for a certificate."""
-    return len(name) <= _LONGEST_NAME and re.fullmatch(pattern, name) is not None
-
-
-def _damaged(file: Path, why: object) -> DataError:
-    return DataError(f"{file}: is damaged ({why}); have the kit made again by mixmfl_provision")
 
 
 class _Quiet:

@@ -7,8 +7,8 @@ from functools import partial
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
+from mixmfl.federated.flare.kits import Kit, ending_soon
 from mixmfl.federated.flare.processes import Server, ServerLostError, running_server
-from mixmfl.federated.flare.provisioning import Kit, ending_soon
 from mixmfl.federated.server.orders import Orders, job_file, save_job
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import holds_run, open_run, record_time

@@ -47,15 +47,8 @@ from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
 from mixmfl.federated.flare.hospital_settings import check_files
 from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file, write_job
-from mixmfl.federated.flare.provisioning import (
-    Kit,
-    Network,
-    ending_soon,
-    open_kit,
-    provision,
-    revoke,
-    site_names,
-)
+from mixmfl.federated.flare.kits import Kit, ending_soon, open_kit, site_names
+from mixmfl.federated.flare.provisioning import Network, provision, revoke
 from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job

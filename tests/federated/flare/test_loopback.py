@@ -25,7 +25,8 @@ from small import write_preset
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.flare import processes
 from mixmfl.federated.flare.job import write_job
-from mixmfl.federated.flare.provisioning import Network, open_kit, provision, revoke
+from mixmfl.federated.flare.kits import open_kit
+from mixmfl.federated.flare.provisioning import Network, provision, revoke
 from mixmfl.federated.flare.runner import connected
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites

@@ -13,12 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from killed import files_up_to
 
 from mixmfl.core.errors import DataError, PrivacyError
-from mixmfl.federated.flare.provisioning import (
-    Network,
-    open_kit,
-    provision,
-    request_kit,
-)
+from mixmfl.federated.flare.kits import open_kit
+from mixmfl.federated.flare.provisioning import Network, provision, request_kit
 from mixmfl.federated.secure_aggregation.crypto import key_pair
 from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 from mixmfl.federated.secure_aggregation.signatures import Identity
