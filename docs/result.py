@@ -14,7 +14,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from mixmfl.data.cases import find_cases
-from mixmfl.data.image import read_labels, to_canonical
+from mixmfl.data.grid import to_canonical
+from mixmfl.data.image import read_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import load_case
 from mixmfl.evaluation.overlay import PALETTE, lesion_planes, overlay

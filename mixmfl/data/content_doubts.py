@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.data.image import Grid, to_canonical
+from mixmfl.data.grid import Grid, to_canonical
 
 FEWEST_PLANES = 16  # along an axis; fewer are not conclusive
 MOST_SLICES = 64  # that are looked at

@@ -1,15 +1,14 @@
-"""Images as arrays with a grid: reading, writing, and one orientation for all.
+"""Images as arrays with a grid: reading and writing of files.
 
-Only this module and ``registration`` import SimpleITK; only this module, ``nifti`` and
-``freesurfer``, which read these formats, import nibabel. Arrays are (Z, Y, X); their physical place
-is in millimetres, LPS: x grows to the patient's left, y to the back, z to the head.
+Only this module and ``registration`` import SimpleITK; only this module, ``grid``, ``nifti`` and
+``freesurfer`` import nibabel. Arrays are (Z, Y, X) on a grid of ``grid``.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import is_file, replacing
 from mixmfl.core.text import times
 from mixmfl.data import freesurfer, nifti, text_headers
+from mixmfl.data.grid import Grid, affine_ras, grid_difference, grid_of_affine, placed_by, to_show
 
 Array = npt.NDArray[Any]
 
@@ -51,53 +51,13 @@ WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 DETACHED = (*nifti.PAIRS, *text_headers.DETACHED)
 """Endings of headers whose voxels lie in another file."""
 
-# Two grids are one if they agree within these. Headers store 32-bit numbers, and tools round.
-SPACING_TOLERANCE = 1e-3  # relative
-DIRECTION_TOLERANCE = 1e-3  # of each cosine
-ORIGIN_TOLERANCE = 1e-2  # of the smallest voxel side
-
 # No scanner makes images beyond these: the file is damaged, or has other units. The largest number
 # of voxels is that of a cube of 1024.
 SMALLEST_MM, LARGEST_MM = 1e-3, 100.0  # between voxels
 SHORTEST_MM, LONGEST_MM = 1.0, 3000.0  # of an image, along its longest axis
 MOST_VOXELS = 1 << 30
-# Images of people are not smaller than the first along all axes, where one has as many voxels, nor
-# larger than the last along all of them.
-SMALL_MM, MANY, LARGE_MM = 40.0, 64, 600.0
 
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
-
-
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS, and back
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The place of an image's voxels.
-
-    Attributes:
-        shape: Number of voxels, (Z, Y, X).
-        spacing: Millimetres between voxels, (Z, Y, X).
-        origin: Centre of the first voxel, (x, y, z) in mm, LPS.
-        direction: 3x3 matrix row by row; its columns are the directions, LPS, in which the X, Y
-            and Z axes of the array run.
-        place: The place as the image's NIfTI header writes it, which masks of it copy; None without
-            such a header.
-        unstated: What a header of another format leaves open about the place; empty: nothing.
-    """
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, float, float, float, float, float, float, float, float]
-    place: nifti.Place | None = field(default=None, compare=False, repr=False)
-    unstated: str = field(default="", compare=False, repr=False)
-
-    @property
-    def middle(self) -> tuple[float, ...]:
-        """The middle of the image, (x, y, z) in mm, LPS."""
-        steps = (np.array(self.shape[::-1]) - 1) / 2 * self.spacing[::-1]
-        return tuple(np.array(self.origin) + np.reshape(self.direction, (3, 3)) @ steps)
 
 
 class Source(Protocol):
@@ -159,7 +119,7 @@ class InMemory:
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         if not (spacing > 0).all():
             raise DataError(f"affine has spacing {tuple(spacing)} mm; it must be positive")
-        grid = _grid_of(affine, voxels.shape[::-1], spacing[::-1], "affine")
+        grid = grid_of_affine(affine, voxels.shape[::-1], spacing[::-1], "affine")
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(voxels.T, dtype=np.float32), grid
 
@@ -310,7 +270,10 @@ def write_image(path: Path, image: Array, grid: Grid) -> None:
         try:
             if path.name.lower().endswith(nifti.ENDINGS):
                 affine, place = affine_ras(grid), grid.place
-                if place is not None and difference(_placed(place.affine, grid), grid) is not None:
+                if (
+                    place is not None
+                    and grid_difference(placed_by(place.affine, grid), grid) is not None
+                ):
                     place = None  # a grid that was made from that of a file
                 nifti.write(temporary, image, affine, place)
                 return
@@ -340,134 +303,6 @@ def read_back(image: Any) -> Array:
     return sitk.GetArrayFromImage(image)
 
 
-def difference(a: Grid, b: Grid) -> str | None:
-    """Describe how two grids differ; None where they are equal within tolerance."""
-    if a.shape != b.shape:
-        return f"shape {a.shape} against {b.shape}"
-    if not np.allclose(a.spacing, b.spacing, rtol=SPACING_TOLERANCE, atol=0):
-        return f"spacing {_round(a.spacing)} mm against {_round(b.spacing)} mm"
-    if not np.allclose(a.direction, b.direction, rtol=0, atol=DIRECTION_TOLERANCE):
-        return f"direction {_round(a.direction)} against {_round(b.direction)}"
-    if not np.allclose(a.origin, b.origin, rtol=0, atol=ORIGIN_TOLERANCE * min(a.spacing)):
-        return f"origin {_round(a.origin)} mm against {_round(b.origin)} mm"
-    return None
-
-
-def is_on_qform(label: Grid, grid: Grid) -> bool:
-    """Say whether a label lies on an image by the image's qform, although the sform counts.
-
-    Tools on ITK write such labels. A label that was drawn on an image has the image's voxels,
-    wherever a later registration puts these by the sform.
-    """
-    qform = grid.place.qform if grid.place is not None else None
-    return qform is not None and difference(label, _placed(qform, grid)) is None
-
-
-def doubts(grid: Grid) -> tuple[list[str], list[str]]:
-    """Return notes and warnings about the place and size of an image by its header."""
-    place = grid.place
-    lengths = [n * step for n, step in zip(grid.shape, grid.spacing, strict=True)]
-    notes: list[str] = []
-    warnings: list[str] = []
-    if (max(lengths) < SMALL_MM and max(grid.shape) >= MANY) or min(lengths) > LARGE_MM:
-        warnings.append(
-            f"it is {times(_round(tuple(lengths)))} mm large, which no image of a person is; "
-            "does its header count in millimetres? Of an animal it may be right"
-        )
-    if grid.unstated:
-        warnings.append(grid.unstated)
-    if place is None:
-        return notes, warnings
-    if not place.is_stated:
-        return notes, [
-            *warnings,
-            "its header does not say where it lies (sform and qform have code 0); nibabel's "
-            "default was taken, where left and right may be exchanged",
-        ]
-    if place.unit:
-        warnings.append(
-            f"its header counts in {place.unit}; its numbers were taken as millimetres, as nibabel "
-            "and FSL do. Look at its spacing"
-        )
-    if place.qform is not None:
-        signs = [np.sign(np.linalg.det(np.array(each))) for each in (place.affine, place.qform)]
-        if signs[0] != signs[1]:
-            warnings.append(
-                "its sform and its qform are mirror images of each other; the sform was taken. "
-                "Look which of them has left and right as they are"
-            )
-        else:
-            notes.append("its sform differs from its qform; the sform was taken")
-    pixdim = dict(place.fields)["pixdim"][3:0:-1]
-    if not np.allclose(grid.spacing, pixdim, rtol=0.02, atol=0):
-        warnings.append(
-            f"by its sform it has voxels of {times(_round(grid.spacing))} mm, by its pixdim of "
-            f"{times(pixdim)} mm; the sform was taken"
-        )
-    return notes, warnings
-
-
-def to_canonical(array: Array, grid: Grid) -> tuple[Array, Grid]:
-    """Turn an array so that Z runs to the head, Y to the back, X to the patient's left.
-
-    Axes are swapped and flipped, nothing is interpolated: on an oblique grid each axis is the
-    nearest one, and the returned grid stays oblique.
-
-    Args:
-        array: ``(Z, Y, X)`` as read.
-        grid: The array's grid.
-
-    Returns:
-        The turned array, contiguous, and its grid: the place of every voxel is unchanged.
-    """
-    source, flipped = _canonical_axes(grid)
-    turned = np.flip(array.transpose(source), flipped)
-    return np.ascontiguousarray(turned), canonical_grid(grid)
-
-
-def canonical_grid(grid: Grid) -> Grid:
-    """Return the grid that ``to_canonical`` returns, of which all orders of axes have the same."""
-    source, flipped = _canonical_axes(grid)
-    # the same in file order (x, y, z), as origin and direction are
-    direction = np.reshape(grid.direction, (3, 3))
-    first = np.zeros(3)  # index of the voxel that becomes the first
-    columns = np.empty((3, 3))
-    for axis, taken in enumerate(source):
-        column = direction[:, 2 - taken]
-        if axis in flipped:
-            first[2 - taken] = grid.shape[taken] - 1
-            column = -column
-        columns[:, 2 - axis] = column
-    origin = grid.origin + direction @ (first * grid.spacing[::-1])
-    shape, spacing = ([values[taken] for taken in source] for values in (grid.shape, grid.spacing))
-    return make_grid(shape, spacing, origin, columns)
-
-
-def from_canonical(array: Array, grid: Grid) -> Array:
-    """Turn a canonical array back; the exact inverse of ``to_canonical``.
-
-    Args:
-        array: ``(Z, Y, X)`` in canonical orientation.
-        grid: The grid of the file, onto which the array is turned back.
-    """
-    source, flipped = _canonical_axes(grid)
-    return np.ascontiguousarray(np.flip(array, flipped).transpose(np.argsort(source)))
-
-
-def _canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Return the array axis of each canonical axis, and the canonical axes to flip."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(grid.direction, (3, 3))
-    source, flipped = [0, 0, 0], []
-    # row i: the world axis nearest to file axis i, and whether it runs along (1) or against (-1)
-    for axis, (world, sign) in enumerate(nib.orientations.io_orientation(affine)):
-        canonical = 2 - int(world)  # x, y, z are array axes 2, 1, 0
-        source[canonical] = 2 - axis
-        if sign < 0:
-            flipped.append(canonical)
-    return (source[0], source[1], source[2]), tuple(flipped)
-
-
 def _read(path: Path, scaled: type[np.floating[Any]]) -> tuple[Array, Grid]:
     """Read voxels in the file's type, or in type ``scaled`` where a header scales them."""
     header, grid = _open(path)
@@ -485,7 +320,7 @@ def _open(path: Path) -> tuple[nifti.Header, Grid]:
         )
     formats = (freesurfer, text_headers, nifti)
     header = next(each for each in formats if name.endswith(each.ENDINGS)).read_header(path)
-    grid = _grid_of(np.array(header.affine), header.shape, header.spacing, str(path))
+    grid = grid_of_affine(np.array(header.affine), header.shape, header.spacing, str(path))
     grid = replace(grid, place=header.place, unstated=header.unstated)
     _check_size(grid, str(path))
     return header, grid
@@ -503,7 +338,7 @@ def _check_size(grid: Grid, source: str) -> None:
             f"{source}: promises {count} voxels, but at most {MOST_VOXELS} are read. Its header is "
             "damaged, or it is too large; export it again"
         )
-    size_text = f"{source}: has {times(grid.shape)} voxels of {times(_round(grid.spacing))} mm"
+    size_text = f"{source}: has {times(grid.shape)} voxels of {times(to_show(grid.spacing))} mm"
     if not all(SMALLEST_MM <= step <= LARGEST_MM for step in grid.spacing):
         raise DataError(
             f"{size_text}; from {SMALLEST_MM:g} to {LARGEST_MM:g} mm are believed. Does its header "
@@ -518,63 +353,6 @@ def _check_size(grid: Grid, source: str) -> None:
         )
 
 
-def _grid_of(affine: Array, shape: Any, spacing: Any, source: str) -> Grid:
-    """Return the right-angled grid nearest to an affine of nibabel's.
-
-    Args:
-        affine: 4x4 matrix from an index to mm, RAS.
-        shape: Number of voxels, (Z, Y, X).
-        spacing: Millimetres between voxels, (Z, Y, X).
-        source: The image's name in messages.
-
-    Raises:
-        DataError: The axes are too far from right angles.
-    """
-    lps = _FLIP @ affine
-    with np.errstate(all="ignore"):  # of an axis without a direction comes NaN, refused below
-        direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
-    grid = make_grid(shape, spacing, lps[:3, 3], direction)
-    check_directions(grid, source)
-    if np.array_equal(direction.T @ direction, np.eye(3)):
-        return grid
-    u, _, v = np.linalg.svd(direction)  # their product is the nearest matrix with right angles
-    return make_grid(shape, spacing, lps[:3, 3], u @ v)
-
-
-def _placed(rows: tuple[tuple[float, ...], ...], grid: Grid) -> Grid:
-    """Return the grid at the place of an affine from a NIfTI header."""
-    affine = np.array(rows)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    return _grid_of(affine, grid.shape, spacing, "header")
-
-
-def affine_ras(grid: Grid) -> Array:
-    """Return the affine of a grid as nibabel has it, 4x4, from an index (x, y, z) to mm, RAS."""
-    return _FLIP @ affine_lps(grid)
-
-
-def affine_lps(grid: Grid) -> Array:
-    """Return the affine of a grid as ITK has it, 4x4, from an index (x, y, z) to mm, LPS."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(grid.direction, (3, 3)) * np.array(grid.spacing[::-1])
-    matrix[:3, 3] = grid.origin
-    return matrix
-
-
-def check_directions(grid: Grid, source: str) -> None:
-    """Check that a grid's axes are at right angles.
-
-    Raises:
-        DataError: The axes are not at right angles.
-    """
-    direction = np.reshape(grid.direction, (3, 3))
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=DIRECTION_TOLERANCE):
-        raise DataError(
-            f"{source}: has direction {_round(grid.direction)}; its axes must be at right angles. "
-            "Resample it to a grid without shear"
-        )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep ITK from warnings on stderr about faults that this module checks itself."""
@@ -584,20 +362,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def make_grid(shape: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
-    """Make a grid of plain numbers, so that it compares, prints and serialises."""
-    z, y, x = map(int, shape)
-    dz, dy, dx = map(float, spacing)
-    # adding zero turns -0.0, which headers are full of, into 0.0
-    ox, oy, oz = (float(value) + 0.0 for value in origin)
-    a, b, c, d, e, f, g, h, i = (float(value) + 0.0 for value in np.ravel(direction))
-    return Grid((z, y, x), (dz, dy, dx), (ox, oy, oz), (a, b, c, d, e, f, g, h, i))
-
-
-def _round(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(round(value, 4) for value in values)
 
 
 def _either(endings: tuple[str, ...]) -> str:

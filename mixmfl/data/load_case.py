@@ -18,7 +18,15 @@ from mixmfl.core.text import each_once, plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
 from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
-from mixmfl.data.image import Grid, Source
+from mixmfl.data.grid import (
+    Grid,
+    canonical_grid,
+    grid_difference,
+    is_on_qform,
+    to_canonical,
+)
+from mixmfl.data.grid_doubts import doubts_of_grid
+from mixmfl.data.image import Source
 from mixmfl.data.label_doubts import doubts_about
 from mixmfl.data.label_sets import LabelMap
 from mixmfl.data.labels import Labels
@@ -77,7 +85,7 @@ class LoadedCase:
         name: The case's name.
         images: The image ``(Z, Y, X)`` of each modality, finite, sorted by modality.
         labels: Class indices ``(Z, Y, X)``; None without a label file or a description.
-        grid: The grid of the reference's file, onto which ``image.from_canonical`` leads back.
+        grid: The grid of the reference's file, onto which ``from_canonical`` leads back.
         canonical: The grid of the arrays here.
         reference: The modality whose grid the images have.
         notes: How the images were brought onto one grid.
@@ -145,14 +153,14 @@ def load_case(
                     warnings.append(f"whether {modality} or {reference} is wrong is not known")
                 del arrays[modality]
     for modality in tuple(arrays):
-        images[modality], canonical = image.to_canonical(arrays.pop(modality), grid)
+        images[modality], canonical = to_canonical(arrays.pop(modality), grid)
     warnings.extend([*_twins(images), *doubts_about_pairs(images)])
 
     indices = None
     if labels is not None and drawn is not None:
         array, own = _named(case, image.read_labels, drawn)
         try:
-            indices = labels.to_indices(image.to_canonical(array, grid if is_on_qform else own)[0])
+            indices = labels.to_indices(to_canonical(array, grid if is_on_qform else own)[0])
         except DataError as error:
             raise DataError(
                 f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
@@ -187,7 +195,7 @@ def _read_images(
             continue
         array = _background_at_zero(_of_usual_size(array))
         arrays[modality], grids[modality] = array, grid
-        alignment_notes, doubts = image.doubts(grid)
+        alignment_notes, doubts = doubts_of_grid(grid)
         doubts += [*doubts_about_slices(array, grid), *doubts_about_content(array, grid)]
         if (shown := np.count_nonzero(array) / array.size) < LEAST_SHOWN:
             doubts.append(f"shows something in {shown:.2%} of its voxels alone; was it cut out?")
@@ -317,9 +325,9 @@ def choose_reference(
         if _are_same_voxels(label, grids[name]):
             return name
     for name in order:
-        if image.is_on_qform(label, grids[name]):
+        if is_on_qform(label, grids[name]):
             return name
-    differs = image.difference(label, grids[best])
+    differs = grid_difference(label, grids[best])
     raise DataError(
         f"case {case.name!r}: label and {best} differ in {differs} ({case.label}, "
         f"{case.images[best]}), and no other image is on the label's grid either. Resample the "
@@ -329,8 +337,8 @@ def choose_reference(
 
 def _are_same_voxels(label: Grid, grid: Grid) -> bool:
     """Say whether two grids have the same voxels, in whatever order of axes."""
-    both = map(image.canonical_grid, (label, grid))
-    return image.difference(*both) is None
+    both = map(canonical_grid, (label, grid))
+    return grid_difference(*both) is None
 
 
 def _check_voxels(case: Case, modality: str, array: npt.NDArray[np.float32]) -> None:
@@ -435,7 +443,7 @@ def _onto_reference(
         arrays[modality],
         grids[modality],
     )
-    difference = image.difference(own, onto)
+    difference = grid_difference(own, onto)
     before = _check_alignment(checks, arrays, grids, reference, modality)
     if before.fault is None:
         if before.coverage < FULL_COVERAGE:

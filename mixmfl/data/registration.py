@@ -18,7 +18,8 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.image import Grid, affine_lps, read_back, to_sitk
+from mixmfl.data.grid import Grid, affine_lps
+from mixmfl.data.image import read_back, to_sitk
 
 Array = npt.NDArray[Any]
 

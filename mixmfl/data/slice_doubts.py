@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.text import plural, shorten
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 
 # How much higher the correlation of the neighbours is than the slice's own with either. Of 470
 # images of patients it was up to 0.03; where two slices a quarter of the head apart were exchanged

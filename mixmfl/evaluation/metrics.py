@@ -24,6 +24,7 @@ from mixmfl.core.spreadsheet import cell
 from mixmfl.core.text import shorten
 from mixmfl.data import image
 from mixmfl.data.cases import find_cases
+from mixmfl.data.grid import grid_difference, to_canonical
 from mixmfl.data.label_sets import LabelMap, map_labels
 from mixmfl.data.labels import EXAMPLE, Labels, read_folder_labels
 from mixmfl.data.modalities import Modalities
@@ -287,9 +288,9 @@ def _summarise(label: str, metric: str, values: Sequence[float]) -> Summary:
 
 
 def _score_files(mask: Path, reference: Path, labels: Labels, mapped: LabelMap) -> list[Score]:
-    predicted, grid = image.to_canonical(*image.read_labels(mask))
-    expected, reference_grid = image.to_canonical(*image.read_labels(reference))
-    difference = image.difference(grid, reference_grid)
+    predicted, grid = to_canonical(*image.read_labels(mask))
+    expected, reference_grid = to_canonical(*image.read_labels(reference))
+    difference = grid_difference(grid, reference_grid)
     if difference:
         raise DataError(
             f"{mask} has {difference} in {reference}. Both must share one grid; resample the mask "

@@ -12,7 +12,8 @@ from mixmfl.core.files import replacing, sha256
 from mixmfl.core.pipeline import reason_of
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, Source, from_canonical, write_labels
+from mixmfl.data.grid import Grid, from_canonical
+from mixmfl.data.image import Source, write_labels
 from mixmfl.inference.dicom_seg import is_available, write_segmentation
 from mixmfl.inference.model import Model
 from mixmfl.inference.origin import origin_of

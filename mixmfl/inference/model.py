@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Case
-from mixmfl.data.image import InMemory, Source, from_canonical
+from mixmfl.data.grid import from_canonical
+from mixmfl.data.image import InMemory, Source
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.evaluation.mask_quality import (
     ConfidenceSums,

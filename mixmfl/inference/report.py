@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from mixmfl.core.files import replacing, write_text
 from mixmfl.core.text import plural
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.html import CaseRow, Section, legend, page
 from mixmfl.evaluation.mask_quality import DiceEstimate, in_words

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from mixmfl.core.text import plural
 from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
 from mixmfl.evaluation.reliability import entropy
 from mixmfl.evaluation.subset_dice import FEWEST_CASES
 from mixmfl.inference.dicom_seg import is_available, write_parametric_map

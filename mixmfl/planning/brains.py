@@ -27,6 +27,7 @@ from mixmfl.core.declarations import LONGEST_PATH, one_of, text
 from mixmfl.core.errors import DataError, MixmflError, PlansError, explain
 from mixmfl.core.text import one_line
 from mixmfl.data import image
+from mixmfl.data.grid import from_canonical, grid_difference, to_canonical
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.heads import DEEPBET, MIXED, NONE, OWN, SKULL, SKULLS, STRIPPED
 from mixmfl.planning.skull import shows_skull
@@ -235,7 +236,7 @@ def _by_command(case: LoadedCase, name: str, command: str) -> Mask:
     """Run the own command on an image, in a folder of its own, under names that tell nothing."""
     with tempfile.TemporaryDirectory(prefix="mixmfl-brain-") as folder:
         source, target = Path(folder) / "image.nii.gz", Path(folder) / "mask.nii.gz"
-        image.write_image(source, image.from_canonical(case.images[name], case.grid), case.grid)
+        image.write_image(source, from_canonical(case.images[name], case.grid), case.grid)
         words = [
             word.replace("{image}", str(source)).replace("{mask}", str(target))
             for word in _words(command)
@@ -263,9 +264,9 @@ def _by_command(case: LoadedCase, name: str, command: str) -> Mask:
                 f"case {case.name!r}: --brain-command failed ({what}): {one_line(last, 300)}"
             )
         mask, grid = image.read_labels(target)
-    if (differs := image.difference(grid, case.grid)) is not None:
+    if (differs := grid_difference(grid, case.grid)) is not None:
         raise DataError(
             f"case {case.name!r}: the mask of --brain-command is not on the grid of its image "
             f"({differs})"
         )
-    return np.asarray(image.to_canonical(mask, grid)[0] > 0)
+    return np.asarray(to_canonical(mask, grid)[0] > 0)

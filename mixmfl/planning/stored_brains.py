@@ -10,6 +10,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_long_json, write_json
 from mixmfl.data import image
 from mixmfl.data.cases import Case
+from mixmfl.data.grid import Grid, from_canonical, grid_difference, to_canonical
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, Extracted, extract_brain
 from mixmfl.planning.heads import NONE
@@ -40,7 +41,7 @@ class StoredBrain:
         """What it was made from."""
         return self.folder / f"{self.name}.json"
 
-    def read(self, grid: image.Grid) -> Any:
+    def read(self, grid: Grid) -> Any:
         """Return the brain on the canonical grid; None where there is none of this case."""
         try:
             if read_long_json(self.record).get("origin") != self.origin:
@@ -48,14 +49,14 @@ class StoredBrain:
             stored, own = image.read_labels(self.mask)
         except DataError:
             return None
-        same = image.difference(own, grid) is None
-        return image.to_canonical(stored, grid)[0] > 0 if same else None
+        same = grid_difference(own, grid) is None
+        return to_canonical(stored, grid)[0] > 0 if same else None
 
-    def write(self, brain: Any, grid: image.Grid) -> None:
+    def write(self, brain: Any, grid: Grid) -> None:
         """Write the brain, its record last."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.record.unlink(missing_ok=True)
-        image.write_labels(self.mask, image.from_canonical(brain.astype(np.uint8), grid), grid)
+        image.write_labels(self.mask, from_canonical(brain.astype(np.uint8), grid), grid)
         write_json(self.record, {"origin": self.origin})
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from mixmfl.core.errors import DataError
 from mixmfl.core.nan import mean
 from mixmfl.data.cases import Case
-from mixmfl.data.image import read_labels, to_canonical
+from mixmfl.data.grid import to_canonical
+from mixmfl.data.image import read_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import load_case
 from mixmfl.evaluation.html import HeatTable, Picture, Section, legend, page

@@ -10,7 +10,8 @@ import pytest
 from small import DEMO_PRESET, LABELS, small_case, small_plans, write_model
 from small_federation import write_work
 
-from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image, write_labels
 
 Command = Callable[..., int]
 Output = pytest.CaptureFixture[str]

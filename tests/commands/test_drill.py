@@ -24,7 +24,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from small import small_case, write_model
 
-from mixmfl.data.image import Grid, read_labels, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import read_labels, write_image
 
 Command = Callable[..., int]
 SHAPE = (6, 20, 18)

@@ -12,7 +12,8 @@ import pytest
 from small import LABELS_JSON, LPS, SHAPE, write_case, write_preset
 
 from mixmfl.core.files import read_json
-from mixmfl.data.image import Grid, read_grid, read_labels, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import read_grid, read_labels, write_image
 
 Command = Callable[..., int]
 Direction = tuple[float, float, float, float, float, float, float, float, float]
@@ -234,7 +235,8 @@ def test_every_orientation_of_a_case_gives_the_mask_of_its_twin(
     model = load_model(run / "model.safetensors")
     source = federation / "clinic" / "c0"
     original = read_grid(source / "t1.nii.gz")
-    from mixmfl.data.image import read_image, to_canonical
+    from mixmfl.data.grid import to_canonical
+    from mixmfl.data.image import read_image
 
     cases = []
     for code, direction in {

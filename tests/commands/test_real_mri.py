@@ -204,7 +204,8 @@ def test_one_patient_as_archives_store_it_gets_one_mask(
 ) -> None:
     from small_dicom import write_series
 
-    from mixmfl.data.image import Grid, read_image, read_labels, to_canonical, write_image
+    from mixmfl.data.grid import Grid, to_canonical
+    from mixmfl.data.image import read_image, read_labels, write_image
     from mixmfl.data.registration import resample
 
     source = real_mri / "ms_mni"

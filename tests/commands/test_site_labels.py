@@ -10,7 +10,8 @@ import torch
 from small import LPS, SHAPE, small_plans, stored_site, write_preset
 
 from mixmfl.core.files import read_json
-from mixmfl.data.image import Grid, read_labels, write_image, write_labels
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import read_labels, write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import Site
 from mixmfl.planning.plans import Plans

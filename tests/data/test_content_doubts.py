@@ -4,7 +4,7 @@ from scipy import ndimage
 from small_head import LPS, ONE, SHAPE
 
 from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 
 GRID = Grid(SHAPE, (3.0, 1.0, 1.0), (0.0, 0.0, 0.0), LPS)
 HEAD = np.where(ONE != 0, ndimage.gaussian_filter(np.abs(ONE), (3, 1, 1)), 0)

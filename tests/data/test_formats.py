@@ -14,6 +14,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.data import image
 from mixmfl.data.accounting import header_of
 from mixmfl.data.cases import Case
+from mixmfl.data.grid_doubts import doubts_of_grid
 from mixmfl.inference.case_reader import digests_of
 
 VOXELS = np.random.default_rng(0).integers(1, 900, (6, 5, 4)).astype(np.int16)  # X, Y, Z
@@ -132,7 +133,7 @@ def test_ways_of_writing_a_header_that_itk_reads_are_read(tmp_path: Path, ending
     np.testing.assert_array_equal(array, VOXELS.T)
     by_itk = sitk.ReadImage(str(path))
     assert (*grid.origin, *grid.spacing) == (*by_itk.GetOrigin()[:3], *by_itk.GetSpacing()[2::-1])
-    assert image.doubts(grid) == ([], [])
+    assert doubts_of_grid(grid) == ([], [])
     assert len(image.files_of(path)) == (2 if ending == ".nhdr" else 1)
 
 

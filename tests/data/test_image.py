@@ -16,7 +16,8 @@ import SimpleITK as sitk  # noqa: N813
 
 from mixmfl.core.errors import DataError
 from mixmfl.data import image, text_headers
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid, from_canonical, grid_difference, make_grid, to_canonical
+from mixmfl.data.grid_doubts import doubts_of_grid
 
 Array = npt.NDArray[Any]
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -51,11 +52,11 @@ def test_all_48_orientations_of_a_volume_are_one_canonical_volume(tmp_path: Path
         nib.save(upright.as_reoriented(np.array(orientation)), path)
         stored, grid = image.read_image(path)
         seen.add((stored.tobytes(), grid))
-        canonical, canonical_grid = image.to_canonical(stored, grid)
+        canonical, canonical_grid = to_canonical(stored, grid)
         np.testing.assert_array_equal(canonical, VOLUME)
-        assert image.difference(canonical_grid, GRID) is None
+        assert grid_difference(canonical_grid, GRID) is None
         assert places(canonical, canonical_grid) == places(stored, grid)
-        back = image.from_canonical(canonical, grid)
+        back = from_canonical(canonical, grid)
         assert back.dtype == stored.dtype
         np.testing.assert_array_equal(back, stored)
     assert len(seen) == 48
@@ -64,12 +65,12 @@ def test_all_48_orientations_of_a_volume_are_one_canonical_volume(tmp_path: Path
 def test_a_mask_goes_back_to_the_orientation_of_its_image(tmp_path: Path) -> None:
     stored = np.ascontiguousarray(VOLUME.transpose(1, 2, 0)[:, ::-1])  # coronal
     grid = Grid((4, 5, 3), (2.0, 1.5, 3.0), (0, 0, 0), (0, -1, 0, 0, 0, 1, 1, 0, 0))
-    canonical, _ = image.to_canonical(stored, grid)
+    canonical, _ = to_canonical(stored, grid)
     np.testing.assert_array_equal(canonical, VOLUME)
-    image.write_labels(tmp_path / "mask.nii.gz", image.from_canonical(canonical > 30, grid), grid)
+    image.write_labels(tmp_path / "mask.nii.gz", from_canonical(canonical > 30, grid), grid)
     mask, mask_grid = image.read_labels(tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(mask, stored > 30)
-    assert image.difference(mask_grid, grid) is None
+    assert grid_difference(mask_grid, grid) is None
 
 
 def test_an_oblique_volume_is_turned_to_its_nearest_axes() -> None:
@@ -77,12 +78,12 @@ def test_an_oblique_volume_is_turned_to_its_nearest_axes() -> None:
     c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
     direction = (-1.0, 0.0, 0.0, 0.0, s, c, 0.0, -c, s)
     grid = Grid(GRID.shape, GRID.spacing, GRID.origin, direction)
-    canonical, canonical_grid = image.to_canonical(VOLUME, grid)
+    canonical, canonical_grid = to_canonical(VOLUME, grid)
     # the tilt stays: x is exact, y and z are 20 degrees from theirs
     assert canonical_grid.direction == pytest.approx((1, 0, 0, 0, c, -s, 0, s, c))
     assert canonical_grid.spacing == (2.0, 3.0, 1.5)
     assert places(canonical, canonical_grid) == places(VOLUME, grid)
-    np.testing.assert_array_equal(image.from_canonical(canonical, grid), VOLUME)
+    np.testing.assert_array_equal(from_canonical(canonical, grid), VOLUME)
 
 
 @pytest.mark.parametrize("ending", image.WRITTEN_ENDINGS)
@@ -201,11 +202,11 @@ def test_writing_the_same_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_an_image_of_no_size_of_people_is_doubted(side: float, words: str) -> None:
     shape = (64, 3, 3) if side < 1 else (64, 61, 61)
     grid = Grid(shape, (side,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-    notes, (warning,) = image.doubts(grid)
+    notes, (warning,) = doubts_of_grid(grid)
     assert notes == []
     assert warning.startswith(f"it is {words}")
     assert "does its header count in millimetres?" in warning
-    assert image.doubts(replace(grid, spacing=(1.0, 1.0, 1.0))) == ([], [])
+    assert doubts_of_grid(replace(grid, spacing=(1.0, 1.0, 1.0))) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -227,21 +228,21 @@ def test_a_header_of_another_format_without_a_place_is_doubted(
     path = tmp_path / name
     flat = Grid((3, 4, 5), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
     image.write_image(path, np.arange(60, dtype=np.int16).reshape(3, 4, 5), flat)
-    assert image.doubts(image.read_grid(path)) == ([], [])
+    assert doubts_of_grid(image.read_grid(path)) == ([], [])
     kept = [
         line
         for line in path.read_bytes().split(b"\n")
         if not line.startswith(tuple(each.encode() for each in lines))
     ]
     path.write_bytes(b"\n".join(kept))
-    _, warnings = image.doubts(image.read_grid(path))
+    _, warnings = doubts_of_grid(image.read_grid(path))
     assert len(warnings) == bool(words)
     assert words in "".join(warnings)
 
 
 def test_grids_are_one_within_tolerance() -> None:
     near = Grid(GRID.shape, (3.002, 2.0, 1.5), (-20.01, 10.0, 7.0), (1.0, 5e-4, *IDENTITY[2:]))
-    assert image.difference(GRID, near) is None
+    assert grid_difference(GRID, near) is None
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_grids_are_one_within_tolerance() -> None:
     ],
 )
 def test_the_difference_of_two_grids_is_named(other: Grid, words: str) -> None:
-    assert str(image.difference(GRID, other)).startswith(words)
+    assert str(grid_difference(GRID, other)).startswith(words)
 
 
 def of_header(**fields: Any) -> Callable[[Path], None]:
@@ -519,8 +520,8 @@ def test_headers_of_text_mean_what_itk_makes_of_them(
         sitk.WriteImage(volume, str(path), useCompression=compressed)
         array, grid = image.read_image(path)
         np.testing.assert_array_equal(array, sitk.GetArrayFromImage(volume).astype(np.float32))
-        theirs = image.make_grid((3, 4, 5), (3.5, 2.0, 1.25), (-3.0, 4.5, 6.0), turned)
-        assert image.difference(grid, theirs) is None
+        theirs = make_grid((3, 4, 5), (3.5, 2.0, 1.25), (-3.0, 4.5, 6.0), turned)
+        assert grid_difference(grid, theirs) is None
         assert not grid.unstated
 
 

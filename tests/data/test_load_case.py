@@ -11,7 +11,7 @@ import pytest
 from mixmfl.core.errors import DataError
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid, grid_difference
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions, load_case
 
@@ -42,8 +42,8 @@ def test_a_loaded_case_is_canonical_and_its_labels_are_indices(tmp_path: Path) -
     case = write_case(tmp_path, arrays, dict.fromkeys(arrays, grid))
     loaded = load_case(case, Labels({"background": 0, "lesion": 1, "tumour": 4}))
     assert loaded.name == "p01"
-    assert image.difference(loaded.grid, grid) is None
-    assert image.difference(loaded.canonical, GRID) is None
+    assert grid_difference(loaded.grid, grid) is None
+    assert grid_difference(loaded.canonical, GRID) is None
     np.testing.assert_array_equal(loaded.images["flair"], VOLUME)
     np.testing.assert_array_equal(loaded.images["t1"], -VOLUME)
     assert loaded.images["t1"].dtype == np.float32
@@ -78,7 +78,7 @@ def test_a_label_in_another_order_of_axes_is_on_its_image(tmp_path: Path, codes:
     loaded = load_case(case, LESION)
     assert loaded.labels is not None
     assert np.array_equal(loaded.labels, loaded.images["t1"] > 50)
-    assert image.difference(loaded.grid, GRID) is None  # that of the image's file
+    assert grid_difference(loaded.grid, GRID) is None  # that of the image's file
     assert loaded.warnings == ()
 
 
@@ -168,7 +168,7 @@ def test_an_unreadable_image_is_named_with_its_case(tmp_path: Path) -> None:
 def test_a_constant_background_that_is_not_zero_is_brought_to_zero(tmp_path: Path) -> None:
     voxels = np.full((6, 7, 8), -3.5, dtype=np.float32)
     voxels[2:4, 2:5, 3:6] = np.arange(18).reshape(2, 3, 3)
-    grid = image.Grid((6, 7, 8), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    grid = Grid((6, 7, 8), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     path = tmp_path / "p" / "t1.nii.gz"
     path.parent.mkdir()
     image.write_image(path, voxels, grid)

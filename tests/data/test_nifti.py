@@ -15,6 +15,8 @@ import pytest
 
 from mixmfl.core.errors import DataError
 from mixmfl.data import image, nifti
+from mixmfl.data.grid import from_canonical, grid_difference, to_canonical
+from mixmfl.data.grid_doubts import doubts_of_grid
 
 VOXELS = np.random.default_rng(0).integers(1, 900, (6, 5, 4)).astype(np.int16)  # X, Y, Z
 AFFINE = np.diag([-2.0, -1.5, 3.0, 1.0])
@@ -53,9 +55,9 @@ def test_a_place_is_nibabel_s_and_that_of_a_mask_is_its_image_s(
     direction = np.reshape(grid.direction, (3, 3))
     place = grid.origin + direction @ (last * grid.spacing[::-1])
     np.testing.assert_allclose(place, (theirs.affine @ [*last, 1])[:3] * [-1, -1, 1], atol=1e-4)
-    canonical, _ = image.to_canonical(array, grid)
+    canonical, _ = to_canonical(array, grid)
     for name in ("mask.nii.gz", "mask.nii"):
-        image.write_labels(tmp_path / name, image.from_canonical(canonical > 400, grid), grid)
+        image.write_labels(tmp_path / name, from_canonical(canonical > 400, grid), grid)
         mask = nib.load(tmp_path / name)
         np.testing.assert_allclose(mask.affine, theirs.affine, atol=1e-6)
         for form in ("get_sform", "get_qform"):
@@ -68,9 +70,9 @@ def test_a_place_is_nibabel_s_and_that_of_a_mask_is_its_image_s(
 
 def test_a_grid_made_from_that_of_a_file_is_written_as_it_is(tmp_path: Path) -> None:
     array, grid = image.read_image(save(tmp_path / "a.nii", VOXELS, AFFINE, AFFINE, (1, 1)))
-    turned_array, canonical = image.to_canonical(array, grid)
+    turned_array, canonical = to_canonical(array, grid)
     image.write_image(tmp_path / "b.nii", turned_array, canonical)
-    assert image.difference(image.read_grid(tmp_path / "b.nii"), canonical) is None
+    assert grid_difference(image.read_grid(tmp_path / "b.nii"), canonical) is None
 
 
 @pytest.mark.parametrize("shear", [1e-4, 5e-4, 9e-4])
@@ -303,5 +305,5 @@ def test_a_header_that_counts_in_micrometres_is_doubted(tmp_path: Path) -> None:
     stored = nib.Nifti1Image(np.ones((9, 8, 7), np.int16), np.diag([5.0, 5, 5, 1]))
     stored.header.set_xyzt_units("micron")
     nib.save(stored, tmp_path / "flair.nii")
-    (warning,) = image.doubts(image.read_grid(tmp_path / "flair.nii"))[1]
+    (warning,) = doubts_of_grid(image.read_grid(tmp_path / "flair.nii"))[1]
     assert "counts in micrometres" in warning

@@ -13,7 +13,8 @@ import pytest
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Case, Found, find_cases
-from mixmfl.data.image import Grid, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
 from mixmfl.data.labels import Labels
 from mixmfl.data.partition import (
     Settings,

@@ -10,7 +10,8 @@ import pytest
 from scipy import ndimage
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.image import read_grid, read_image, read_labels, to_canonical
+from mixmfl.data.grid import to_canonical
+from mixmfl.data.image import read_grid, read_image, read_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.phantom import federation as phantom_federation
 from mixmfl.data.phantom import patient as phantom

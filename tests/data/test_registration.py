@@ -13,7 +13,8 @@ from small_head import GRID, LPS, ONE, OTHER, SHAPE
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Case
-from mixmfl.data.image import Grid, difference, write_image, write_labels
+from mixmfl.data.grid import Grid, grid_difference
+from mixmfl.data.image import write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import AlignmentOptions, load_case
 from mixmfl.data.registration import (
@@ -280,13 +281,13 @@ def test_a_thick_image_is_resampled_onto_the_fine_one_and_told(tmp_path: Path) -
     files = {"t1": write(tmp_path, "t1", ONE, GRID), "t2": write(tmp_path, "t2", thick, THICK)}
     loaded = load_case(Case("p", files))
     assert loaded.reference == "t1"
-    assert difference(loaded.grid, GRID) is None
+    assert grid_difference(loaded.grid, GRID) is None
     assert loaded.images["t2"].shape == SHAPE
     assert np.corrcoef(loaded.images["t2"].ravel(), OTHER.ravel())[0, 1] > 0.97
     (note,) = loaded.notes
     assert note.startswith("t2 was resampled onto the grid of t1 (shape (28, 64, 60) against")
     asked = load_case(Case("p", files), None, AlignmentOptions(reference="t2"))
-    assert difference(asked.grid, THICK) is None
+    assert grid_difference(asked.grid, THICK) is None
 
 
 def test_a_label_decides_whose_grid_is_the_reference(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from small_head import LPS, ONE, SHAPE
 
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.slice_doubts import doubts_about_slices
 
 GRID = Grid(SHAPE, (3.0, 1.0, 1.0), (0.0, 0.0, 0.0), LPS)

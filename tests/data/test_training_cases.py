@@ -12,7 +12,8 @@ from small_dicom import GRID, SHAPE, volume, write_series
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.cases import find_dicom
 from mixmfl.data.dicom.series import Series
-from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.data.load_case import load_case
 from mixmfl.data.modalities import Modalities

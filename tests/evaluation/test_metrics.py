@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from mixmfl.core.errors import DataError
 from mixmfl.data import image
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.metrics import (
     Evaluation,

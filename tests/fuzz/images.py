@@ -22,7 +22,8 @@ from mixmfl.core.text import printable
 from mixmfl.data.cases import Case, describe
 from mixmfl.data.dicom.cases import describe_rows, find_all
 from mixmfl.data.dicom.masks import DrawnMask
-from mixmfl.data.image import Grid, read_image, read_labels, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import read_image, read_labels, write_image
 from mixmfl.data.load_case import LoadedCase, load_case
 from mixmfl.data.mapping import mapping_table
 from mixmfl.data.modalities import Modalities

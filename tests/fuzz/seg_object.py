@@ -8,7 +8,7 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from small_dicom import GRID, SHAPE, volume, write_series
 
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.labels import Labels
 
 LABELS = Labels({"background": 0, "lesion": 1, "core": 4})

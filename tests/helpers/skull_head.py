@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image, write_labels
 
 SHAPE, SPACING = (10, 90, 90), (5.0, 2.0, 2.0)
 GRID = Grid(SHAPE, SPACING, (-90.0, -90.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))

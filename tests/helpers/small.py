@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from mixmfl.core.tensor_store import pack, with_digests
-from mixmfl.data.image import Grid, write_image, write_labels
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image, write_labels
 from mixmfl.data.labels import Labels
 from mixmfl.federated.state import RunSettings, Site, first_state
 from mixmfl.inference.model import TrainedOn

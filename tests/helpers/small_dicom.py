@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 from small import small_case
 
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 
 SHAPE = (8, 20, 18)
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)  # columns: directions of x, y, z

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (56, 64, 60)

@@ -9,7 +9,8 @@ import pytest
 from small import MODALITIES, small_case, small_plans
 from small_dicom import volume, write_series
 
-from mixmfl.data.image import Grid, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model

@@ -19,7 +19,8 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.data import image
 from mixmfl.data.cases import Case, find_cases
-from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, write_image
+from mixmfl.data.grid import Grid, make_grid
+from mixmfl.data.image import read_grid, read_labels, write_image
 from mixmfl.data.load_case import AlignmentOptions, LoadedCase, load_case
 from mixmfl.evaluation.mask_quality import Measured, add_sums, sums_of_case
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_dice

@@ -15,7 +15,7 @@ import pytest
 from small import write_model
 from small_dicom import volume, write_series
 
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import LabelDice

@@ -12,7 +12,8 @@ from scipy.special import expit
 from small import MODALITIES, small_case, small_plans
 
 from mixmfl.data.cases import find_cases
-from mixmfl.data.image import Grid, write_image
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.reliability import BINS, Reliability

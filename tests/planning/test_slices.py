@@ -11,7 +11,8 @@ from small import LABELS, MODALITIES, small_case, small_plans
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.cases import Case
-from mixmfl.data.image import Grid, make_grid, read_grid, read_labels, to_canonical, write_image
+from mixmfl.data.grid import Grid, make_grid, to_canonical
+from mixmfl.data.image import read_grid, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import TrainedOn

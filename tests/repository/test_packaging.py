@@ -34,7 +34,7 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
     "SimpleITK": {"data.image", "data.registration"},
-    "nibabel": {"data.freesurfer", "data.image", "data.nifti"},
+    "nibabel": {"data.freesurfer", "data.grid", "data.image", "data.nifti"},
     "isal": {"data.nifti"},
     "nnunetv2": {
         "planning.nnunet_planner",

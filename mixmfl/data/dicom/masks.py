@@ -13,7 +13,7 @@ from mixmfl.core.files import sha256
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.dicom.elements import by_frame, frames_of, number_in
 from mixmfl.data.dicom.files import quiet, read_whole
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.label_sets import patterns, plain_name
 from mixmfl.data.labels import Labels
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.header import Plane
-from mixmfl.data.image import MOST_VOXELS, Grid, check_directions, make_grid
+from mixmfl.data.grid import Grid, check_directions, make_grid
+from mixmfl.data.image import MOST_VOXELS
 
 SPACING_TOLERANCE = 0.02  # relative: slices may be so far from evenly spaced
 ROUNDED = 0.2  # of a step: no place is farther from where an even one would be, if it was rounded

@@ -38,7 +38,7 @@ from mixmfl.data.dicom.planes import (
     separate,
     without_strays,
 )
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 
 FEW_OTHERS = 0.8
 """The share of equally scaled images in a series from which the others may be damaged."""

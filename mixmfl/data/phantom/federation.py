@@ -10,7 +10,8 @@ import numpy as np
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json, write_text
-from mixmfl.data.image import Grid, from_canonical, write_image, write_labels
+from mixmfl.data.grid import Grid, from_canonical
+from mixmfl.data.image import write_image, write_labels
 from mixmfl.data.partition import SETTINGS, check_setting, tests_folder
 from mixmfl.data.phantom.patient import (
     ENHANCING,

@@ -23,7 +23,8 @@ from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.files import quiet
 from mixmfl.data.dicom.series import Series, find_series
-from mixmfl.data.image import Grid, difference, read_image, read_labels, write_image
+from mixmfl.data.grid import Grid, grid_difference
+from mixmfl.data.image import read_image, read_labels, write_image
 from mixmfl.data.load_case import load_case
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
@@ -43,7 +44,7 @@ def test_slices_become_the_volume_that_they_were_cut_from(tmp_path: Path) -> Non
     (case,) = find_dicom(tmp_path, KNOWN).cases
     assert (case.name, list(case.images)) == ("p1", ["t1"])
     loaded = load_case(case)
-    assert difference(loaded.grid, GRID) is None
+    assert grid_difference(loaded.grid, GRID) is None
     assert np.array_equal(loaded.images["t1"], voxels * 0.5 + 3)  # this grid is canonical
     assert case.notes == ("t1 is series 1 'T1 MPRAGE' (description 'T1 MPRAGE')",)
 
@@ -59,7 +60,7 @@ def test_a_coronal_series_from_back_to_front_keeps_its_places(tmp_path: Path) ->
 
     twin = load_case(Case("p1", {"t2": tmp_path / "t2.nii.gz"}))
     assert np.array_equal(loaded.images["t2"], twin.images["t2"])
-    assert difference(loaded.canonical, twin.canonical) is None
+    assert grid_difference(loaded.canonical, twin.canonical) is None
 
 
 def test_series_of_several_patients_mixed_in_one_folder_are_told_apart(tmp_path: Path) -> None:
@@ -466,7 +467,7 @@ def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(
     assert "1 mask in" in output
     assert command("mixmfl_predict", "-i", nifti, "-m", model, "-o", tmp_path / "b") == 0
     (one, grid), (other, other_grid) = (read_labels(tmp_path / x / "p.nii.gz") for x in "ab")
-    assert difference(grid, other_grid) is None
+    assert grid_difference(grid, other_grid) is None
     assert np.array_equal(one, other)
     assert "p: made before by the same model" not in capsys.readouterr().out
     assert command("mixmfl_predict", *asked, "-o", tmp_path / "a") == 0
@@ -613,7 +614,7 @@ def test_an_enhanced_image_is_read_as_the_series_that_it_was_made_of(tmp_path: P
     assert isinstance(series, Series)
     voxels, grid = series.read()
     want, other_grid = find_dicom(tmp_path / "plain", KNOWN).cases[0].images["t1"].read()  # type: ignore[union-attr]
-    assert difference(grid, other_grid) is None
+    assert grid_difference(grid, other_grid) is None
     assert np.array_equal(voxels, want)
     file = tmp_path / "p.dcm"
     write_segmentation(file, series, small_mask(), SEGMENTS, "ab" * 32)

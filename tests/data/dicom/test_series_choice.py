@@ -11,7 +11,7 @@ from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
 from mixmfl.data.cases import Case, Given
 from mixmfl.data.dicom.cases import find_dicom
-from mixmfl.data.image import Grid
+from mixmfl.data.grid import Grid
 from mixmfl.data.modalities import Modalities
 
 CORONAL = Grid(SHAPE, GRID.spacing, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 0, -1.0, 0, -1.0, 0))
