@@ -128,8 +128,8 @@ def load_case(
     drawn = case.label if labels is not None else None
     label_grid = _named(case, image.read_grid, drawn) if drawn is not None else None
     reference = choose_reference(case, grids, label_grid, alignment.reference)
-    is_on_qform = label_grid is not None and not _are_same_voxels(label_grid, grids[reference])
-    if is_on_qform:
+    on_qform = label_grid is not None and not _are_same_voxels(label_grid, grids[reference])
+    if on_qform:
         warnings.append(
             f"the label lies on {reference} by its qform, not by its sform; it was taken as "
             "drawn on its voxels"
@@ -160,7 +160,7 @@ def load_case(
     if labels is not None and drawn is not None:
         array, own = _named(case, image.read_labels, drawn)
         try:
-            indices = labels.to_indices(to_canonical(array, grid if is_on_qform else own)[0])
+            indices = labels.to_indices(to_canonical(array, grid if on_qform else own)[0])
         except DataError as error:
             raise DataError(
                 f"case {case.name!r}: label ({case.label}) {error}. Fix the file, or declare its "
