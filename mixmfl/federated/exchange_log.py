@@ -4,18 +4,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from mixmfl.core.text import MOST_LINE, one_line
-from mixmfl.federated.messages import StoredMessage
+from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.networks.parameters import block_of
 
 
-def describe_exchange(what: str, stored: StoredMessage) -> str:
-    """Return a line about a message that can be read.
+def describe_exchange(what: str, stored: StoredMessage, message: Message) -> str:
+    """Return a line about a message.
 
     Args:
         what: How the line begins, such as ``"sent to coordinator"``.
-        stored: The message.
+        stored: The message as it travels.
+        message: What it contains.
     """
-    message = stored.open(stored.size)
     memory = {name.split(".")[1] for name in message.tensors if name.startswith("memory.")}
     blocks = {block_of(name) for name in message.tensors if not name.startswith("memory.")}
     parts = [f"{what}: {one_line(message.kind)}"]

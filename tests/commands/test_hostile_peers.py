@@ -271,7 +271,7 @@ def tasks(site: Site) -> list[Message]:
         dataclasses.replace(state, round=1), "north", {"north": registration}
     )
     key = SignedKey("ab" * 32, "aa", "bb")
-    roster = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")})
+    participants = Participants(0, dict.fromkeys("abc", key), {"loss": ("a", "b", "c")})
     return [
         Message("fingerprint", {"version": "0", "minimum": [5, 100]}, {}),
         Message("preprocess", {"plans": {}, "configurations": ["2d"]}, {}),
@@ -282,7 +282,7 @@ def tasks(site: Site) -> list[Message]:
         personalization_task(dataclasses.replace(state, round=1), "north", {"north": registration}),
         Message("keys", {"round": 0}, {}),
         dataclasses.replace(
-            train_task(state, registration), kind="masked", record=roster.to_json()
+            train_task(state, registration), kind="masked", record=participants.to_json()
         ),
         Message("model", {}, {"file": torch.zeros(9, dtype=torch.uint8)}),
     ]

@@ -215,13 +215,13 @@ def test_tensors_that_overlap_or_leave_gaps_are_refused(
 
 
 def test_a_parcel_holds_the_bytes_of_the_message_and_leaves_no_file_behind(tmp_path: Path) -> None:
-    parcel = StoredMessage.pack(MESSAGE, tmp_path / "new")
-    assert parcel.read(0, parcel.size + 1) == CONTENT
-    assert parcel.read(7, 5) == CONTENT[7:12]
-    assert parcel.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    stored = StoredMessage.pack(MESSAGE, tmp_path / "new")
+    assert stored.read(0, stored.size + 1) == CONTENT
+    assert stored.read(7, 5) == CONTENT[7:12]
+    assert stored.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert not list((tmp_path / "new").iterdir())
-    tensors = parcel.open().tensors
-    del parcel  # who holds the tensors holds the file
+    tensors = stored.open().tensors
+    del stored  # who holds the tensors holds the file
     assert torch.equal(tensors["decoder.w"], MESSAGE.tensors["decoder.w"])
     assert torch.equal(only(tensors, {"n"})["n"], torch.tensor([2**40]))
     with pytest.raises(AggregationError, match="bytes came, at most 10 are needed for it"):

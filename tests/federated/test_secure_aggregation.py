@@ -115,13 +115,13 @@ def one_round(
     federation: MaskedFederation, registrations: dict[str, Registration]
 ) -> tuple[ServerState, Participants, dict[str, Message], dict[str, BlockSum]]:
     """Do a masked round."""
-    roster, tasks = asked(federation, registrations)
+    participants, tasks = asked(federation, registrations)
     replies = federation.ask(tasks)
     for site, reply in replies.items():
-        check_masked(site, reply, roster, START, SIZES)
-    sums = sum_blocks(roster, replies)
-    state, _ = merge_sums(START, roster, replies, sums, registrations, PLANS, SETTINGS)
-    return state, roster, replies, sums
+        check_masked(site, reply, participants, START, SIZES)
+    sums = sum_blocks(participants, replies)
+    state, _ = merge_sums(START, participants, replies, sums, registrations, PLANS, SETTINGS)
+    return state, participants, replies, sums
 
 
 def plain_round(sites: Mapping[str, Site], registrations: dict[str, Registration]) -> ServerState:
@@ -158,15 +158,15 @@ def memory_apart(one: ServerState, other: ServerState, places: set[tuple[str, in
 def test_the_sum_is_that_of_plain_aggregation_with_unequal_modalities(
     sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
-    masked, roster, _, sums = one_round(MaskedFederation(sites), registrations)
+    masked, participants, _, sums = one_round(MaskedFederation(sites), registrations)
     plain = plain_round(sites, registrations)
     assert furthest(masked, plain) < 1e-6
     assert furthest(masked, START) > 1e-3
-    assert set(roster.holders) == {
+    assert set(participants.holders) == {
         "tailored.t1", "tailored.t2", "shared", "fusion", "decoder", "loss",
         "memory.t1.2", "memory.t2.2",
     }  # fmt: skip
-    assert roster.holders["tailored.t2"] == ("east", "north", "west")
+    assert participants.holders["tailored.t2"] == ("east", "north", "west")
     assert set(masked.memory) == {("t1", 2), ("t2", 2)}
     assert memory_apart(masked, plain, set(masked.memory)) < 1e-4  # counts of some hundred voxels
     for place, features in masked.memory.items():
@@ -233,8 +233,8 @@ def test_a_record_that_is_damaged_stops_the_site(
     federation.ask({"north": tasks["north"]})
 
 
-def sum_of(roster: Participants, replies: dict[str, Message]) -> npt.NDArray[np.float64]:
-    return sum_blocks(roster, replies)["shared"].whole()
+def sum_of(participants: Participants, replies: dict[str, Message]) -> npt.NDArray[np.float64]:
+    return sum_blocks(participants, replies)["shared"].whole()
 
 
 @pytest.mark.parametrize("prefix", ["fusion.", "tailored.t1.", "memory.t1.", "tailored.flair."])
@@ -245,11 +245,11 @@ def test_sites_that_were_sent_different_tensors_do_not_add_up(
     federation = MaskedFederation(sites)
     state, *_, sums = one_round(federation, registrations)
     assert np.abs(sums["shared"].whole()).max() < 10
-    roster, tasks = asked(federation, registrations, state)
+    participants, tasks = asked(federation, registrations, state)
     name = next(name for name in tasks["south"].tensors if name.startswith(prefix))
     changed = {**tasks["south"].tensors, name: tasks["south"].tensors[name] + 1e-3}
     tasks["south"] = dataclasses.replace(tasks["south"], tensors=changed)
-    summed = np.median(np.abs(sum_of(roster, federation.ask(tasks))))
+    summed = np.median(np.abs(sum_of(participants, federation.ask(tasks))))
     # flair is summed by nobody, so that no site knows who else holds it
     assert (summed > 1e6) == (prefix != "tailored.flair.")
 
@@ -258,15 +258,17 @@ def test_sites_that_were_sent_different_participants_do_not_add_up(
     sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    roster, tasks = asked(federation, registrations)
+    participants, tasks = asked(federation, registrations)
     again = MaskedFederation(sites, identities=federation.identities)
     other, _ = asked(again, registrations)
-    stranger = dataclasses.replace(roster, keys={**roster.keys, "east": other.keys["east"]})
+    stranger = dataclasses.replace(
+        participants, keys={**participants.keys, "east": other.keys["east"]}
+    )
     tasks["north"] = masked_tasks(START, stranger, registrations)["north"]
     replies = federation.ask(tasks)
-    apart = dataclasses.replace(roster, holders={"shared": ("south", "west")})
+    apart = dataclasses.replace(participants, holders={"shared": ("south", "west")})
     assert np.median(np.abs(sum_of(apart, replies))) > 1e6
-    assert np.median(np.abs(sum_of(roster, replies))) > 1e6
+    assert np.median(np.abs(sum_of(participants, replies))) > 1e6
 
 
 def test_a_site_that_trained_an_earlier_round_otherwise_does_not_add_up(
@@ -278,14 +280,14 @@ def test_a_site_that_trained_an_earlier_round_otherwise_does_not_add_up(
     def trained(
         state: ServerState, before: Mapping[str, State], only: str = ""
     ) -> tuple[dict[str, State], float]:
-        roster, tasks = asked(federation, registrations, state)
+        participants, tasks = asked(federation, registrations, state)
         done = {
             name: federation.clients[name].handle(task, before.get(name, {}))
             for name, task in tasks.items()
             if only in ("", name)
         }
         replies = {name: handled.reply for name, handled in done.items()}
-        total = 0.0 if only else float(np.median(np.abs(sum_of(roster, replies))))
+        total = 0.0 if only else float(np.median(np.abs(sum_of(participants, replies))))
         return {name: handled.optimizer for name, handled in done.items()}, total
 
     first, _ = trained(START, {})
@@ -300,13 +302,13 @@ def test_of_fewer_than_all_sites_no_sum_can_be_read(
     sites: Mapping[str, Site], registrations: dict[str, Registration], missing: str
 ) -> None:
     federation = MaskedFederation(sites)
-    roster, tasks = asked(federation, registrations)
+    participants, tasks = asked(federation, registrations)
     replies = federation.ask(tasks)
     holders = {
         block: tuple(site for site in who if site != missing)
-        for block, who in roster.holders.items()
+        for block, who in participants.holders.items()
     }
-    part = dataclasses.replace(roster, holders=holders)
+    part = dataclasses.replace(participants, holders=holders)
     assert np.median(np.abs(sum_of(part, replies))) > 1e6
 
 
@@ -344,8 +346,8 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
 
     with pytest.raises(PrivacyError, match="the server asked for a plain reply in a run that"):
         federation.ask({"north": train_task(START, registrations["north"])})
-    roster, tasks = asked(federation, registrations)
-    holders = roster.to_json()["holders"]
+    participants, tasks = asked(federation, registrations)
+    holders = participants.to_json()["holders"]
     refused("with 2 holders of a block", holders={**holders, "shared": ["north", "south"]})
     others = ["east", "south", "west"]
     refused("not those this site holds", holders={**holders, "shared": others})
@@ -354,7 +356,7 @@ def test_a_site_refuses_what_would_reveal_its_numbers(
         "not those this site holds", holders={**holders, "tailored.flair": sorted(registrations)}
     )
     refused("for which this site has no key", round=5)
-    roster, tasks = asked(federation, registrations)
+    participants, tasks = asked(federation, registrations)
     federation.ask({"north": tasks["north"]})
     with pytest.raises(PrivacyError, match="it uses each once"):
         federation.ask({"north": tasks["north"]})
@@ -374,8 +376,8 @@ def test_a_server_refuses_replies_that_do_not_fit(
         bad_key = dataclasses.replace(keys["south"], record=record)
         with pytest.raises(AggregationError, match=message):
             gather_participants(START, {**keys, "south": bad_key}, registrations, SIZES)
-    roster = gather_participants(START, keys, registrations, SIZES)
-    good = federation.ask(masked_tasks(START, roster, registrations))["north"]
+    participants = gather_participants(START, keys, registrations, SIZES)
+    good = federation.ask(masked_tasks(START, participants, registrations))["north"]
     for tensors in (
         {**good.tensors, "masked.shared": good.tensors["masked.shared"][:-1]},
         {**good.tensors, "masked.shared": good.tensors["masked.shared"].double()},
@@ -384,7 +386,7 @@ def test_a_server_refuses_replies_that_do_not_fit(
     ):
         bad = dataclasses.replace(good, tensors=tensors)
         with pytest.raises(MixmflError, match="has not the masked blocks that were asked for"):
-            check_masked("north", bad, roster, START, SIZES)
+            check_masked("north", bad, participants, START, SIZES)
     for record, message in (
         ({"round": 1}, "to round 1; a 'masked' reply to round 0 was asked for"),
         ({"round": 0, "epsilon": "x", "delta": 0.1}, "'north': epsilon: is 'x'; it must be a num"),
@@ -392,7 +394,7 @@ def test_a_server_refuses_replies_that_do_not_fit(
     ):
         bad = dataclasses.replace(good, record=record)
         with pytest.raises(MixmflError, match=message):
-            check_masked("north", bad, roster, START, SIZES)
+            check_masked("north", bad, participants, START, SIZES)
 
 
 def plainly(one: BlockSum, numbers: npt.NDArray[np.float64]) -> BlockSum:
@@ -405,9 +407,9 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
     sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    _, roster, replies, sums = one_round(federation, registrations)
+    _, participants, replies, sums = one_round(federation, registrations)
     absurd = {**sums, "shared": plainly(sums["shared"], sums["shared"].whole() + 1e4)}
-    state, shown = merge_sums(START, roster, replies, absurd, registrations, PLANS, SETTINGS)
+    state, shown = merge_sums(START, participants, replies, absurd, registrations, PLANS, SETTINGS)
     assert state.round == 1
     assert furthest(state, START) == 0
     assert set(shown.rejected) == set(registrations)
@@ -417,11 +419,11 @@ def test_a_sum_that_cannot_come_of_training_is_left_out(
     total[:-3] = 2.7e11  # with next to no voxels in each of three classes
     total[-3:] = 2.0**-24
     endless = {**sums, "memory.t1.2": plainly(seen, total)}
-    state, shown = merge_sums(START, roster, replies, endless, registrations, PLANS, SETTINGS)
+    state, shown = merge_sums(START, participants, replies, endless, registrations, PLANS, SETTINGS)
     assert furthest(state, START) == 0
     assert "sent memory.t1.2 with NaN, infinity or a norm beyond 1e19" in shown.rejected["north"]
     fewer = {**sums, "memory.t1.2": plainly(seen, -seen.whole())}
-    state, shown = merge_sums(START, roster, replies, fewer, registrations, PLANS, SETTINGS)
+    state, shown = merge_sums(START, participants, replies, fewer, registrations, PLANS, SETTINGS)
     assert furthest(state, START) == 0
     assert shown.rejected["north"] == "the sum of all has a count < 0"
 
@@ -525,7 +527,7 @@ def test_without_any_field_a_reply_of_a_masked_round_is_refused(
     sites: Mapping[str, Site], registrations: dict[str, Registration]
 ) -> None:
     federation = MaskedFederation(sites)
-    roster = one_round(federation, registrations)[1]
+    participants = one_round(federation, registrations)[1]
 
     def taken(kind: str, reply: Message) -> bool:
         try:
@@ -533,7 +535,7 @@ def test_without_any_field_a_reply_of_a_masked_round_is_refused(
                 keys = {**federation.seen["keys"], "north": reply}
                 gather_participants(START, keys, registrations, SIZES)
             else:
-                check_masked("north", reply, roster, START, SIZES)
+                check_masked("north", reply, participants, START, SIZES)
         except AggregationError:
             return False
         return True

@@ -48,9 +48,9 @@ def federation(sites: Mapping[str, Site]) -> MaskedFederation:
     return MaskedFederation(sites)
 
 
-def passed_on(roster: Participants, keys: Mapping[str, SignedKey]) -> Participants:
+def passed_on(participants: Participants, keys: Mapping[str, SignedKey]) -> Participants:
     """Return what a coordinator in the middle says of who takes part."""
-    return dataclasses.replace(roster, keys={**roster.keys, **keys})
+    return dataclasses.replace(participants, keys={**participants.keys, **keys})
 
 
 def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
@@ -61,10 +61,10 @@ def test_a_coordinator_in_the_middle_would_read_a_site_that_checks_nothing(
 ) -> None:
     """The attack that signatures stop: with the others' keys its own, it takes the masks off."""
     monkeypatch.setattr(Identity, "check", lambda *_: None)
-    roster, _ = asked(federation, registrations)
+    participants, _ = asked(federation, registrations)
     pairs = {name: key_pair() for name in OTHERS}
-    keys = {n: dataclasses.replace(roster.keys[n], key=pairs[n][1].hex()) for n in OTHERS}
-    forged = passed_on(roster, keys)
+    keys = {n: dataclasses.replace(participants.keys[n], key=pairs[n][1].hex()) for n in OTHERS}
+    forged = passed_on(participants, keys)
     task = masked_tasks(START, forged, registrations)["north"]
     words = federation.ask({"north": task})["north"].tensors["masked.shared"].numpy().view("u8")
     common = client.round_digests(task, forged, "north", {})
@@ -89,8 +89,8 @@ SIGNATURE = "its signature is not of this federation, run, plans, settings, roun
 Forge = Callable[[Participants, MaskedFederation], dict[str, SignedKey]]
 
 
-def another_key(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
-    return {"east": dataclasses.replace(roster.keys["east"], key=key_pair()[1].hex())}
+def another_key(participants: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(participants.keys["east"], key=key_pair()[1].hex())}
 
 
 def of_another_round(_: Participants, federation: MaskedFederation) -> dict[str, SignedKey]:
@@ -113,16 +113,16 @@ def of_a_false_authority(_: Participants, federation: MaskedFederation) -> dict[
     return {"east": dataclasses.replace(false, authority=real).sign("run", 0, key_pair()[1])}
 
 
-def of_another_site(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
-    return {"east": roster.keys["west"]}
+def of_another_site(participants: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": participants.keys["west"]}
 
 
-def of_nobody(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
-    return {"east": dataclasses.replace(roster.keys["east"], certificate="ab")}
+def of_nobody(participants: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(participants.keys["east"], certificate="ab")}
 
 
-def unsigned(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
-    return {"east": dataclasses.replace(roster.keys["east"], signature="a")}
+def unsigned(participants: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
+    return {"east": dataclasses.replace(participants.keys["east"], signature="a")}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def unsigned(roster: Participants, _: MaskedFederation) -> dict[str, SignedKey]:
 def test_a_key_that_is_not_shown_to_be_a_sites_stops_the_others(
     federation: MaskedFederation, registrations: dict[str, Registration], forge: Forge, why: str
 ) -> None:
-    roster, _ = asked(federation, registrations)
-    forged = passed_on(roster, forge(roster, federation))
+    participants, _ = asked(federation, registrations)
+    forged = passed_on(participants, forge(participants, federation))
     task = masked_tasks(START, forged, registrations)["north"]
     with pytest.raises(PrivacyError, match=rf"site 'east' in round 1 .*: {why}\. Nothing is sent"):
         federation.ask({"north": task})
@@ -163,9 +163,9 @@ def test_a_key_that_is_not_shown_to_be_a_sites_stops_the_others(
 def test_a_site_notices_that_its_own_key_was_exchanged(
     federation: MaskedFederation, registrations: dict[str, Registration]
 ) -> None:
-    roster, _ = asked(federation, registrations)
+    participants, _ = asked(federation, registrations)
     again = federation.identities["north"].sign("run", 0, key_pair()[1])
-    task = masked_tasks(START, passed_on(roster, {"north": again}), registrations)["north"]
+    task = masked_tasks(START, passed_on(participants, {"north": again}), registrations)["north"]
     with pytest.raises(PrivacyError, match="another key as that of this site in round 1 than the"):
         federation.ask({"north": task})
 
@@ -232,16 +232,16 @@ def test_in_a_simulation_a_coordinator_in_the_middle_gets_no_round(
     tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swapped(
-        state: ServerState, roster: Participants, registrations: Mapping[str, Registration]
+        state: ServerState, participants: Participants, registrations: Mapping[str, Registration]
     ) -> dict[str, Message]:
         forged = {
             name: dataclasses.replace(signed, key=key_pair()[1].hex())
-            for name, signed in roster.keys.items()
+            for name, signed in participants.keys.items()
         }
         tasks = {}
-        for name in roster.keys:
-            keys = {**forged, name: roster.keys[name]}
-            tasks[name] = masked_tasks(state, passed_on(roster, keys), registrations)[name]
+        for name in participants.keys:
+            keys = {**forged, name: participants.keys[name]}
+            tasks[name] = masked_tasks(state, passed_on(participants, keys), registrations)[name]
         return tasks
 
     monkeypatch.setattr(coordinator, "masked_tasks", swapped)

@@ -187,7 +187,7 @@ class Replies:
         )
         shown = {name: register(site) for name, site in self.masked.sites.items()}
         self.start = first_state(PLANS, MASKED)
-        self.roster, tasks = asked(self.masked, shown, self.start)
+        self.participants, tasks = asked(self.masked, shown, self.start)
         self.shown, self.masks = shown, self.masked.ask(tasks)
         self.keys = self.masked.seen["keys"]
         self.checks += [(self.keys["north"], self._keys), (self.masks["north"], self._masked)]
@@ -237,16 +237,16 @@ class Replies:
 
     def _keys(self, reply: Message) -> Any:
         keys = {**self.keys, "north": reply}
-        roster = gather_participants(self.start, keys, self.shown, SIZES)
-        return sorted(roster.keys)
+        participants = gather_participants(self.start, keys, self.shown, SIZES)
+        return sorted(participants.keys)
 
     def _masked(self, reply: Message) -> Any:
         replies = {**self.masks, "north": reply}
         for site, each in replies.items():
-            check_masked(site, each, self.roster, self.start, SIZES)
-        sums = sum_blocks(self.roster, replies)
+            check_masked(site, each, self.participants, self.start, SIZES)
+        sums = sum_blocks(self.participants, replies)
         state, diagnostics = merge_sums(
-            self.start, self.roster, replies, sums, self.shown, PLANS, MASKED
+            self.start, self.participants, replies, sums, self.shown, PLANS, MASKED
         )
         for name, tensor in state.weights.items():
             if not tensor.isfinite().all():

@@ -88,5 +88,5 @@ def asked(
 ) -> tuple[Participants, dict[str, Message]]:
     """Ask for keys, and return the participants and the tasks of a masked round."""
     keys = federation.ask(keys_tasks(state.round, registrations))
-    roster = gather_participants(state, keys, registrations, SIZES)
-    return roster, masked_tasks(state, roster, registrations)
+    participants = gather_participants(state, keys, registrations, SIZES)
+    return participants, masked_tasks(state, participants, registrations)

@@ -27,7 +27,7 @@ NAMES = {
         "imagine",
         "imagining",
     ),
-    *("train_embedded", "deal_cases", "told", "tells", "said"),
+    *("train_embedded", "deal_cases", "told", "tells", "said", "roster", "parcel"),
 }
 
 FRAGMENT = re.compile(

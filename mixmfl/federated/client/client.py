@@ -1,6 +1,6 @@
 """A site in a run: handles every kind of task, in a simulation and on a network alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mixmfl.core.errors import AggregationError, PrivacyError
@@ -69,14 +69,6 @@ class Client:
         self.site, self.plans, self.settings = site, plans, settings
         self._signer = signer
         self._key: RoundKey | None = None
-        self._handlers = {
-            "train": self._train,
-            "keys": self._send_key,
-            "masked": self._train_masked,
-            "validate": self._validate,
-            MEASURE: self._measure,
-            "personalize": self._personalize,
-        }
 
     def handle(self, task: Message, optimizer: Tensors) -> Handled:
         """Do a task of the run.
@@ -92,12 +84,11 @@ class Client:
                 reveal the numbers of a masked run.
             MixmflError: The loss became NaN or infinite, or the device's memory ran out.
         """
-        if task.kind not in self._handlers:
+        if task.kind not in _HANDLERS:
             raise AggregationError(
-                f"the server sent a task {quoted(task.kind)}; this site knows "
-                f"{', '.join(self._handlers)}"
+                f"the server sent a task {quoted(task.kind)}; this site knows {', '.join(KINDS)}"
             )
-        return self._handlers[task.kind](task, optimizer)
+        return _HANDLERS[task.kind](self, task, optimizer)
 
     def _train(self, task: Message, optimizer: Tensors) -> Handled:
         if self.settings.masked:
@@ -142,3 +133,15 @@ class Client:
         return Handled(
             outgoing(task.kind, record), personal=made.blocks if made.result.kept else {}
         )
+
+
+_HANDLERS: Mapping[str, Callable[[Client, Message, Tensors], Handled]] = {
+    "train": Client._train,
+    "keys": Client._send_key,
+    "masked": Client._train_masked,
+    "validate": Client._validate,
+    MEASURE: Client._measure,
+    "personalize": Client._personalize,
+}
+KINDS = tuple(_HANDLERS)
+"""Kinds of the tasks of a run."""

@@ -116,37 +116,38 @@ def train_masked(
         PrivacyError: The task asks for what would reveal the site's numbers.
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
-    roster = Participants.from_json(task.record)
-    if key is None or key.round != roster.round:
+    participants = Participants.from_json(task.record)
+    if key is None or key.round != participants.round:
         raise PrivacyError(
-            f"the server asked for masked numbers of round {roster.round + 1}, for which this site "
-            "has no key; it uses each once, and loses it when it restarts"
+            f"the server asked for masked numbers of round {participants.round + 1}, for which "
+            "this site has no key; it uses each once, and loses it when it restarts"
         )
-    if roster.keys.get(site.name) != key.signed:
+    if participants.keys.get(site.name) != key.signed:
         raise PrivacyError(
             f"the coordinator passes on another key as that of this site in round "
-            f"{roster.round + 1} than the one that it sent; nothing is sent"
+            f"{participants.round + 1} than the one that it sent; nothing is sent"
         )
-    signer.identity.check(signer.run, roster.round, roster.keys)
+    signer.identity.check(signer.run, participants.round, participants.keys)
     weights = register(site).weights
-    mine = [block for block, holders in roster.holders.items() if site.name in holders]
-    if LOSS not in mine or {*weights} & {*roster.trained} != {*mine} & {*roster.trained}:
+    mine = [block for block, holders in participants.holders.items() if site.name in holders]
+    trained = {*participants.trained}
+    if LOSS not in mine or {*weights} & trained != {*mine} & trained:
         raise PrivacyError(
             "the server asked for masked numbers of blocks that are not those this site holds"
         )
-    signer.summed.agree(roster.holders)
-    plain = {"round": roster.round, "blocks": roster.trained}
+    signer.summed.agree(participants.holders)
+    plain = {"round": participants.round, "blocks": participants.trained}
     reply, after = train_at_site(
         dataclasses.replace(task, kind="train", record=plain), site, plans, settings,
         only(optimizer_state, [n for n in optimizer_state if not n.startswith(ROUNDS_WITH)]),
     )  # fmt: skip
     sizes = prototype_sizes(plans, settings.configuration)
-    common = round_digests(task, roster, site.name, optimizer_state)
+    common = round_digests(task, participants, site.name, optimizer_state)
     tensors: State = {}
     for block in mine:
-        holders = roster.holders[block]
+        holders = participants.holders[block]
         masks = [
-            pair_mask(key, roster, site.name, other, f"{block!r}, {common[other]}")
+            pair_mask(key, participants, site.name, other, f"{block!r}, {common[other]}")
             for other in holders
             if other != site.name
         ]
@@ -167,17 +168,17 @@ def train_masked(
 
 
 def pair_mask(
-    key: RoundKey, roster: Participants, site: str, other: str, purpose: str
+    key: RoundKey, participants: Participants, site: str, other: str, purpose: str
 ) -> tuple[bytes, np.ufunc]:
     """Return the seed of the mask that two sites share, and what this one does with the mask."""
     first, second = sorted((site, other))
-    purpose = f"mask, round {roster.round}, {first!r} and {second!r}, {purpose}"
-    seed = agree(key.private, bytes.fromhex(roster.keys[other].key), purpose)
+    purpose = f"mask, round {participants.round}, {first!r} and {second!r}, {purpose}"
+    seed = agree(key.private, bytes.fromhex(participants.keys[other].key), purpose)
     return seed, np.add if site == first else np.subtract
 
 
 def round_digests(
-    task: Message, roster: Participants, site: str, optimizer_state: Tensors
+    task: Message, participants: Participants, site: str, optimizer_state: Tensors
 ) -> dict[str, str]:
     """Return, by other site, a digest of what the server must have sent to both, now and before.
 
@@ -200,15 +201,15 @@ def round_digests(
     return {
         other: hashlib.sha256(
             json.dumps(
-                [before.get(other, ""), roster.to_json()]
+                [before.get(other, ""), participants.to_json()]
                 + [
                     part
                     for block, part in parts.items()
-                    if not block or {site, other} <= {*roster.holders.get(block, ())}
+                    if not block or {site, other} <= {*participants.holders.get(block, ())}
                 ]
             ).encode()
         ).hexdigest()
-        for other in roster.keys
+        for other in participants.keys
         if other != site
     }
 

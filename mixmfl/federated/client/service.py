@@ -17,7 +17,7 @@ from mixmfl.core.text import one_line, quoted
 from mixmfl.core.version import __version__
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.client.approval import Job
-from mixmfl.federated.client.client import Client
+from mixmfl.federated.client.client import KINDS, Client
 from mixmfl.federated.client.jobs import planning_job, preprocessing_job, training_job
 from mixmfl.federated.client.limits import check_joined
 from mixmfl.federated.client.outbound import outgoing, outgoing_fingerprint
@@ -36,10 +36,9 @@ from mixmfl.federated.client.training import outgoing_registration
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
 from mixmfl.federated.secure_aggregation.identities import load_identity
-from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import TRAINING, check_stored_optimizer
 from mixmfl.federated.sites import patients_of
-from mixmfl.federated.state import MEASURE, Minimum, RunSettings, Site, register
+from mixmfl.federated.state import Minimum, RunSettings, Site, register
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model_file import apply_personal_weights, load_model
 from mixmfl.planning.plans import Plans
@@ -70,19 +69,17 @@ class ClientService:
             "join": self._approve_run,
         }
         self._handlers: dict[str, Callable[[Message], Message]] = {
-            **dict.fromkeys(("train", *MASKED_KINDS), self._train),
-            **dict.fromkeys(("validate", MEASURE), self._answer),
-            "personalize": self._personalize,
+            **dict.fromkeys(KINDS, self._take_part),
             "model": self._keep_model,
         }
 
-    def answer(self, parcel: StoredMessage) -> StoredMessage:
+    def answer(self, stored: StoredMessage) -> StoredMessage:
         """Do a task and return the reply.
 
         The reason of a failure is written to the log only, because it may name files or cases.
 
         Args:
-            parcel: The task.
+            stored: The task.
 
         Returns:
             The reply: of the task's kind, or of kind ``FAILED``, which carries no reason.
@@ -90,9 +87,10 @@ class ClientService:
         kind = "unreadable"
         try:
             self._config = self._settings.within_policy()
-            task = parcel.open()
+            task = stored.open()
             kind = task.kind
-            note(self._config.exchange_log, describe_exchange("came from coordinator", parcel))
+            line = describe_exchange("came from coordinator", stored, task)
+            note(self._config.exchange_log, line)
             if kind not in (known := [*self._jobs, *self._handlers]):
                 raise AggregationError(
                     f"the coordinator sent a task {quoted(kind)}; this version of mixmfl knows "
@@ -125,8 +123,8 @@ class ClientService:
         Raises:
             PrivacyError: It cannot be recorded that it leaves, and so it must not.
         """
+        message = reply.open(reply.size)
         if taken:
-            message = reply.open(reply.size)
             try:
                 self._config.audit_log.add(
                     "sent",
@@ -141,7 +139,7 @@ class ClientService:
                 note(self._config.problem_log, f"{message.kind} is not sent: {error}")
                 raise
         what = "sent to coordinator" if taken else "not sent, the coordinator did not take it"
-        note(self._config.exchange_log, describe_exchange(what, reply))
+        note(self._config.exchange_log, describe_exchange(what, reply, message))
 
     def _approve(self, kind: str, job: Job) -> None:
         """Count a job of a kind of task, have the hospital approve of it, and record that it did.
@@ -225,7 +223,8 @@ class ClientService:
         identity = load_identity(self._config.name, self._config.keys)
         return Signer(identity, run, SummedSites(self._config.summed_file))
 
-    def _train(self, task: Message) -> Message:
+    def _take_part(self, task: Message) -> Message:
+        """Do a task of the run, and keep what stays at the site."""
         client, number = self._client_for(task), int(task.record["round"])
         folder, before = self._run().folder, {}
         if task.kind in TRAINING:
@@ -235,15 +234,8 @@ class ClientService:
         handled = client.handle(task, before)
         if handled.optimizer:  # in a masked round the key is sent first
             folder.keep_optimizer(number, handled.optimizer)
-        return handled.reply
-
-    def _answer(self, task: Message) -> Message:
-        return self._client_for(task).handle(task, {}).reply
-
-    def _personalize(self, task: Message) -> Message:
-        handled = self._client_for(task).handle(task, {})
         if handled.personal:
-            save_tensors(self._run().folder.personal, handled.personal)
+            save_tensors(folder.personal, handled.personal)
         return handled.reply
 
     def _keep_model(self, task: Message) -> Message:

@@ -153,8 +153,8 @@ class _Asked:
         self.fetched = False
         self._site, self._kind, self._stored, self._cell = site, message.kind, stored, cell
         self._log, self._began = log, time.monotonic()
-        # described now: this reads the message, and FLARE waits for us when it sends
-        self._line = describe_exchange(f"sent to {site}", stored)
+        # described now: this computes a digest, and FLARE waits for us when it sends
+        self._line = describe_exchange(f"sent to {site}", stored, message)
         self._download = Download(cell, stored, site)
         self._replied = False
         self._stop = Signal()
@@ -207,7 +207,7 @@ class _Asked:
                 folder = self._log.parent
                 stored = fetch(self._cell, address, self._site, most, folder, self._stop)
             reply = stored.open(most)
-            note(self._log, describe_exchange(f"came from {self._site}", stored))
+            note(self._log, describe_exchange(f"came from {self._site}", stored, reply))
         except Exception as error:  # no reply, however malformed, may stop the job
             self.refuse(f"its reply cannot be read ({one_line(error)})")
             return

@@ -419,15 +419,15 @@ def _masked_round(run: Run, state: ServerState, sent: ServerState, ask: Ask) -> 
 
     try:
         keys = answers(keys_tasks(state.round, registrations))
-        roster = gather_participants(state, keys, registrations, sizes)
-        replies = answers(masked_tasks(sent, roster, registrations))
+        participants = gather_participants(state, keys, registrations, sizes)
+        replies = answers(masked_tasks(sent, participants, registrations))
         for site, reply in replies.items():
-            check_masked(site, reply, roster, state, sizes)
+            check_masked(site, reply, participants, state, sizes)
     except AggregationError as error:  # of one site, and without it no sum is made
         raise QuorumError(f"round {state.round + 1}: {error}") from None
-    sums = sum_blocks(roster, replies)
+    sums = sum_blocks(participants, replies)
     merged, diagnostics = merge_sums(
-        state, roster, replies, sums, registrations, run.plans, run.settings
+        state, participants, replies, sums, registrations, run.plans, run.settings
     )
     for site, reason in sorted(diagnostics.rejected.items()):
         log.warning("round %d: %s: does not take part: %s", state.round + 1, site, reason)

@@ -131,19 +131,21 @@ def gather_participants(
 
 
 def masked_tasks(
-    state: ServerState, roster: Participants, registrations: Mapping[str, Registration]
+    state: ServerState, participants: Participants, registrations: Mapping[str, Registration]
 ) -> dict[str, Message]:
     """Return the tasks to train, and to send masked blocks."""
     return {
-        site: Message("masked", roster.to_json(), train_task(state, registrations[site]).tensors)
-        for site in roster.keys
+        site: Message(
+            "masked", participants.to_json(), train_task(state, registrations[site]).tensors
+        )
+        for site in participants.keys
     }
 
 
 def check_masked(
     site: str,
     reply: Message,
-    roster: Participants,
+    participants: Participants,
     state: ServerState,
     sizes: Mapping[int, PrototypeSizes],
 ) -> None:
@@ -154,16 +156,16 @@ def check_masked(
     """
     lengths = {
         f"masked.{block}": block_length(block, state.weights, sizes)
-        for block, who in roster.holders.items()
+        for block, who in participants.holders.items()
         if site in who
     }
     forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
-    check_round(site, "masked", reply, roster.round)
+    check_round(site, "masked", reply, participants.round)
     read_reply(PrivateReply if "epsilon" in reply.record else MaskedReply, site, reply)
     if forms != {name: ((length,), torch.int64) for name, length in lengths.items()}:
         raise AggregationError(
-            f"site {site!r} sent a reply to round {roster.round} that has not the masked blocks "
-            "that were asked for"
+            f"site {site!r} sent a reply to round {participants.round} that has not the masked "
+            "blocks that were asked for"
         )
 
 
@@ -194,15 +196,15 @@ class BlockSum:
         return self.part(0, self.length)
 
 
-def sum_blocks(roster: Participants, replies: Mapping[str, Message]) -> dict[str, BlockSum]:
+def sum_blocks(participants: Participants, replies: Mapping[str, Message]) -> dict[str, BlockSum]:
     """Return the sum over the holders, by block.
 
     Args:
-        roster: Participants of the round.
+        participants: Participants of the round.
         replies: Masked replies of all of them, by site.
     """
     sums = {}
-    for block, holders in sorted(roster.holders.items()):
+    for block, holders in sorted(participants.holders.items()):
         name = f"masked.{block}"
         sources = tuple(replies[site].tensors for site in holders)
         length = math.prod(form_of(sources[0], name)[0])
@@ -212,7 +214,7 @@ def sum_blocks(roster: Participants, replies: Mapping[str, Message]) -> dict[str
 
 def merge_sums(
     state: ServerState,
-    roster: Participants,
+    participants: Participants,
     replies: Mapping[str, Message],
     sums: Mapping[str, BlockSum],
     registrations: Mapping[str, Registration],
@@ -226,7 +228,7 @@ def merge_sums(
 
     Args:
         state: The server's state that the replies were trained from.
-        roster: Participants of the round.
+        participants: Participants of the round.
         replies: Masked replies by site.
         sums: Sums by block, from ``sum_blocks``.
         registrations: Registrations by site.
@@ -241,7 +243,7 @@ def merge_sums(
             _, modality, level = block.split(".")
             seen[modality, int(level)] = _merged_prototypes(total.whole(), sizes[int(level)])
         elif block != LOSS:
-            weight = sum(registrations[site].weights[block] for site in roster.holders[block])
+            weight = sum(registrations[site].weights[block] for site in participants.holders[block])
             changes |= _mean_changes(select_blocks(state.weights, [block]), total, weight)
     norms = norms_of({**changes, **memory_to_state(seen)})
     rejected: dict[str, str] = {}

@@ -273,11 +273,11 @@ def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
     for name in settings:
         assert asks(federation, name, join_task(plans, masked)) == "join"
 
-    def roster() -> Participants:
+    def participants() -> Participants:
         came = federation.ask(keys_tasks(0, settings)).came
         return gather_participants(state, {n: a.message for n, a in came.items()}, settings, sizes)
 
-    honest = roster()
+    honest = participants()
     false = dataclasses.replace(honest.keys["b"], key=key_pair()[1].hex())
     forged = dataclasses.replace(honest, keys={**honest.keys, "b": false})
     reason = asks(federation, "a", masked_tasks(state, forged, settings)["a"])
@@ -289,12 +289,12 @@ def test_a_service_sends_nothing_for_a_key_that_the_coordinator_made_up(
     slow = dataclasses.replace(masked, learning_rate=1e-12)
     for name in ("b", "c"):
         assert asks(federation, name, join_task(plans, slow)) == "join"
-    tasks = masked_tasks(state, roster(), settings)
+    tasks = masked_tasks(state, participants(), settings)
     reason = asks(federation, "a", tasks["a"])
     assert "its signature is not of this federation, run, plans, settings, round and key" in reason
     for name in ("b", "c"):
         assert asks(federation, name, join_task(plans, masked)) == "join"
-    tasks = masked_tasks(state, roster(), settings)
+    tasks = masked_tasks(state, participants(), settings)
     assert [asks(federation, name, tasks[name]) for name in settings] == ["masked"] * 3
 
 
@@ -553,8 +553,8 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
     sent: dict[str, Message] = {}
     north, listened = federation.hospitals["north"], federation.hospitals["north"].answer
 
-    def listen(parcel: StoredMessage) -> StoredMessage:
-        back = listened(parcel)
+    def listen(stored: StoredMessage) -> StoredMessage:
+        back = listened(stored)
         sent[back.open().kind] = back.open()
         return back
 
@@ -872,8 +872,8 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     sent: dict[str, Message] = {}
     listened = federation.hospitals["north"].answer
 
-    def listen(parcel: StoredMessage) -> StoredMessage:
-        back = listened(parcel)
+    def listen(stored: StoredMessage) -> StoredMessage:
+        back = listened(stored)
         sent[back.open().kind] = back.open()
         return back
 
@@ -957,8 +957,8 @@ def test_the_log_tells_what_crossed_with_sizes_and_hashes(
     sent: list[bytes] = []
     listened = federation.hospitals["north"].answer
 
-    def listen(parcel: StoredMessage) -> StoredMessage:
-        back = listened(parcel)
+    def listen(stored: StoredMessage) -> StoredMessage:
+        back = listened(stored)
         sent.append(back.read(0, back.size))
         return back
 
@@ -1027,8 +1027,8 @@ def test_a_registration_beyond_the_fingerprint_is_not_taken(
 
 def test_a_hostile_record_makes_one_short_line_in_the_log(tmp_path: Path) -> None:
     record = {"round": "x", "a\n2026 sent to north: forged": 1, "b" * 1000: 2}
-    parcel = StoredMessage.pack(Message("evil\nkind", record, {}), tmp_path)
-    line = describe_exchange("came from north", parcel)
+    message = Message("evil\nkind", record, {})
+    line = describe_exchange("came from north", StoredMessage.pack(message, tmp_path), message)
     assert "\n" not in line
     assert len(line) < 500
 

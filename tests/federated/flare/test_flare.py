@@ -386,11 +386,11 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "_CHUNK", 100)
-    parcel = StoredMessage.pack(
+    stored = StoredMessage.pack(
         Message("train", {"round": 0}, {"decoder.w": torch.ones(50)}), tmp_path
     )
     begun: list[bool] = []
-    offered = transfer.Download(_Cell("north.job"), parcel, "server", lambda: begun.append(True))
+    offered = transfer.Download(_Cell("north.job"), stored, "server", lambda: begun.append(True))
     with pytest.raises(ValueError, match=r"south.job asks for what is not there for it"):
         offered.produce(None, "south.job")
     with pytest.raises(ValueError, match="is not there"):
@@ -400,10 +400,10 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
     while (chunk := offered.produce(state, "server.job"))[1] is not None:
         pieces.append(chunk[1])
         state = chunk[2]
-    assert b"".join(pieces) == parcel.read(0, parcel.size)
+    assert b"".join(pieces) == stored.read(0, stored.size)
     assert {len(piece) for piece in pieces[:-1]} == {100}
     with (tmp_path / "fetched").open("wb") as file:
-        fetched = transfer._Pieces(file, parcel.size)
+        fetched = transfer._Pieces(file, stored.size)
         for piece in pieces:
             fetched.consume("", {}, piece)
     assert (tmp_path / "fetched").read_bytes() == b"".join(pieces)
@@ -413,19 +413,19 @@ def test_a_message_is_given_in_pieces_to_its_receiver_and_nobody_else(
 
 
 def test_of_a_message_that_cannot_be_recorded_no_piece_is_given(tmp_path: Path) -> None:
-    parcel, asked = StoredMessage.pack(Message("train", {"round": 0}, {}), tmp_path), []
+    stored, asked = StoredMessage.pack(Message("train", {"round": 0}, {}), tmp_path), []
 
     def unrecorded() -> None:
         asked.append(True)
         if len(asked) < 3:
             raise PrivacyError("the disk is full")
 
-    offered = transfer.Download(_Cell("north.job"), parcel, "server", unrecorded)
+    offered = transfer.Download(_Cell("north.job"), stored, "server", unrecorded)
     for _ in range(2):
         with pytest.raises(PrivacyError, match="the disk is full"):
             offered.produce(None, "server.job")
         assert not offered.taken
-    assert offered.produce(None, "server.job")[1] == parcel.read(0, parcel.size)
+    assert offered.produce(None, "server.job")[1] == stored.read(0, stored.size)
     offered.withdraw()
 
 
