@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 # Of pytest: a process per core; one that has no test left takes some of another's.
 PARALLEL := -n auto --dist worksteal
 SOURCES := pyproject.toml setup.py constraints.txt \
-	$(shell find mixmfl entrypoints plans -name '*.py' -o -name '*.json' -o -name '*.css' -o -name '*.html' -o -name py.typed)
+	$(shell find mixmfl entrypoints plans -type f ! -name '*.pyc' ! -name '*.so')
 
 # An installed package, and this checkout with the tools that develop it. Only one of them is in
 # an environment; the second serves whoever wants the first.

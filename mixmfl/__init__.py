@@ -4,11 +4,10 @@ Hospitals that cannot share images and do not have the same sequences train one 
 segments folders in which every case may lack other sequences.
 
 >>> import mixmfl
->>> model = mixmfl.load_model("model.safetensors")  # doctest: +SKIP
->>> mask = model.predict({"t1": "p01_T1.nii.gz", "flair": "p01_FLAIR.nii.gz"})  # doctest: +SKIP
->>> plans = mixmfl.plan_federation("federation", "work", preset="demo")  # doctest: +SKIP
->>> run = mixmfl.simulate_federation("work", "run", rounds=4)  # doctest: +SKIP
+>>> model = mixmfl.load_model("model.safetensors")
+>>> mask = model.predict({"t1": "p01/T1.nii.gz", "flair": "p01/FLAIR.nii.gz"})
 
+``find_cases`` lists the cases of a folder; ``plan_federation`` and ``simulate_federation`` train.
 These names are public; docs/architecture.md says where the rest is. They are imported when they are
 asked for, so that importing mixmfl loads no large library.
 """

@@ -1,6 +1,7 @@
 """README and docs say what is so: their code runs, their links and commands exist."""
 
 import ast
+import doctest
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ import hooks
 import pytest
 from mixmfl.entrypoints import _runner
 from mkdocs.exceptions import PluginError
+from small import write_case, write_model, write_site
 
+import mixmfl
 from mixmfl.core import commands
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.state import Registration, RunSettings
@@ -65,13 +68,43 @@ def test_the_pages_that_the_readme_leads_to_are_there() -> None:
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "README.md"} <= set(NAMES)
 
 
+@pytest.mark.filterwarnings("ignore:case 'case'")  # the images are no heads
 @pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "python")])
 def test_the_python_of_a_page_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    write_what_pages_name(tmp_path)
     for number, code in enumerate(blocks(name, "python"), start=1):
         exec(compile(code, f"{name}, block {number}", "exec"), {})
+
+
+@pytest.mark.filterwarnings("ignore:case 'case'")
+def test_the_python_of_the_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_what_pages_name(tmp_path)
+    assert doctest.testmod(mixmfl) == (0, 3)
+
+
+def write_what_pages_name(folder: Path) -> None:
+    """Write a model, a case and a federation, as the Python of our pages takes them."""
+    write_model(folder / "model.safetensors")
+    write_case(folder / "p01", ("T1", "FLAIR"), 0)
+    for site, modalities in (("north", ("t1", "t2")), ("south", ("flair",))):
+        write_site(folder / "federation" / site, [modalities] * 2)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "python")])
+def test_no_python_of_a_page_is_a_comment_that_nothing_runs(name: str) -> None:
+    comments = [
+        line.strip("# ")
+        for code in blocks(name, "python")
+        for line in code.splitlines()
+        if line.strip().startswith("#")
+    ]
+    for comment in comments:
+        with pytest.raises(SyntaxError):
+            ast.parse(comment)
 
 
 @pytest.mark.parametrize("name", NAMES)

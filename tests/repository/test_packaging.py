@@ -252,6 +252,22 @@ def make_develop(folder: Path, *named: str, **how: Any) -> subprocess.CompletedP
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("make"), reason="make on Linux")
+def test_a_change_of_any_file_that_is_installed_is_installed_by_make() -> None:
+    shown = ["make", "-C", str(ROOT), "--eval", "sources:; @echo $(SOURCES)", "-s", "sources"]
+    ours = {n: value for n, value in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run(shown, capture_output=True, text=True, timeout=60, env=ours, check=True)
+    known = set(done.stdout.split())
+    installed = {
+        file.relative_to(ROOT).as_posix()
+        for folder in ("mixmfl", "entrypoints", "plans")
+        for file in (ROOT / folder).rglob("*.*")
+        if file.suffix in (".py", ".pyi", ".c", ".json", ".css", ".html", ".js", ".typed")
+    }
+    assert {"mixmfl/networks/_norms.c", "mixmfl/evaluation/templates/viewer.js"} <= installed
+    assert installed <= known
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("make"), reason="make on Linux")
 def test_make_says_and_asks_before_torch_for_gpus_is_taken_for_want_of_that_for_cpus(
     tmp_path: Path,
 ) -> None:
