@@ -254,7 +254,7 @@ def disturb(
 
     Args:
         folder: An empty folder.
-        number: Number of the run, from 0; each goes on with the next kinds of faults.
+        number: Number of the run, from 0; each takes the next kinds of faults.
         most: Faults in the run. Each is followed by a round, and some may come before it.
         seed: Seed of places.
         kinds: Kinds of faults, in turn; each comes in every phase of a round, in turn.

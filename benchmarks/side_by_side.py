@@ -56,7 +56,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="folder of labelled cases, as a hospital's; default: phantoms, four modalities, 1 mm",
     )  # fmt: skip
     made.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FOLDER", help="to work in; made anew"
+        "-o", "--out", type=Path, required=True, metavar="FOLDER", help="to work in; made again"
     )
     made.add_argument("-c", "--configuration", default="3d_fullres", help="2d or 3d_fullres")
     made.add_argument("--preset", default="default", help="shipped preset or a .json")

@@ -2,7 +2,7 @@
 
 Batches are made once, by the sites' own sampling and augmentation, and stay in memory. Each is
 cut to the first 1, 2, … of its modalities. Both take a whole step on it: forward, loss at every
-resolution, backward, clipping, optimiser. Each has a process of its own, and steps are timed in
+resolution, backward, clipping, optimizer. Each has a process of its own, and steps are timed in
 turn, so that what else the machine does falls on both; on a CPU in seconds of the processor.
 """
 

@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     public = _homes()
     for name, file in _modules().items():
         content = f"---\ntitle: mixmfl.{name}\n---\n::: mixmfl.{name}\n"
-        if file.stem == "__init__":  # what a package lets out is told where it is defined
+        if file.stem == "__init__":  # what a package exports is documented where it is defined
             content += "    options: {members: false}\n"
         elif names := [each for each, home in public.items() if home == f"mixmfl.{name}"]:
             # these are on the page of what is public; a name has one place in the site

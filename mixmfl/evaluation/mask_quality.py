@@ -199,7 +199,7 @@ def estimate_dice(
         share: The share below which components are then removed from the mask, of ``SHARES``.
 
     Returns:
-        The estimate; None where it cannot be told: the mask lacks the label (``confidence`` is
+        The estimate; None where there is none: the mask lacks the label (``confidence`` is
         NaN), fewer than ``FEWEST_CASES`` were measured, or Dice does not rise with confidence.
     """
     if math.isnan(confidence) or sums.cases < FEWEST_CASES:

@@ -120,7 +120,7 @@ def calibrate(known: Reliability) -> Calibration | None:
     """Return the curve through a histogram, by maximum likelihood.
 
     Returns:
-        None where it cannot be told: fewer than ``FEWEST_CASES`` were measured, all or none of the
+        None where there is none: fewer than ``FEWEST_CASES`` were measured, all or none of the
         voxels are of the label, or they are not more often right with a higher probability.
     """
     voxels, correct = (np.array(each, dtype=float) for each in (known.voxels, known.correct))

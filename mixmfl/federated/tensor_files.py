@@ -16,7 +16,7 @@ FORMAT = 4
 def other_format(path: Path, header: Mapping[str, Any]) -> str:
     """Return what is said of a file of a run whose format is not ``FORMAT``."""
     return (
-        f"{path}: format {shown(header.get('format'))} was found, {FORMAT} is needed; go on with "
+        f"{path}: format {shown(header.get('format'))} was found, {FORMAT} is needed; resume with "
         "the version of mixmfl that began the run, or start a new one from its model file by --init"
     )
 

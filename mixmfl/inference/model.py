@@ -133,7 +133,7 @@ class Model:
 
         Returns:
             Label values ``(X, Y, Z)`` on the reference's grid, uint8 or uint16; their meaning is
-            ``plans.labels``. What is doubtful about the images is told by ``warnings.warn``.
+            ``plans.labels``. What is doubtful about the images is a ``UserWarning``.
 
         Raises:
             DataError: An image cannot be used, or they do not fit together; or ``force`` is needed.
@@ -195,7 +195,7 @@ class Model:
 
     @property
     def component_shares(self) -> Mapping[str, float]:
-        """Return by label the share of its largest component below which others are removed.
+        """Return the share of a label's largest component below which others are removed, by label.
 
         Regions share voxels, so that what is removed of one changes others: they keep all.
         """

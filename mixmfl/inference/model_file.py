@@ -189,8 +189,8 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     """Read a model file. Nothing in it is run: tensors and JSON only.
 
     Args:
-        path: The model file, or the folder of a run with one model. Of a run in folds name one
-            model; the mean of several is predicted by ``mixmfl_predict`` alone.
+        path: The model file, or the folder of a run with one model. A run in folds has several,
+            whose mean is predicted by ``mixmfl_predict`` alone: name the file of one.
         device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
 
     Raises:

@@ -56,7 +56,7 @@ class Outcome:
         reference: The modality whose grid the mask has.
         expected: Expected Dice by label or region.
         expected_from: What these rest on, in words.
-        estimated: Estimated Dice of this very mask by label or region, where it can be told.
+        estimated: Estimated Dice of this very mask by label or region, where there is one.
         volumes_ml: Volumes of the mask in ml, by label or region.
         volume_ranges_ml: A range of each volume, where probabilities are calibrated.
         removed_ml: Volume of the small parts that were removed, by label, if any were.

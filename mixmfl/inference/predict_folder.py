@@ -53,7 +53,7 @@ _AS_USUAL = PredictionOptions()
 _MASKS_ONLY = OutputOptions()
 
 _EDITED = (
-    "volumes, picture, viewer and DICOM Segmentation told or shown here are of the mask before it "
+    "volumes, picture, viewer and DICOM Segmentation shown here are of the mask before it "
     "was edited"
 )
 

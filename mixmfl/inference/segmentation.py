@@ -70,7 +70,7 @@ class SegmentationModel(Protocol):
 
     @property
     def component_shares(self) -> Mapping[str, float]:
-        """By label the share of its largest component below which others are removed."""
+        """The share of a label's largest component below which others are removed, by label."""
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -111,7 +111,7 @@ def predict_case(
 ) -> Array:
     """Return class indices ``(Z, Y, X)`` on a case's canonical grid.
 
-    What is doubtful about the case is told by ``warnings``.
+    What is doubtful about the case is reported by ``warnings``.
 
     Args:
         models: One model, or several that are averaged; see ``segment``.
@@ -151,7 +151,7 @@ class Segmented:
         probabilities: By label or region its probability ``(Z, Y, X)`` float32, 0 outside the head,
             calibrated where the model is; empty unless asked for.
         removed: By label, the voxels that became background with small components, if any.
-        component_shares: By label the share of its largest component below which others are such.
+        component_shares: The share of a label's largest component below which others were removed.
     """
 
     indices: Array

@@ -203,7 +203,7 @@ def _brightness(standard: Array, head: Array) -> Array:
 def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
     """Add sums up, by modality; in any order they are the same, for all are integers.
 
-    Where one has the numbers of earlier versions, so has the sum.
+    A sum over parts of which one is of an earlier version has that version's numbers.
     """
     by_name: dict[str, list[Typical]] = {}
     for part in parts:

@@ -26,7 +26,7 @@ def test_files_of_another_format_are_refused_with_what_to_do(
         start_run(Run(run, small_plans(), RunSettings("2d", 0, 2, 1, 1e-3), "0", {}))
         tensor_files.save_tensors(state, {"seen": torch.ones(1)})
         assert tensor_files.load_tensors(state)["seen"] == 1
-    needed = r": format 3 was found, 4 is needed; go on with the version .* began the run"
+    needed = r": format 3 was found, 4 is needed; resume with the version .* began the run"
     with pytest.raises(ModelError, match=f"north.safetensors{needed}"):
         tensor_files.load_tensors(state)
     with pytest.raises(ModelError, match=f"run.json{needed}"):

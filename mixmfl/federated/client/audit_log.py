@@ -140,8 +140,8 @@ class Verified:
 def verify_log(file: Path) -> Verified:
     """Check that no line of a record was changed, removed or put in between.
 
-    Whether lines are missing at the end is told by the digest of the last line alone, so compare
-    that with what is known from elsewhere.
+    Only the digest of the last line shows whether lines are missing at the end, so compare it with
+    what is known from elsewhere.
 
     Raises:
         DataError: One was, or the file cannot be read.

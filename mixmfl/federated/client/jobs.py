@@ -1,4 +1,4 @@
-"""What a hospital is told of a job before it approves of it."""
+"""What a hospital is shown of a job before it approves of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -158,7 +158,8 @@ def _withhold_rare(
 ) -> State:
     """Return changes that are zero in encoders of modalities that few of the patients drawn have.
 
-    Of none, too: the optimizer may go on in the direction of an earlier round.
+    This holds where none of them has the modality, too: the optimizer may keep to the direction of
+    an earlier round.
     """
     rare = [
         name

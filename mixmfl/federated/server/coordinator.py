@@ -110,10 +110,10 @@ class Variation:
         rule: Merges the sites' changes of a block, in place of the rule that the plans name; not
             in a masked run, where the server sees their sum alone.
         between: Given the run and what brings tasks to its sites, returns what does so instead: it
-            may change tasks and answers, keep what stays at a site, or train in another way. Of a
-            simulation only.
-        loss: Given a site, returns the loss of its batches, in place of that on masks. Of a plain
-            simulation on one device only.
+            may change tasks and answers, keep what stays at a site, or train in another way. Only
+            in a simulation.
+        loss: Given a site, returns the loss of its batches, in place of that on masks. Only in a
+            plain simulation on one device.
     """
 
     edit_memory: Callable[[PrototypeMemory], PrototypeMemory] | None = None

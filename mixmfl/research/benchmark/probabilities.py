@@ -55,7 +55,7 @@ class Probabilities:
     Attributes:
         curves: The model's calibrations, by label or region.
         tested: The voxels of test cases from all subsets of their modalities.
-        volumes: Of labels with a calibration: one for each case and subset.
+        volumes: Volumes of labels with a calibration, one for each case and subset.
     """
 
     curves: Annotated[Mapping[_Label, Curve], entries(0, MOST_LABELS)]

@@ -52,7 +52,7 @@ def rounds_section(costs: Mapping[str, Sequence[Cost]], reference: str) -> str:
         "Validation Dice in points, mean over the sites' validation cases, each from all that it "
         "has; then the first round in which it is that share of the highest of "
         f"{reference}, the same cases being held back. It is looked at where rounds are validated "
-        "(`validate_every` in the plans). Methods without one model of all sites are left out."
+        "(`validate_every` in the plans). Methods without a global model are left out."
     )
     return f"\n## Rounds to the same Dice\n\n{table(header, rows)}\n\n{words}\n"
 

@@ -61,9 +61,9 @@ def score_models(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) ->
 
 
 def masks_of_case(model: Model, case: PreprocessedCase) -> dict[Subset, SubsetMask | None]:
-    """Return the masks of a case from every subset of its modalities.
+    """Return the mask of a case from every subset of its modalities.
 
-    It is None where the model knows none of them.
+    The mask of a subset is None where the model knows none of its modalities.
     """
     used = {
         subset: tuple(name for name in subset if name in model.modalities)
