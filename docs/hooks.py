@@ -5,6 +5,7 @@ MkDocs calls the functions by their names (https://www.mkdocs.org/dev-guide/plug
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -87,6 +88,7 @@ def _as_in_docs(text: str) -> str:
     return text.replace("[CITATION.cff](CITATION.cff)", "`CITATION.cff`")
 
 
+@cache
 def _modules() -> dict[str, Path]:
     """Return the files of all modules and packages, by what follows ``mixmfl.``."""
     root = ROOT / "mixmfl"

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import pytest
 import torch
+from small import write_preset
 
 import mixmfl
 
@@ -36,8 +37,11 @@ def test_the_notebook_plans_simulates_two_rules_and_plots(
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
-    for code in code_of(NOTEBOOKS[0]):
-        exec(code, names)  # as a kernel does: it is a file of our docs
+    tiny = write_preset(tmp_path / "tiny.json")
+    whole = "\n".join(code_of(NOTEBOOKS[0]))
+    assert whole.count('preset="demo"') == 1
+    for code in code_of(NOTEBOOKS[0]):  # as a kernel does: it is a file of our docs
+        exec(code.replace('preset="demo"', f'preset="{tiny}"'), names)  # with a smaller network
     runs = names["runs"]
     assert {len(run.registrations) for run in runs.values()} == {4}
     assert [len(run.history) for run in runs.values()] == [2, 2]

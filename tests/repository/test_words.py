@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,15 @@ DIALECT = re.compile(
 """Words in docstrings and messages for which the field has others."""
 
 
+@lru_cache(maxsize=1)  # a module is looked through twice
+def nodes_of(code: str) -> list[ast.AST]:
+    """Return all nodes of a module."""
+    return list(ast.walk(ast.parse(code)))
+
+
 def names_in(code: str) -> Iterator[str]:
     """Yield the names that a module defines, assigns or takes as arguments."""
-    for node in ast.walk(ast.parse(code)):
+    for node in nodes_of(code):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -61,7 +68,7 @@ def names_in(code: str) -> Iterator[str]:
 
 def fragments_in(code: str) -> Iterator[str]:
     """Yield what in a module's docstrings is no sentence that stands by itself."""
-    for node in ast.walk(ast.parse(code)):
+    for node in nodes_of(code):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             for found in FRAGMENT.finditer(ast.get_docstring(node) or ""):
                 yield found.group().strip()
