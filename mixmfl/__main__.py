@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 
 from mixmfl.core.commands import commands
 from mixmfl.core.version import __version__
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [name.removeprefix("mixmfl_") for name in found]
     made = argparse.ArgumentParser(
         prog="python -m mixmfl",
-        description="Run mixmfl_COMMAND. Commands:\n\n" + _list(words),
+        description="Run mixmfl_COMMAND. Commands:\n\n" + _list(found),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"mixmfl {__version__}")
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="COMMAND's own")
     options = made.parse_args(argv)
     if options.command:
-        return commands()[f"mixmfl_{options.command}"].load()(options.arguments)
+        return found[f"mixmfl_{options.command}"].load()(options.arguments)
     if options.completion:
         from argcomplete.shell_integration import shellcode
 
@@ -39,12 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _list(words: Sequence[str]) -> str:
+def _list(found: Mapping[str, EntryPoint]) -> str:
     """Return a line per command: its short name, and what its module says that it does."""
+    words = {name.removeprefix("mixmfl_"): command for name, command in found.items()}
     widest = max(map(len, words), default=0)
     lines = []
-    for word in words:
-        main = commands()[f"mixmfl_{word}"].load()
+    for word, command in words.items():
+        main = command.load()
         text = sys.modules[main.__module__].__doc__ or ""
         what = text.partition(": ")[2].strip().replace("`", "")
         lines.append(f"  {word:{widest}}  {what}")

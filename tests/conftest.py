@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
-from importlib.metadata import entry_points
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from mixmfl.networks import norms
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield folders that are not there yet: pytest takes longer to find names for its own."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the user's registered model out of reach of tests."""
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     monkeypatch.setenv("MIXMFL_HOME", str(folder))
     return folder
 
@@ -76,10 +85,16 @@ def command() -> Callable[..., int]:
     """Run a command as users do: by its entry point."""
 
     def run(name: str, *arguments: object) -> int:
-        (found,) = entry_points(group="console_scripts", name=name)
-        return found.load()([str(argument) for argument in arguments])
+        return entry_point(name).load()([str(argument) for argument in arguments])
 
     return run
+
+
+@cache
+def entry_point(name: str) -> EntryPoint:
+    """Find a command; looking through all installed packages takes long."""
+    (found,) = entry_points(group="console_scripts", name=name)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -342,6 +343,22 @@ def test_a_command_that_needs_an_empty_folder_does_not_say_that_it_continues(
     monkeypatch.setattr(network_demo, "_work", interrupt)
     assert command("mixmfl_network_demo", "-o", tmp_path / "demo") == 130
     assert "cannot be continued" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_ends_a_command_as_ctrl_c_does(name: str, capsys: Said) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+
+    def work(_: object) -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+        return 0
+
+    assert _runner.run(_runner.parser("mixmfl_any", "does"), [], work) == 130
+    assert "mixmfl_any: interrupted; completed work is kept" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
 
 def test_a_command_within_another_that_is_interrupted_interrupts_it(

@@ -37,7 +37,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("preset") / "tiny.json"
-    return write_preset(file, rounds=2, local_steps=12, learning_rate=0.01)
+    return write_preset(file, rounds=2, local_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "run"
     plans = Plans.load(work / "plans.json")
-    settings = RunSettings("2d", 0, 4, 40, 0.01)
+    settings = RunSettings("2d", 0, 2, 40, 0.02)
     sites = open_sites(work, plans, "2d", "all", 0)
     simulate(plans, sites, settings, "all", out)
     return out

@@ -4,16 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from mixmfl.entrypoints._local_network import lay_out
+from mixmfl.entrypoints import _local_network
 
 from mixmfl.core.errors import MixmflError
 
 
 def test_beyond_the_phantoms_four_hospitals_there_are_copies_of_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_local_network, "CASES", 1)
+    monkeypatch.setattr(_local_network, "SPACING_MM", 8.0)
     out = tmp_path / "out"
-    sites = lay_out(out, 5)
+    sites = _local_network.lay_out(out, 5)
     assert sites == ["north", "south", "west", "east", "north-2"]
     assert {path.name for path in (out / "kits").iterdir()} == {*sites, "authority", "coordinator"}
     first, again = (
@@ -28,4 +30,4 @@ def test_beyond_the_phantoms_four_hospitals_there_are_copies_of_them(
     assert set(record["held_out"]) >= others > set()
     assert f"$ mixmfl_provision -i {out / 'network.json'}" in capsys.readouterr().out
     with pytest.raises(MixmflError, match="is not empty; remove it, or name another folder by -o"):
-        lay_out(out)
+        _local_network.lay_out(out)

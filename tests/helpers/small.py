@@ -225,14 +225,40 @@ def stored_site(
 
     Of the small cases' two classes those beyond ``labelled`` are made background.
     """
+    place = folder / "sites" / name / configuration
+    place.mkdir(parents=True, exist_ok=True)
     stored = []
     for number, modalities in enumerate(cases):
-        ordered = [m for m in plans.modalities if m in modalities]
+        ordered = tuple(m for m in plans.modalities if m in modalities)
         seed = zlib.crc32(f"{name} {number}".encode())
-        images, labels = small_case(ordered, seed, (10, 20, 18))
+        _store(place, f"p{number}", ordered, seed, plans, configuration, labelled)
+        stored.append(open_case(place, f"p{number}"))
+    cut = len(stored) - validation
+    return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))
+
+
+_STORED: dict[tuple[object, ...], dict[str, bytes]] = {}
+"""The files of small cases that were preprocessed before, by what they were made from."""
+
+
+def _store(
+    place: Path,
+    name: str,
+    modalities: tuple[str, ...],
+    seed: int,
+    plans: Plans,
+    configuration: str,
+    labelled: Sequence[str] | None,
+) -> None:
+    """Write a small case as preprocessing stores it; preprocess each once."""
+    shown = None if labelled is None else tuple(labelled)
+    planned = json.dumps(plans.to_json(), sort_keys=True)
+    key = small_case, name, seed, modalities, configuration, shown, planned
+    if key not in _STORED:
+        images, labels = small_case(modalities, seed, (10, 20, 18))
         if labelled is not None:
-            shown = plans.labels.consecutive().only(labelled).values
-            labels[~np.isin(labels, shown)] = 0
+            values = plans.labels.consecutive().only(labelled).values
+            labels[~np.isin(labels, values)] = 0
         data, seg, properties = nnunet_preprocessing.preprocess(
             list(images.values()),
             labels,
@@ -242,23 +268,21 @@ def stored_site(
             plans.labels,
             labelled,
         )
-        place = folder / "sites" / name / configuration
-        place.mkdir(parents=True, exist_ok=True)
         case = PreprocessedCase(
             place,
-            f"p{number}",
-            tuple(ordered),
+            name,
+            modalities,
             plans.preprocessing(configuration),
             (1, 1, 1),
             data,
             seg,
             properties["class_locations"],
-            None if labelled is None else tuple(labelled),
+            shown,
         )
         save_case(case, "small", plans.configuration(configuration)["patch_size"])
-        stored.append(open_case(place, f"p{number}"))
-    cut = len(stored) - validation
-    return Site(name, tuple(stored[:cut]), tuple(stored[cut:]), torch.device("cpu"))
+        _STORED[key] = {file.name: file.read_bytes() for file in place.glob(f"{name}.*")}
+    for file, content in _STORED[key].items():
+        (place / file).write_bytes(content)
 
 
 def of_different_patients(fingerprint: Fingerprint) -> PatientCounts:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import ssl
 import stat
@@ -57,10 +58,18 @@ from mixmfl.federated.state import NOT_CONNECTED, RunSettings
 KIT = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc), "", ())
 
 
+@pytest.fixture(scope="module")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make kits once, as making keys takes long."""
+    folder = tmp_path_factory.mktemp("provisioned") / "kits"
+    provision(Network("localhost", 18002, ("north", "south")), folder)
+    return folder
+
+
 @pytest.fixture
-def kits(tmp_path: Path) -> Path:
-    provision(Network("localhost", 18002, ("north", "south")), tmp_path / "kits")
-    return tmp_path / "kits"
+def kits(provisioned: Path, tmp_path: Path) -> Path:
+    """Return kits that a test may change."""
+    return shutil.copytree(provisioned, tmp_path / "kits", symlinks=True)
 
 
 def test_everyone_gets_a_kit_whose_keys_nobody_else_can_read(kits: Path) -> None:
