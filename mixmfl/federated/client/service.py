@@ -14,7 +14,7 @@ from mixmfl.core.errors import AggregationError, ModelError, PlansError, Privacy
 from mixmfl.core.files import clear_unfinished, replacing
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
-from mixmfl.core.version import __version__
+from mixmfl.core.version import __version__, works_with
 from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.client.approval import Job
 from mixmfl.federated.client.client import KINDS, Client
@@ -282,8 +282,8 @@ def _read_plans(task: Message) -> Plans:
 
 
 def _check_version(version: Any) -> None:
-    if version != __version__:
+    if not works_with(version):
         raise PlansError(
             f"the coordinator runs mixmfl {one_line(version)}, this site {__version__}; "
-            "install the same"
+            "install versions that differ in the last number at most"
         )

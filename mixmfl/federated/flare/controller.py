@@ -19,7 +19,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
 from mixmfl.core.text import one_line, printable
-from mixmfl.core.version import __version__
+from mixmfl.core.version import __version__, works_with
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
@@ -227,8 +227,9 @@ class _Asked:
 def failure_in(reply: Message) -> str:
     """Return why a site did not do its task; that it runs another version comes first."""
     site_version = reply.record.get("version")
-    if site_version != __version__:
+    if not works_with(site_version):
         return (
-            f"runs mixmfl {one_line(site_version)}, the coordinator {__version__}; install the same"
+            f"runs mixmfl {one_line(site_version)}, the coordinator {__version__}; install "
+            "versions that differ in the last number at most"
         )
     return f"could not do it ({one_line(reply.record.get('error'))})"

@@ -16,6 +16,7 @@ from masked_federation import write_keys
 from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
 
 import mixmfl
+from mixmfl.core import version
 from mixmfl.core.errors import DataError, PrivacyError, QuorumError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.data.image import read_image, write_image
@@ -907,15 +908,37 @@ def test_a_failure_is_reported_without_its_reason(
     assert f"sent to coordinator: {messages.FAILED}" in config.exchange_log.read_text()
 
 
+def of_version(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the hospitals be of another version than the coordinator."""
+    for module in (service, version):
+        monkeypatch.setattr(module, "__version__", number)
+
+
 def test_another_version_is_logged_at_the_site_too(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "__version__", "9.9")
+    of_version("9.9.0", monkeypatch)
     task = Message("fingerprint", {"version": mixmfl.__version__, "minimum": [0, 0]}, {})
     reply = decode(answer(federation.hospitals["north"], encode(task)))
-    assert reply.record["version"] == "9.9"
+    assert reply.record["version"] == "9.9.0"
     problems = federation.configs["north"].problem_log.read_text()
-    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9; install" in problems
+    assert f"the coordinator runs mixmfl {mixmfl.__version__}, this site 9.9.0; install" in problems
+
+
+def test_hospitals_are_updated_in_the_middle_of_a_run_and_its_model_is_the_same(
+    tmp_path: Path,
+    federation: Federation,
+    orders: TrainingJob,
+    plans: Plans,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not train(federation, orders, stop_after=1)
+    federation.restart()
+    of_version(f"{mixmfl.__version__.rpartition('.')[0]}.77", monkeypatch)
+    assert train(federation, orders)
+    monkeypatch.undo()
+    model = (orders.out / "model.safetensors").read_bytes()
+    assert model == embedded(federation, plans, tmp_path / "embedded")
 
 
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:
