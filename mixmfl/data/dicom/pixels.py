@@ -20,10 +20,10 @@ from pydicom.uid import (
 )
 
 from mixmfl.core.errors import DataError
+from mixmfl.data.dicom.decoder import decode
 from mixmfl.data.dicom.elements import by_frame, frames_of, number_in, scale_of
 from mixmfl.data.dicom.files import Stored, quiet, read_whole
 from mixmfl.data.dicom.pixel_format import pixel_fault
-from mixmfl.data.image import read_frames
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +86,8 @@ def _decoded(content: Any, file: Path) -> Array:
         array, _ = get_decoder(syntax).as_array(content, raw=True)
         return array if array.ndim == 3 else array[None]
     with tempfile.TemporaryDirectory() as folder:
-        return read_frames(_bare(content, syntax, Path(folder) / "pixels.dcm"), file.name)
+        bare = _bare(content, syntax, Path(folder) / "pixels.dcm")
+        return decode(bare, file.name, (frames_of(content), content.Rows, content.Columns))
 
 
 def _check_bits(content: Any, file: Path, syntax: UID) -> None:
