@@ -179,7 +179,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.dicom.cases import describe_rows, find_all
     from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
-    from mixmfl.inference.default_model import registered_model
+    from mixmfl.inference.default_model import check_registered, registered_model
     from mixmfl.inference.model_folder import model_files, notes_of_mean
 
     modalities = Modalities().with_aliases(options.alias)
@@ -193,6 +193,8 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     named = options.model or [registered_model(_runner.home())]
     files = [file for path in named for file in model_files(path)]
     models = _load_models(files, options.device, say)
+    if not options.model:
+        check_registered(_runner.home(), [model.sha256 for model in models])
     found, rows = find_all(options.input, modalities, mapping)
     say(describe(found))
     if rows:

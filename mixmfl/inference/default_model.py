@@ -37,7 +37,8 @@ def use_model(model: Path, home: Path) -> None:
     """
     files = model_files(model)
     chosen = files[0] if len(files) == 1 else model
-    write_json(home / "model.json", asdict(_Registered(str(chosen.resolve()), _digest(files))))
+    digest = _joined([sha256(file) for file in files])
+    write_json(home / "model.json", asdict(_Registered(str(chosen.resolve()), digest)))
 
 
 def registered_model(home: Path) -> Path:
@@ -47,27 +48,49 @@ def registered_model(home: Path) -> Path:
         ModelError: No model is registered, the record is damaged, or the model file is gone or
             has changed.
     """
+    registered = _registered(home)
+    model = Path(registered.model)
+    if not exists(model):
+        raise ModelError(
+            f"{one_line(registered.model, 1000)}: the registered model is gone; mixmfl_use_model "
+            "MODEL registers another. mixmfl_predict -m MODEL needs none"
+        )
+    check_registered(home, [sha256(file) for file in model_files(model)])
+    return model
+
+
+def check_registered(home: Path, digests: Sequence[str]) -> None:
+    """Check that files are those of the registered model.
+
+    A file may be exchanged between two looks at it, so who has read models checks what was read.
+
+    Args:
+        home: The user's settings folder of mixmfl.
+        digests: SHA-256 of each file, as it was read.
+
+    Raises:
+        ModelError: They are others, no model is registered, or the record is damaged.
+    """
+    registered = _registered(home)
+    if _joined(digests) != registered.sha256:
+        raise ModelError(
+            f"{one_line(registered.model, 1000)}: the contents changed since it was registered; if "
+            "that is intended, register it again by mixmfl_use_model"
+        )
+
+
+def _registered(home: Path) -> _Registered:
     record = home / "model.json"
     if not record.is_file():
         raise ModelError(
             "no model is registered on this machine; mixmfl_use_model MODEL registers one, and so "
             "does mixmfl_train_federated. mixmfl_predict -m MODEL needs none"
         )
-    registered = read_record(_Registered, read_json(record, ModelError), str(record), ModelError)
-    model, named = Path(registered.model), one_line(registered.model, 1000)
-    if not exists(model):
-        raise ModelError(
-            f"{named}: the registered model is gone; mixmfl_use_model MODEL registers another. "
-            "mixmfl_predict -m MODEL needs none"
-        )
-    if _digest(model_files(model)) != registered.sha256:
-        raise ModelError(
-            f"{named}: the contents changed since it was registered; if that is intended, "
-            "register it again by mixmfl_use_model"
-        )
-    return model
+    return read_record(_Registered, read_json(record, ModelError), str(record), ModelError)
 
 
-def _digest(files: Sequence[Path]) -> str:
-    digests = [sha256(file) for file in files]
-    return digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+def _joined(digests: Sequence[str]) -> str:
+    """Return a file's digest, or that of the digests of several."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

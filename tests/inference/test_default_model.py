@@ -8,8 +8,8 @@ import pytest
 from mixmfl.entrypoints import train_federated
 
 from mixmfl.core.errors import ModelError
-from mixmfl.core.files import write_json
-from mixmfl.inference.default_model import registered_model, use_model
+from mixmfl.core.files import sha256, write_json
+from mixmfl.inference.default_model import check_registered, registered_model, use_model
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,8 @@ def test_the_folder_of_a_run_is_registered_as_what_it_stands_for(tmp_path: Path)
     (run / "fold_1" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match=r"run: the contents changed since it was registered; if"):
         registered_model(home)
+    with pytest.raises(ModelError, match="the contents changed since it was registered"):
+        check_registered(home, [sha256(f) for f in sorted(run.glob("*/*.safetensors"))])
     shutil.rmtree(run)
     with pytest.raises(ModelError, match=r"is gone; mixmfl_use_model MODEL registers another"):
         registered_model(home)
