@@ -1,11 +1,12 @@
 """CSV files: a spreadsheet must not take text for a formula, and a table has an end."""
 
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from mixmfl.core.files import only_files
 from mixmfl.core.text import quoted
@@ -26,22 +27,51 @@ MOST_BYTES = 64 * 2**20
 """The bytes that a table may have; one of a million cases has half of that."""
 
 
+MOST_LINES = 500_000
+"""The lines that a table may have which people write or edit; reading so many takes seconds."""
+
 _MOST_COLUMNS = 1000
+
+_MOST_FIELDS = 20  # per line, in the mean
 
 
 @contextmanager
-def open_table(path: Path, encoding: str = "utf-8-sig") -> Iterator[TextIO]:
-    """Open a table for ``csv``, if it is a file that memory can hold.
+def open_table(
+    path: Path, encoding: str = "utf-8-sig", most_lines: int = MOST_LINES
+) -> Iterator[TextIO]:
+    """Open a table for ``csv``, if it is a file that memory can hold and time suffices for.
+
+    Args:
+        path: The file.
+        encoding: How its text is encoded.
+        most_lines: The lines that it may have, with a mean of 20 fields each.
 
     Raises:
         ValueError: It is longer.
         OSError: There is nothing of this name, or no file.
     """
-    with open(path, newline="", encoding=encoding, opener=only_files) as file:
+    with open(path, "rb", opener=only_files) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MOST_BYTES:
             raise ValueError(f"it has {size} bytes, and a file of at most {MOST_BYTES} is read")
-        yield file
+        lines, fields = _count(file)
+        if lines > most_lines:
+            raise ValueError(f"it has {lines} lines, and at most {most_lines} are read")
+        if fields > _MOST_FIELDS * most_lines:
+            raise ValueError(
+                f"it has {fields} separators, and at most {_MOST_FIELDS * most_lines} are read"
+            )
+        file.seek(0)
+        yield io.TextIOWrapper(file, encoding=encoding, newline="")
+
+
+def _count(file: BinaryIO) -> tuple[int, int]:
+    """Return at most how many lines and separators of fields a file has, before it is parsed."""
+    lines = fields = 0
+    while piece := file.read(1 << 20):
+        lines += max(piece.count(b"\n"), piece.count(b"\r"))
+        fields += piece.count(b",") + piece.count(b";")
+    return lines, fields
 
 
 def check_columns(names: Sequence[str] | None) -> list[str]:

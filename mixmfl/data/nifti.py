@@ -459,7 +459,8 @@ def unpacked(path: Path, start: int = 0, deflated: bool | None = None) -> Iterat
             yield _Inflated(raw) if deflated else raw
     except PermissionError as error:
         raise _forbidden(path, error) from None
-    except (OSError, EOFError, zlib.error, isal_zlib.error) as error:  # type: ignore[misc] # stub: an instance
+    # the last is isal's, of a header without end
+    except (OSError, EOFError, zlib.error, isal_zlib.error, OverflowError) as error:  # type: ignore[misc] # stub: an instance
         raise damaged(path, error) from None
 
 

@@ -363,7 +363,10 @@ class _Meta(_Text):
         )
 
     def _says(self, name: str) -> bool:
-        return self.fields.get(name, "")[:1] in ("T", "t", "1")
+        begin = self.fields.get(name, "F")[:1].lower()
+        if begin not in ("t", "1", "f", "0"):
+            raise self.refused(name, "True or False is needed")
+        return begin in ("t", "1")
 
     def _place(self, axes: int) -> tuple[tuple[_Numbers, _Numbers, _Numbers], tuple[bool, bool]]:
         """Return directions, spacing and origin, and what the header says of them; see ``made``."""

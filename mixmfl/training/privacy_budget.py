@@ -22,6 +22,9 @@ _LEDGER_SECONDS = 30.0
 
 _MOST_NOISE, _MOST_STEPS, _MOST_ENTRIES = 1e300, 10**15, 10**6
 
+_MOST_SETTINGS = 1000
+"""The pairs of rate and noise that a budget may be spent with; each takes milliseconds to sum."""
+
 # integers, for which the divergence has a closed form; at other orders its series may not converge
 _ORDERS = (*range(2, 65), 80, 96, 128, 256, 512, 1024)
 
@@ -97,7 +100,7 @@ def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
     not the smallest one.
 
     Raises:
-        PrivacyError: The accountant is not installed.
+        PrivacyError: The accountant is not installed, or cannot compute it.
     """
     try:
         import dp_accounting
@@ -113,7 +116,13 @@ def epsilon_of(spent: Sequence[Spent], delta: float) -> float:
         step = (
             gaussian if part.rate >= 1 else dp_accounting.PoissonSampledDpEvent(part.rate, gaussian)
         )
-        accountant.compose(step, part.steps)
+        try:
+            accountant.compose(step, part.steps)
+        except (ArithmeticError, ValueError):
+            raise PrivacyError(
+                f"no epsilon can be computed of {part.steps} steps with noise {part.noise:g} in "
+                f"which each case is drawn with probability {part.rate:g}; set another --dp-noise"
+            ) from None
     return float(accountant.get_epsilon(delta)) if spent else 0.0
 
 
@@ -138,7 +147,26 @@ def read_ledger(path: Path) -> list[Spent]:
             f"{error}, so the spent privacy budget is not known. Restore the ledger from a copy, "
             "or begin a new budget by removing it"
         ) from None
-    return [Spent(*part) for part in ledger.spent]
+    spent = [Spent(*part) for part in ledger.spent]
+    return [Spent(*pair, steps) for pair, steps in _steps_of(spent).items()]
+
+
+def _steps_of(spent: Sequence[Spent]) -> dict[tuple[float, float], int]:
+    """Return the steps by rate and noise, as their order is nothing to the epsilon.
+
+    Raises:
+        PrivacyError: There are too many pairs.
+    """
+    steps: dict[tuple[float, float], int] = {}
+    for part in spent:
+        pair = part.rate, part.noise
+        steps[pair] = steps.get(pair, 0) + part.steps
+    if len(steps) > _MOST_SETTINGS:
+        raise PrivacyError(
+            f"a budget was spent with {len(steps)} pairs of rate and noise, and {_MOST_SETTINGS} "
+            "are counted at most; keep --dp-noise and the cases as they are"
+        )
+    return steps
 
 
 def spend(privacy: Privacy, rate: float, steps: int) -> float:
@@ -165,10 +193,8 @@ def spend(privacy: Privacy, rate: float, steps: int) -> float:
 
 
 def _spend(privacy: Privacy, rate: float, steps: int) -> float:
-    before = read_ledger(privacy.ledger)
-    if before and (before[-1].rate, before[-1].noise) == (rate, privacy.noise):
-        steps += before.pop().steps
-    after = [*before, Spent(rate, privacy.noise, steps)]
+    together = _steps_of([*read_ledger(privacy.ledger), Spent(rate, privacy.noise, steps)])
+    after = [Spent(*pair, count) for pair, count in together.items()]
     epsilon = epsilon_of(after, privacy.delta)
     if not epsilon <= privacy.epsilon:
         raise PrivacyError(

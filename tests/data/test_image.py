@@ -456,6 +456,11 @@ _META = "BinaryData = True\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\
         (".mha", f"{_META}HeaderSize = x\nElementDataFile = LOCAL\n", "a whole number is needed"),
         (
             ".mha",
+            f"{_META}BinaryDataByteOrderMSB = maybe\nElementDataFile = LOCAL\n",
+            "BinaryDataByteOrderMSB 'maybe'; True or False is needed",
+        ),
+        (
+            ".mha",
             f"{_META}ElementToIntensityFunctionSlope = 2\nElementDataFile = LOCAL\n",
             "ITK does not scale by it",
         ),

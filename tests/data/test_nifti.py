@@ -233,6 +233,14 @@ def test_nobody_waits_for_a_pipe_that_took_the_place_of_a_file(tmp_path: Path) -
         nifti.read_header(tmp_path / "t1.nii")
 
 
+def test_a_packed_file_whose_own_header_has_no_end_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(whole())
+    named = packed[:3] + b"\x08" + packed[4:10]  # the name of what was packed follows
+    (tmp_path / "t1.nii.gz").write_bytes(named + b"a" * (1 << 20) + b"\0" + packed[10:])
+    with pytest.raises(DataError, match=r"t1.nii.gz: is incomplete or damaged \(Gzip header"):
+        image.read_image(tmp_path / "t1.nii.gz")
+
+
 def test_a_qform_of_a_damaged_header_is_refused_where_it_is_what_counts(tmp_path: Path) -> None:
     for offset, value, words in ((256, 1.5, "no rotation"), (PIXDIM, 7, r"its pixdim\[0\] is 7")):
         content = bytearray(save(tmp_path / "t1.nii", VOXELS, AFFINE, AFFINE, (0, 1)).read_bytes())

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import logging
 import math
 import re
@@ -164,6 +165,28 @@ def test_a_damaged_ledger_stops_the_site(tmp_path: Path, content: str, found: st
     mine.ledger.write_text(content)
     with pytest.raises(PrivacyError, match=rf"ledger.json: .*{re.escape(found)}.*begin a new bud"):
         spend(mine, 0.1, 1)
+
+
+def test_steps_with_the_same_rate_and_noise_are_summed_in_whatever_order(tmp_path: Path) -> None:
+    mine = privacy(tmp_path, epsilon=100)
+    for rate in (0.1, 0.2, 0.1):
+        spend(mine, rate, 2)
+    assert read_ledger(mine.ledger) == [Spent(0.1, mine.noise, 4), Spent(0.2, mine.noise, 2)]
+
+
+def test_a_ledger_that_would_take_minutes_to_sum_stops_the_site(tmp_path: Path) -> None:
+    mine = privacy(tmp_path)
+    many = [[1 / n, 1.0, 1] for n in range(1, 1002)]
+    mine.ledger.write_text(json.dumps({"format": 1, "spent": many}))
+    with pytest.raises(PrivacyError, match="with 1001 pairs of rate and noise, and 1000 are"):
+        spend(mine, 0.1, 1)
+
+
+def test_noise_of_which_no_epsilon_can_be_computed_is_refused() -> None:
+    with pytest.raises(
+        PrivacyError, match="no epsilon can be computed of 5 steps with noise 1e-300"
+    ):
+        epsilon_of([Spent(1e-300, 1e-300, 5)], 1e-5)
 
 
 def trained(

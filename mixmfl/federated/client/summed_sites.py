@@ -19,7 +19,7 @@ from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
 
 _Record = Annotated[
     Mapping[BlockName, Annotated[Sequence[SiteName], entries(1, MOST_SITES, distinct=True)]],
-    entries(0, 100 * MOST_BLOCKS),  # over all runs
+    entries(0, 5 * MOST_BLOCKS),  # over all runs
 ]
 
 

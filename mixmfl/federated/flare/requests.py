@@ -22,6 +22,7 @@ from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
 
 _KEY_BITS = 3072
 _LEAST_KEY_BITS = 2048
+_EXPONENT = 65537
 
 
 def make_request(site: str, out: Path) -> str:
@@ -39,7 +40,7 @@ def make_request(site: str, out: Path) -> str:
     """
     key_file, request_file = out / f"{site}.key", out / f"{site}.csr"
     out.mkdir(parents=True, exist_ok=True)
-    key = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
+    key = rsa.generate_private_key(public_exponent=_EXPONENT, key_size=_KEY_BITS)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, site)])
     request = x509.CertificateSigningRequestBuilder(subject).sign(key, SHA256())
     try:
@@ -79,10 +80,15 @@ def read_requests(folder: Path, sites: Sequence[str]) -> dict[str, x509.Certific
             valid = request.is_signature_valid
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise DataError(f"{file}: is no signing request ({why(error)})") from None
-        if not (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_KEY_BITS and valid):
+        if not (
+            isinstance(key, rsa.RSAPublicKey)
+            and key.key_size >= _LEAST_KEY_BITS
+            and key.public_numbers().e == _EXPONENT
+            and valid
+        ):
             raise DataError(
-                f"{file}: needed is a request with an RSA key of at least {_LEAST_KEY_BITS} bits, "
-                "signed by it, as mixmfl_provision --request makes"
+                f"{file}: needed is a request with an RSA key of at least {_LEAST_KEY_BITS} bits "
+                f"and exponent {_EXPONENT}, signed by it, as mixmfl_provision --request makes"
             )
         if names != [file.stem] or file.stem not in sites:
             raise DataError(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from killed import files_up_to
 
 from mixmfl.core.errors import DataError, PrivacyError
@@ -127,6 +129,14 @@ def with_another_key(pem: bytes) -> bytes:
     return b"\n".join([begin, base64.b64encode(content.replace(RSA, UNKNOWN)), end, b""])
 
 
+def with_exponent(exponent: int, site: str) -> bytes:
+    """Return a request of a site with a key of another exponent."""
+    key = rsa.generate_private_key(public_exponent=exponent, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, site)])
+    request = x509.CertificateSigningRequestBuilder(subject).sign(key, SHA256())
+    return request.public_bytes(Encoding.PEM)
+
+
 def test_a_kit_with_a_key_of_an_unknown_kind_is_damaged(folder: Path, tmp_path: Path) -> None:
     kit = shutil.copytree(folder / "kits" / "north", tmp_path / "kit")
     certificate = kit / "startup" / "client.crt"
@@ -139,6 +149,7 @@ def test_what_is_no_request_of_the_network_is_refused(folder: Path, tmp_path: Pa
     good = (folder / "asked" / "north.csr").read_bytes()
     for name, content, why in (
         ("north", b"no", "north.csr: is no signing request"),
+        ("north", with_exponent(3, "north"), "of at least 2048 bits and exponent 65537"),
         ("north", with_another_key(good), r"is no signing request \(Unknown key type"),
         ("south", good, r"south.csr: is a request of \['north'\]"),
         ("east", good, r"east.csr: is a request of \['north'\]; needed is one of north, south"),
