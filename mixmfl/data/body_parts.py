@@ -94,6 +94,12 @@ def is_besides_head(part: str) -> bool:
     return bool(regions(part)) and "head" not in regions(part)
 
 
+def is_of_spine(part: str) -> bool:
+    """Say whether a part of the body is the spine or neck, as are examined together with heads."""
+    seen = regions(part)
+    return bool(seen) and seen <= {"neck", "sacrum", *(r for r in _REGIONS if r.endswith("spine"))}
+
+
 def differ(parts: Collection[str]) -> bool:
     """Say whether two parts of the body have no region in common: the upper and lower spine."""
     known = {regions(part) for part in parts} - {frozenset()}

@@ -317,7 +317,10 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
     names = [
         [
             word
-            for part in (stem_of(file.path), *file.path.parent.relative_to(common).parts)
+            for part in (
+                _without_number(stem_of(file.path)),
+                *file.path.parent.relative_to(common).parts,
+            )
             for word in lower_words(part)
         ]
         for file in files
@@ -333,6 +336,11 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         return any(_DERIVED.search(" ".join(words)) for words in further)
 
     return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
+
+
+def _without_number(stem: str) -> str:
+    """Return a name without the number of a series before it, in which 7_T1 and 8_T1_mpr differ."""
+    return re.sub(r"^\d+[ _.-]+(?=\D)", "", stem)
 
 
 def _is_weighted(file: GatheredFile) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.case_keys import CaseKeys, keys_of_known
-from mixmfl.data.case_questions import misplaced, of_other_parts, questions_about
+from mixmfl.data.case_questions import misplaced, of_doubtful_parts, of_other_parts, questions_about
 from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.folder_roles import (
     folders_of_labels,
@@ -124,8 +124,9 @@ def _placed(
     for path, key in key_of.items():
         beside[path.parent].add(key)
     known = [file for file in files if file.reading.is_known]
-    doubts = misplaced(known, key_of)
     elsewhere = of_other_parts(known, key_of)
+    doubts = misplaced(known, key_of)
+    doubts |= {p: d for p, d in of_doubtful_parts(known, key_of).items() if p not in elsewhere}
     placed = []
     for file in files:
         if file.reading.is_known:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mixmfl.data.body_parts import differ, part_in, what_shows_head
 from mixmfl.data.image_files import ImageFile, Parts, name_read, names_of, spaced, stem_of
 from mixmfl.data.series_numbers import (
+    Numbered,
     are_of_series,
     ask_whose_numbers,
     is_series,
@@ -75,7 +76,25 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
         rests.update(dict.fromkeys(each.paths, each.name))
         if are_series is None:
             unclear.update(dict.fromkeys(each.paths, ask_whose_numbers(each.paths)))
+    if any(of_series) and None not in of_series:
+        rests.update(_alone_in_folders(at_home, numbered))
     return rests, unclear
+
+
+def _alone_in_folders(
+    at_home: Mapping[Parts, Sequence[ImageFile]], numbered: Sequence[Numbered]
+) -> dict[Path, str]:
+    """Return the images that are alone in a folder, named by the number of a series as others are.
+
+    So is ``Weiss/3_t1`` beside ``Meier/3_t1`` and ``Meier/5_flair``: each is of its folder.
+    """
+    of_protocol = {pair for each in numbered if not each.name for pair in each.modality_of.items()}
+    return {
+        image.path: ""
+        for home, (image, *others) in at_home.items()
+        if home and not others and image.reading.head.isdecimal()
+        if (int(image.reading.head), image.reading.modality) in of_protocol
+    }
 
 
 def _by_head(images: Sequence[ImageFile]) -> dict[str, list[ImageFile]]:

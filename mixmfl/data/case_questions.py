@@ -6,9 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.accounting import inside
-from mixmfl.data.body_parts import is_besides_head, part_in, what_shows_head
+from mixmfl.data.body_parts import is_besides_head, is_of_spine, part_in, what_shows_head
 from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
-from mixmfl.data.image_files import ImageFile, Key, name_read, names_of, shape_of, spaced, stem_of
+from mixmfl.data.image_files import (
+    ImageFile,
+    Key,
+    name_read,
+    names_of,
+    part_behind_patient,
+    shape_of,
+    spaced,
+    stem_of,
+)
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import is_of_another_state
 
@@ -101,6 +110,24 @@ def of_other_parts(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> di
                 if is_besides_head(part)
             }
     return why
+
+
+def of_doubtful_parts(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return doubts about images of the spine or neck in cases whose other images say no part.
+
+    So is ``T2_spine`` beside ``T1`` and ``T1c``, which may be of the head.
+    """
+    parts_of: dict[Key, dict[Path, str]] = defaultdict(dict)
+    for file in files:
+        if file.reading.modality:
+            parts_of[key_of[file.path]][file.path] = part_behind_patient(file.path)
+    return {
+        path: f"says {part}, and names beside it say no part of the body"
+        for parts in parts_of.values()
+        if not all(parts.values()) and all(is_of_spine(part) for part in parts.values() if part)
+        for path, part in parts.items()
+        if part
+    }
 
 
 def _other_entity(file: ImageFile) -> str:

@@ -1,6 +1,6 @@
 """From a folder to cases: which file is which modality of which case, and which can be used.
 
-Training and prediction both find cases here, by names alone: ``find_cases`` reads the names, and
+Training and prediction both find cases here, by names: ``find_cases`` reads the names, and
 ``describe`` reports what it took each file for. ``load_case`` reads the files themselves.
 """
 
@@ -137,7 +137,11 @@ def find_cases(
     labels_needed: bool = False,
     mapping: Mapping[str, Given] | None = None,
 ) -> Found:
-    """Find the cases of a folder by the names of its files; no image is opened.
+    """Find the cases of a folder by the names of its files.
+
+    An image is opened only where its folder or first word says label and the rest says a sequence:
+    then the values of one file tell labels from the images of a diagnosis. Files that may be copies
+    are compared.
 
     Args:
         folder: A folder in one of ``LAYOUTS``, which is detected; or a single image as a case.

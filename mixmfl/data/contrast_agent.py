@@ -86,6 +86,8 @@ def agent_of(phrases: Sequence[Phrase], kinds: Set[str]) -> tuple[str, str]:
             verdict = "unclear"  # "after" in Spanish, or a position
         if verdict == "with" and each.meaning == "agent" and _is_among_unknown(phrases, at):
             verdict = "unclear"  # contrast optimised
+        if verdict == "with" and before == "orientation" and _is_denied_before(phrases, at):
+            verdict = "unclear"  # no sag contrast
         if verdict:
             heard[verdict].append(f"'{each.words}'")
     if not any(heard.values()):
@@ -114,6 +116,12 @@ def _beside(phrases: Sequence[Phrase], at: int, step: int) -> str:
     if not 0 <= at < len(phrases) or phrases[at].meaning == "break":
         return "end"
     return phrases[at].meaning or "unknown"
+
+
+def _is_denied_before(phrases: Sequence[Phrase], at: int) -> bool:
+    """Say whether a negation is before the words for a plane that precede one for an agent."""
+    others = (each.meaning for each in reversed(phrases[:at]) if each.meaning != "orientation")
+    return next(others, "") in _NEGATIONS
 
 
 def _is_part(each: Phrase) -> bool:

@@ -88,6 +88,9 @@ _PARTS = {"ph": "phase", "real": "real part", "imaginary": "imaginary part"}
 EVEN = "eq"
 """The word of ``FileName.processing`` for an image on even slices made of one on uneven ones."""
 
+FITS_LABEL = "fits a label and"
+"""What ``FileName.doubt`` begins with for a name that may be of a label or of an image."""
+
 BY_PROGRAM = "a segmentation by a program"
 """What ``FileName.aside`` begins with for a label that no person drew."""
 
@@ -113,6 +116,11 @@ OF_ARCHIVE = re.compile(r"^\d+\.\d{6}-(.+?)(?:-\d+)?$")
 
 # T1_3T, T1_1.5T
 _FIELD = re.compile(r"(?i)[ _-](?:0[.,]5|1[.,_]?5|3(?:[.,]0)?|7(?:[.,]0)?) ?T(?:esla)?(?=[ _.-]|$)")
+# what Dropbox adds to the name of a file that two people changed
+_CONFLICT = re.compile(
+    r"(?i)\([^()]*(?:conflicted copy|in konflikt stehende kopie|copie en conflit|"
+    r"copia en conflicto)[^()]*\)"
+)
 # what dcm2nii writes: 20190101_120000t1mpragesag
 _TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
 _BIDS = re.compile(
@@ -165,7 +173,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
-    stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", stem))
+    stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
     stem = _FILLED.sub("filled", stem)
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
@@ -327,7 +335,7 @@ def _kind(
         return own.pop(), False, ""
     reading = read_words(text)
     if labels:
-        return f"fits a label and {reading.modality or 'a sequence'}"
+        return f"{FITS_LABEL} {reading.modality or 'a sequence'}"
     if reading.modality and reading.modality not in modalities.table:
         return None, False, ""
     if known and not reading.modality and not reading.set_aside:

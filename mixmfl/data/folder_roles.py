@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.contrast_agent import agent_in
-from mixmfl.data.file_names import BY_PROGRAM, OF_ARCHIVE, FileName, maker_in, read_name
+from mixmfl.data.file_names import BY_PROGRAM, FITS_LABEL, OF_ARCHIVE, FileName, maker_in, read_name
+from mixmfl.data.image import may_be_labels
 from mixmfl.data.image_files import (
     ImageFile,
     Parts,
@@ -115,7 +116,8 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
     Below ``masks`` so is ``masks/p1/T1`` if another ``p1`` holds images, and ``masks/final/p1`` if
     images elsewhere are of ``p1``. A folder is called as
     labels and holds none where a case has images of several kinds, or an image and a label, in it
-    and no image beside it: ``Tumor/p1_T1`` and ``Tumor/p1_T2``, and ``lesion01`` as a patient.
+    and no image beside it: ``Tumor/p1_T1`` and ``Tumor/p1_T2``, and ``lesion01`` as a patient. Nor
+    does it where its files are called as images, and the first has the values of one.
     """
     places = {path.parent for path in paths} - {folder}
     named = {place for place in places if _is_label_folder(place.name, modalities)}
@@ -134,7 +136,13 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
             is_twin = any(above not in other.parents for other in called[place.name])
             if is_twin or stems <= cases:
                 trees.add(place)
-    return (named - _holding_images(named, paths, modalities)) | trees
+    named -= _holding_images(named, paths, modalities)
+    called_as_images: dict[Path, Path] = {}
+    for path in paths:
+        if path.parent in named and read_name(stem_of(path), modalities).modality:
+            called_as_images.setdefault(path.parent, path)
+    named -= {place for place, path in called_as_images.items() if not may_be_labels(path)}
+    return named | trees
 
 
 def label_tree_above(path: Path, folder: Path) -> Path | None:
@@ -203,8 +211,9 @@ def read_file(
         file_name = replace(file_name, modality=None, is_label=True, doubt="")  # labels/p01.nii.gz
     ai = frozenset(("ai",)) if label_tree_above(path, folder) else frozenset()
     makers = (maker_in(part, ai) for part in parents)
-    if file_name.is_label and (maker := next(filter(None, makers), "")):
-        file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
+    may_be_label = file_name.is_label or file_name.doubt.startswith(FITS_LABEL)
+    if may_be_label and (maker := next(filter(None, makers), "")):
+        file_name = file_name.set_aside(f"{BY_PROGRAM} ({maker})")
     if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
     rejected = next((part for part in parents if spaced(part) in _REJECTED), "")
@@ -265,6 +274,7 @@ def with_places(
         named = read_name(parents[-1], modalities)
         if named.is_label or (named.modality and len(found) > 1):
             patients.add(parents)
+    groups = _folders_of_groups(files, modalities)
     series = _folders_of_series(kinds)
     contents: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
@@ -280,12 +290,28 @@ def with_places(
             if _is_processed(part, file.parents[:depth], contents)
         }
         beside = _beside_originals(file.parents, made, contents)
-        home = _home(replace(file, parents=beside), modalities, patients, {*made, *series})
+        home = _home(replace(file, parents=beside), modalities, patients, {*made, *series}, groups)
         reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
         case = reading.case if reading.is_known else reading.head or reading.case
         place = tuple(part for part in home if spaced(part) not in spaced(case))
         placed.append(replace(file, reading=reading, home=home, place=place))
     return placed
+
+
+def _folders_of_groups(files: Sequence[ImageFile], modalities: Modalities) -> set[Parts]:
+    """Return the folders that diagnoses name: ``lesion/001_T1`` beside ``tumor/001_T1``.
+
+    Each is called as labels are, and holds images that another of them has by the same name.
+    """
+    holding: dict[tuple[Parts, str, str], set[Parts]] = defaultdict(set)
+    for file in files:
+        reading = file.reading
+        if reading.modality and reading.case and file.parents:
+            name = read_name(file.parents[-1], modalities)
+            if name.is_label and not name.case:
+                image = file.parents[:-1], reading.case, reading.modality
+                holding[image].add(file.parents)
+    return {place for places in holding.values() if len(places) > 1 for place in places}
 
 
 def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
@@ -359,6 +385,7 @@ def _home(
     modalities: Modalities,
     patients: Set[Parts] = frozenset(),
     processed: Set[Parts] = frozenset(),
+    groups: Set[Parts] = frozenset(),
 ) -> Parts:
     """Return a file's folders without those that sort by kind.
 
@@ -367,6 +394,7 @@ def _home(
         modalities: Known modalities.
         patients: Folders that are a patient's although their names say a kind.
         processed: Folders of images that were made of others.
+        groups: Folders of several patients although their names say a kind.
     """
 
     def is_sorting(depth: int) -> bool:
@@ -375,6 +403,8 @@ def _home(
         may_be_patient = part[-1].isdecimal() or not (depth or file.reading.case)
         if kind.is_label and may_be_patient and file.parents[: depth + 1] in patients:
             return False  # lesion01/T1, Gtv/T1
+        if file.parents[: depth + 1] in groups:
+            return False
         if part.lower() in (KIND_FOLDERS | ORIGINALS) or (kind.is_known and not kind.case):
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:

@@ -58,6 +58,8 @@ SHORTEST_MM, LONGEST_MM = 1.0, 3000.0  # of an image, along its longest axis
 MOST_VOXELS = 1 << 30
 
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
+_MOST_VALUES_OF_LABELS = 100  # of lesions and their parts; an image has more
+_VALUES_LOOKED_AT = 1_000_000
 
 
 class Source(Protocol):
@@ -238,6 +240,19 @@ def read_labels(path: Path | Source) -> tuple[Array, Grid]:
         if np.iinfo(kind).min <= lowest and highest <= np.iinfo(kind).max:
             return array.astype(kind), grid
     raise DataError(f"{path}: holds values from {lowest} to {highest}; labels have 32 bits at most")
+
+
+def may_be_labels(path: Path) -> bool:
+    """Say whether a file may hold labels: whole numbers of few values. What is damaged may, too."""
+    try:
+        array, _ = _read(path, np.float64)
+    except DataError:
+        return True
+    values = array.ravel()[:: max(1, array.size // _VALUES_LOOKED_AT)]
+    with np.errstate(invalid="ignore"):  # inf - inf
+        rounded = np.round(values)
+        whole = np.abs(values - rounded) <= LABEL_TOLERANCE
+    return bool(whole.all()) and len(np.unique(rounded)) <= _MOST_VALUES_OF_LABELS
 
 
 def write_labels(path: Path, labels: Array, grid: Grid) -> None:

@@ -9,8 +9,17 @@ from pathlib import Path
 from mixmfl.data.contrast_agent import agent_in, agent_in_name
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
-from mixmfl.data.image_files import ImageFile, Parts, composed, lower_words, stem_of
-from mixmfl.data.modalities import LABEL_WORDS, Modalities, words_of
+from mixmfl.data.image import may_be_labels
+from mixmfl.data.image_files import (
+    ImageFile,
+    Parts,
+    composed,
+    lower_words,
+    shape_of,
+    spaced,
+    stem_of,
+)
+from mixmfl.data.modalities import LABEL, LABEL_WORDS, Modalities, words_of
 from mixmfl.data.sequence_phrases import is_sequence_word, meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
 
@@ -87,7 +96,8 @@ def with_names_of_folders(files: Sequence[ImageFile], modalities: Modalities) ->
 def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Read CT1 beside T1 as a T1 with contrast agent, as tools for gliomas call it.
 
-    Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1.
+    Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1. Where one
+    patient's is beside T1, so are those of the same name without a T1 beside them.
     """
     names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
 
@@ -100,7 +110,13 @@ def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
     others = {file.path: beside(file) for file in files}
     is_t1c = {path for path, found in others.items() if found and found <= {"t1", "t1w"}}
     folders = {path.parent for path in is_t1c}  # CT1_reg beside CT1, while T1 is not moved
-    is_t1c |= {path for path, found in others.items() if not found and path.parent in folders}
+    names_of_t1c = {shape_of(stem_of(path)) for path in is_t1c}
+    is_t1c |= {
+        path
+        for path, found in others.items()
+        if not found
+        and (not folders.isdisjoint(path.parents) or shape_of(stem_of(path)) in names_of_t1c)
+    }
     return [
         replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
         if file.path in is_t1c
@@ -124,29 +140,41 @@ def with_short_flair(files: Sequence[ImageFile], modalities: Modalities) -> list
 
 
 def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
-    """Read a name as a label's if without its first word, which says label, it is an image's.
+    """Read a name as a label's if without the words that say label it is an image's.
 
-    So ``seg_T1`` is beside ``T1``, and ``mask_001_T1`` beside ``001_T1`` or ``img_001_T1``, while
-    ``lesion_001_T1`` by itself is of a patient. ``seg_001`` is of ``img_001_T1``, too. A name with
-    a number may be in another folder.
+    So ``seg_T1`` is beside ``T1``, ``p1-SEG-tumor-T1`` beside ``p1-T1``, and ``mask_001_T1`` beside
+    ``001_T1`` or ``img_001_T1``, while ``lesion_001_T1`` by itself is of a patient. ``seg_001`` is
+    of ``img_001_T1``, too. A name with a number may be in another folder if its first word says
+    label, and if the first such file there has not the values of an image: ``control/001_T1``
+    beside ``lesion/lesion_001_T1``.
     """
     images = {
-        (place, _without_first(name, ANY_IMAGE | {"image"})): file
+        (place, spaced(_without_first(name, ANY_IMAGE | {"image"}))): file
         for file in files
         if file.reading.modality
         for name in (stem_of(file.path), file.reading.head)
         for place in (file.path.parent, None)
     }
     label_words = set(LABEL_WORDS)
+    holding_labels: dict[Path, bool] = {}
 
     def image_of(file: ImageFile) -> ImageFile | None:
-        stem = stem_of(file.path).lower()
-        rest = _without_first(stem, label_words)
-        if rest == stem or file.reading.is_bids or file.reading.aside:
+        stem, folder = stem_of(file.path).lower(), file.path.parent
+        if file.reading.is_bids or file.reading.aside:
             return None
+        rest = _without_first(stem, label_words)
+        if rest == stem:
+            rest = _without_labels(stem, modalities)
+            return images.get((folder, rest)) if file.reading.doubt else None
+        if beside := images.get((folder, spaced(rest))):
+            return beside
         own = read_name(rest, modalities)
-        place = None if re.search(r"\d", own.head or own.case) else file.path.parent
-        return images.get((place, rest))
+        elsewhere = images.get((None, spaced(rest)))
+        if not (elsewhere and re.search(r"\d", own.head or own.case)):
+            return None
+        if file.reading.modality and folder not in holding_labels:
+            holding_labels[folder] = may_be_labels(file.path)
+        return elsewhere if holding_labels.get(folder, True) else None
 
     read = []
     for file in files:
@@ -182,6 +210,16 @@ def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
             file = replace(file, reading=replace(reading, case=case))
         read.append(file)
     return read
+
+
+def _without_labels(stem: str, modalities: Modalities) -> str:
+    """Return the words of a name, between spaces, without those that say label."""
+    words = words_of(stem)
+    spoken = [each for each in modalities.matches(words) if each.kind == LABEL]
+    left = [
+        word for at, word in enumerate(words) if not any(e.start <= at < e.stop for e in spoken)
+    ]
+    return spaced(" ".join(left))
 
 
 def _without_first(stem: str, words: Set[str]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.folder_roles import is_store, without_stores
-from mixmfl.data.image_files import shape_of, spaced
-from mixmfl.data.sequence_phrases import without_accents
+from mixmfl.data.image_files import lower_words, shape_of, spaced
+from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
+from mixmfl.data.sequence_vocabulary import METHODS
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,
@@ -95,7 +96,7 @@ def patients_by_place(places: Mapping[str, tuple[Sequence[str], str]]) -> dict[s
     firsts = [_NAME_FIRST.fullmatch(parts[-1]) for parts in parts_of.values() if parts]
     people = {match[1] for match in firsts if match}
     patient_at = {
-        name: "_".join((*parts[:-1], _person(parts[-1], people))) if parts else ""
+        name: "/".join((*parts[:-1], _person(parts[-1], people))) if parts else ""
         for name, parts in parts_of.items()
     }
     all_parts = set(parts_of.values())
@@ -252,7 +253,13 @@ def _is_within(part: str, depth: int) -> bool:
     if _WITHIN.fullmatch(without_accents(part)):
         return True
     may_be_patient = (_PADDED if depth else re.compile(r"\d")).search(part)
-    return not may_be_patient and (is_month(part) or bool(part_in(part)))
+    is_of_body = bool(part_in(part)) and all(map(_may_be_of_body, lower_words(part)))
+    return not may_be_patient and (is_month(part) or is_of_body)
+
+
+def _may_be_of_body(word: str) -> bool:
+    """Say whether a word beside one for a part of the body is about the image: no first name."""
+    return bool(part_in(word)) or is_sequence_word(word) or word in METHODS
 
 
 def _is_time(name: str) -> bool:

@@ -50,7 +50,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         ep2d diff, b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi,
         resolve, dwib1000
     """),
-    "adc": _phrases("adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient"),
+    "adc": _phrases("""
+        adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient, carto adc,
+        cartographie adc, mappa adc, mapa adc, karte adc, map adc, adc karte
+    """),
 }  # fmt: skip
 
 # Words for images that are no modality of ours; the first match counts.
@@ -167,7 +170,9 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "phase": _phrases("""
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
     """),
-    "magnitude of an SWI": _phrases("mag images, magnitude images, mag image, swi mag, mag swi"),
+    "magnitude of an SWI": _phrases("""
+        mag images, magnitude images, mag image, swi mag, mag swi, swi images mag
+    """),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
         displacement, warpfield, jac, genericaffine, 0genericaffine, 1genericaffine, inv warp
@@ -258,7 +263,8 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "and": _phrases("and, und, u, et, y, e, en, &"),
     "break": (":",),
     "filler": _phrases("""
-        i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des
+        i v, the, any, de, di, del, la, le, il, mezzo, produit, von, gabe, du, des, toediening,
+        administration, administracion, somministrazione, verabreichung, van
     """),
     "orientation": _phrases("""
         ax, axi, axial, axiaal, axiale, assiale, ass, maxial, sag, sagittal, sagitt, sagital,
@@ -293,7 +299,7 @@ PROCESSING = frozenset(
     zscore, histmatch, tilt, prenorm, lin, nonlin,
     superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov
+    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal
 """)
 )
 
@@ -344,10 +350,11 @@ HARMLESS = frozenset(
 PARTS_OF_BODY: Mapping[str, str] = {
     "HEAD": "head brain skull kopf schadel schaedel hirn gehirn tete crane cerveau encephale "
     "cabeza craneo cerebro testa cranio cervello encefalo hoofd schedel hersenen",
-    "CSPINE": "cspine cervical cervicale cervicaal zervikal hws",
-    "TSPINE": "tspine thoracic thorakal bws",
-    "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws",
-    "SPINE": "spine wirbelsaule rachis columna colonna wervelkolom",
+    "CSPINE": "cspine cervical cervicale cervicaal zervikal hws halswirbelsaule halswirbelsaeule",
+    "TSPINE": "tspine thoracic thorakal bws brustwirbelsaule brustwirbelsaeule dorsale",
+    "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws "
+    "lendenwirbelsaule lendenwirbelsaeule",
+    "SPINE": "spine wirbelsaule wirbelsaeule rachis columna colonna wervelkolom spinal spinale",
     "SACRUM": "sacrum",
     "NECK": "neck hals cuello",
     "ABDOMEN": "abdomen",

@@ -82,6 +82,26 @@ def _contrast(image: ImageFile) -> str:
     return "echoes" if names_both_echoes(stem_of(image.path)) else image.reading.modality or ""
 
 
+def _without_reformatted(
+    pairs: Sequence[tuple[ImageFile, int]],
+) -> list[tuple[ImageFile, int]]:
+    """Leave out images of the modality and name of another, with more behind: 8_T1_KM_MPR_cor.
+
+    Each image has its number with it.
+    """
+
+    def named(image: ImageFile) -> tuple[str, str]:
+        return _contrast(image), spaced(stem_of(image.path)[len(image.reading.head) :])
+
+    names = {named(image) for image, _ in pairs}
+
+    def is_reformatted(image: ImageFile) -> bool:
+        kind, own = named(image)
+        return any(kind == other and own != name and own.startswith(name) for other, name in names)
+
+    return [(image, number) for image, number in pairs if not is_reformatted(image)]
+
+
 def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
     """Return the groups of images whose numbers may be of series or of patients.
 
@@ -98,11 +118,17 @@ def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
         by_name[name].append((image, int(number["number"])))
     groups = []
     for name, pairs in by_name.items():
-        modality_of = {number: _contrast(image) for image, number in pairs}
-        kinds = {*modality_of.values()}
-        same = all(modality_of[number] == _contrast(image) for image, number in pairs)
-        if len(kinds) < 2 or not same or len(pairs) > len(kinds) + 1:
-            continue  # but of 9_t1 and 9_t1a dcm2niix wrote both for one series
+        counted = _without_reformatted(pairs)
+        modality_of = {number: _contrast(image) for image, number in counted}
+        kinds = {_contrast(image) for image, _ in counted}
+        # of 9_t1 and 9_t1a dcm2niix wrote both for one series, and an ADC is of that of its DWI
+        same = all(
+            {modality_of[number], _contrast(image)} <= {"dwi", "adc"}
+            or modality_of[number] == _contrast(image)
+            for image, number in counted
+        )
+        if len(kinds) < 2 or not same or len(counted) > len(kinds) + 1:
+            continue
         if name or len(pairs) == len(images):
             groups.append(Numbered(home, name, tuple(image for image, _ in pairs), modality_of))
     return groups
@@ -123,7 +149,10 @@ def are_of_series(
     others = [other.modality_of for other in groups if other is not group]
     shared = [(mine[n], other[n]) for other in others for n in mine.keys() & other.keys()]
     is_protocol = bool(shared) and all(one == other for one, other in shared)
-    if {i.reading.head for i in group.images} <= set(labels):  # 001_t1, 001_seg, 002_flair, …
+    labelled = {i.reading.head for i in group.images} & set(labels)
+    if len(labelled) > 1 and not group.home:
+        return False
+    if {i.reading.head for i in group.images} <= labelled:  # 001_t1, 001_seg, 002_flair, …
         return None if group.home and is_protocol else False
     if any(map(names_patient, group.home)) and all(is_series(i.reading.head) for i in group.images):
         return True  # P1/E1/S1_t1, P1/E1/S2_t2

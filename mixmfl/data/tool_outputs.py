@@ -31,7 +31,8 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
 
     SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
     upright, and ``co`` before that of the one that it cropped, too; fsl_anat a folder ``T1.anat``
-    beside ``T1``. Parts of a T1 by FreeSurfer lie beside no image of their name.
+    beside ``T1``, or one in which ``T1`` alone is left of the image that it read. Parts of a T1 by
+    FreeSurfer lie beside no image of their name.
     """
     by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
@@ -53,7 +54,10 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
 
     def fsl_original_of(file: ImageFile) -> ImageFile | None:
         made = next((each for each in file.path.parents if each.suffix == ".anat"), None)
-        return by_stem.get(made.parent, {}).get(made.stem) if made else None
+        if not made:
+            return None
+        original = by_stem.get(made.parent, {}).get(made.stem) or by_stem[made].get(made.stem)
+        return original if original is not file else None
 
     def is_unfiltered(file: ImageFile) -> bool:
         stem = stem_of(file.path)

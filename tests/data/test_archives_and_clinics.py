@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mixmfl.data.cases import Found, account, find_cases
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
 from mixmfl.data.patients import patient_of
 from mixmfl.planning.site_folders import find_site
 
@@ -88,6 +91,16 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("A/2_S_4/x/I8/A_2_S_4_MR_FLAIR_I8 A/2_S_4/y/I9/A_2_S_4_MR_Fast_T1_I9",
          "A/2_S_4/x/I8/A_2_S_4_MR_FLAIR_I8 A/2_S_4/y/I9/A_2_S_4_MR_Fast_T1_I9"),  # of ADNI
         ("p/T1 p/Routine_FLAIR", "p/Routine_FLAIR p/T1"),
+        ("p/FLAIR p/T1.anat/T1 p/T1.anat/T1_orig p/T1.anat/T1_biascorr p/T1.anat/T1_fast_seg",
+         "p/FLAIR p/T1.anat/T1"),
+        ("A/03_t1 A/04_flair A/05_dw_ADC A/05_dw_TRACEW A/07_t1_km A/08_t1_km_MPR_cor",
+         "A/03_t1 A/04_flair A/05_dw_ADC A/05_dw_TRACEW A/07_t1_km"),
+        ("p/p_t1ce_LPS_rSRI p/p_t1ce_LPS_rSRI_SSFinal", "p/p_t1ce_LPS_rSRI"),
+        ("p/T1\np/T1 (Anna's conflicted copy 2021-02-03)", "p/T1"),
+        ("p/T2 p/SWI_Images p/SWI_Images_mag", "p/SWI_Images p/T2"),
+        ("p/carto_ADC p/FLAIR p/T1_gado", "p/FLAIR p/T1_gado p/carto_ADC"),
+        ("p/CT1 p/T1 p/HD-GLIO-AUTO/segmentation_CT1_origspace p/HD-GLIO-AUTO/x/CT1_r2s_bet",
+         "p/CT1 p/T1"),
         ("X1/d/3.000000-AX T1 PRE-926.nii.gz\nX1/d/5.000000-AX FLAIR-111.nii.gz",
          "X1/d/3.000000-AX T1 PRE-926 X1/d/5.000000-AX FLAIR-111"),
     ],
@@ -136,6 +149,8 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 masks/p masks/cases.json masks/cases.csv", None),
         ("p/T1 masks/p masks/predict_from_raw_data_args.json", None),
         ("p/study1_T1 p/study2_T1 p/gt", None),
+        ("R/R-MR-T1 R/R-SEG-tumor-MR-T1", "R/R-SEG-tumor-MR-T1"),
+        ("p/1-T1 p/1-Flair p/1-LesionSeg-Flair", "p/1-LesionSeg-Flair"),
     ],
 )  # fmt: skip
 def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path: Path) -> None:
@@ -163,6 +178,13 @@ def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path
         (" ".join(f"study/M{number}/T1" for number in range(12)), 12),
         ("pre_01_FLAIR post_01_FLAIR pre_02_FLAIR post_02_FLAIR", 2),
         ("100-01/T1 100-02/T1 101-01/T1 101-02/T1", 2),
+        ("Ward 3/Hart, Maria/T1\nWard 3/Kopf, Peter/T1", 2),
+        ("P1/MRT Kopf/T1\nP1/MRT Hals/T1", 1),
+        ("Study_2020/A/T1 Study_2020/B/T1", 2),
+        (
+            "Meier/2023/3_t1 Meier/2023/5_flair Meier/2024/3_t1 Meier/2024/5_flair Weiss/2023/3_t1",
+            2,
+        ),
     ],
 )
 def test_examinations_in_folders_are_of_the_person_around_them(
@@ -171,6 +193,53 @@ def test_examinations_in_folders_are_of_the_person_around_them(
     found = found_in(tmp_path, names)
     assert len({patient_of(case.name, case.person) for case in found.cases}) == people
     assert found.refused == ()
+    assert not any(case.warnings for case in found.cases)
+
+
+def test_ct1_is_a_t1_with_contrast_agent_where_that_of_another_patient_is(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p1/CT1 p1/T1 p2/CT1 p2/FLAIR")
+    assert [sorted(case.images) for case in found.cases] == [["t1", "t1c"], ["flair", "t1c"]]
+
+
+def test_numbers_with_a_label_each_are_of_patients(tmp_path: Path) -> None:
+    names = "x_1_ceT1 x_1_Label x_2_ceT1 x_2_Label x_106_hrT2"
+    found = found_in(tmp_path, names)
+    assert [case.name for case in found.cases] == ["x_1", "x_106", "x_2"]
+
+
+def test_a_spine_beside_images_of_no_known_part_is_a_question(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p1/T1 p1/T1c p1/T2_spine")
+    assert list(uses(found).values()) == [["p1/T1", "p1/T1c"]]
+    assert "says SPINE, and names beside it say no part of the body" in found.cases[0].warnings[0]
+    found = found_in(tmp_path / "more", "Hals_T1 Hals_T2")  # a person
+    assert list(uses(found).values()) == [["Hals_T1", "Hals_T2"]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cases"),
+    [
+        ("control/{}_T1", "lesion/lesion_{}_T1", 4),
+        ("tumor/{}_T1", "lesion/{}_T1", 4),
+        ("images/{}_T1", "lesion/{}_T1", 2),
+        ("images/{}_T1", "masks/mask_{}_T1", 2),
+    ],
+)
+def test_a_folder_called_as_labels_may_be_of_a_diagnosis_by_its_voxels(
+    first: str, second: str, cases: int, tmp_path: Path
+) -> None:
+    grid = Grid((4, 8, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    for number in ("001", "002"):
+        for place in (first, second):
+            path = tmp_path / f"{place.format(number)}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            image = np.arange(256, dtype=np.float32).reshape(grid.shape) * 3 + len(place)
+            if place == second and cases == 2:
+                image = np.where(image > 300, 1, 0).astype(np.float32)
+            write_image(path, image, grid)
+    found = find_cases(tmp_path)
+    assert len(found.cases) == cases
+    assert found.refused == ()
+    assert {case.label is not None for case in found.cases} == {cases == 2}
     assert not any(case.warnings for case in found.cases)
 
 

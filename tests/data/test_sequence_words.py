@@ -73,6 +73,7 @@ def test_a_negation_beside_the_contrast_word_makes_a_native_t1(text: str) -> Non
     BRAVO +C|AX T1 FLAIR POST GAD|AX T1 POST: Processed|T1 kontrastverstärkt
     T1 contrastado|T1 après gadolinium|T1 con m.d.c.|T1 nach Gabe von KM
     T1 +CM|T1_post_bet|T1 +c|T1 C+|T1 gd+|T1 c/CM|T1 m. KM|T1 avec gado|T1 post inj|T1 Gad|T1 n KM
+    T1 na toediening gadolinium|T1 dopo somministrazione di mdc
     T1 con m.c.|T1 post CIV|T1 5 cm KM|HKCL T1 post KM HawkAI|T1 med kontrast
     T1 kontrastmittelgestützt|Ax T1 W GD|T1 dotarem 0.1|T1 KM i.v.|T1 black blood KM
     t1_plusGd|t1 gad final|T1 po kontraście|T1 etter kontrast|SE T1 mAxial CE|T1 Gd(+)""".replace(
@@ -100,7 +101,7 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
      "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "T1 KM: 0", "t1_km - t1_nativ",
      "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS",
-     "AX 3D T1 STEALTH W"],
+     "AX 3D T1 STEALTH W", "T1 no sag contrast", "T1 ohne sag KM"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
     reading = read_words(text)
