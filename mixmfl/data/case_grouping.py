@@ -24,7 +24,7 @@ from mixmfl.data.folder_roles import (
     with_places,
     without_stores,
 )
-from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced
+from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced, stem_of
 from mixmfl.data.modalities import Modalities, words_of
 from mixmfl.data.neighbouring_names import (
     called_as_agents,
@@ -124,6 +124,10 @@ def _placed(
     for path, key in key_of.items():
         beside[path.parent].add(key)
     known = [file for file in files if file.reading.is_known]
+    of_patient: dict[Parts, Key] = {}
+    for file in known:
+        if patient := _folder_in_name(file):
+            of_patient.setdefault(patient, key_of[file.path])
     elsewhere = of_other_parts(known, key_of)
     doubts = misplaced(known, key_of)
     doubts |= {p: d for p, d in of_doubtful_parts(known, key_of).items() if p not in elsewhere}
@@ -139,9 +143,20 @@ def _placed(
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()
             owner = _owner(file, keys.key(file), name_of.keys(), near)
+            if owner is None and file.reading.aside:
+                owner = of_patient.get(_folder_in_name(file))
             name = name_of[owner] if owner else "_".join(file.place) or file.reading.case
             placed.append((file, name))
     return tuple(placed)
+
+
+def _folder_in_name(file: ImageFile) -> Parts:
+    """Return the folder whose name has a number and is in a file's name, as a patient's is."""
+    stem = spaced(stem_of(file.path))
+    for depth, part in enumerate(file.parents):
+        if re.search(r"\d", part) and spaced(part) in stem:
+            return file.parents[: depth + 1]
+    return ()
 
 
 def _name_all(keys: Set[Key], imaged: Set[Key], folder: Path) -> dict[Key, str]:

@@ -201,6 +201,15 @@ def test_ct1_is_a_t1_with_contrast_agent_where_that_of_another_patient_is(tmp_pa
     assert [sorted(case.images) for case in found.cases] == [["t1", "t1c"], ["flair", "t1c"]]
 
 
+def test_a_localiser_in_a_folder_of_its_own_is_no_case_beside_its_patients_images(
+    tmp_path: Path,
+) -> None:
+    names = "A/5_S_2/T1/d1/I7/A_5_S_2_MR_T1_br_raw_S1_I7 A/5_S_2/Loc/d1/I3/A_5_S_2_MR_Loc_br_I3"
+    found = found_in(tmp_path, names)
+    assert [list(case.images) for case in found.cases] == [["t1"]]
+    assert found.refused == ()
+
+
 def test_numbers_with_a_label_each_are_of_patients(tmp_path: Path) -> None:
     names = "x_1_ceT1 x_1_Label x_2_ceT1 x_2_Label x_106_hrT2"
     found = found_in(tmp_path, names)

@@ -20,7 +20,13 @@ from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_
 from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
-from mixmfl.data.dicom.sequence_type import UNSURE, has_agent, recognise, why_set_aside
+from mixmfl.data.dicom.sequence_type import (
+    SEVERAL_DIRECTIONS,
+    UNSURE,
+    has_agent,
+    recognise,
+    why_set_aside,
+)
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import Candidate, choose
 from mixmfl.data.modalities import Modalities
@@ -113,6 +119,7 @@ def find_dicom(
         notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += _stacks_left_out(chosen, modalities)
         warnings += _apart(images, mine)
         warnings += damage_notes.get(name, [])
         if images:
@@ -394,6 +401,21 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
 
 def _aside(row: Row, why: str) -> Row:
     return dataclasses.replace(row, modality="", why=why)
+
+
+def _stacks_left_out(rows: Sequence[Row], modalities: Modalities) -> list[str]:
+    """Warn of series that would be the only ones of a modality, and have several directions."""
+    available = {row.modality for row in rows}
+    warnings = []
+    for row in rows:
+        if row.why == SEVERAL_DIRECTIONS:
+            modality = recognise(row.series.header, modalities).modality
+            if modality and modality not in available:
+                warnings.append(
+                    f"{modality} is left out: {row.series.name} has {SEVERAL_DIRECTIONS}; store "
+                    "each direction as a series of its own, or convert it by dcm2niix"
+                )
+    return warnings
 
 
 def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:

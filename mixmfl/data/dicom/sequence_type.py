@@ -90,6 +90,9 @@ SILENT = read_words("").why
 """The reason that ``read_words`` gives for a text without any word for a sequence."""
 
 
+SEVERAL_DIRECTIONS = "images in several directions"
+"""The reason why a series is set aside that may be a localiser, or several stacks."""
+
 UNSURE = "not sure"
 """The beginning of a reason why the words or fields of a series leave its modality open."""
 
@@ -143,7 +146,7 @@ def why_set_aside(series: Series) -> str:
     if header.modality != "MR":
         return f"is {header.modality or 'of no modality'}, not MR"
     if series.orientations > 1:
-        return "images in several directions"
+        return SEVERAL_DIRECTIONS
     types = set(header.image_type)
     if header.angiography:
         return "angiography (AngioFlag, TimeOfFlightContrast or PhaseContrast says so)"

@@ -111,6 +111,20 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
     assert "not recognised (RM, no times)" in aside["8"]
 
 
+def test_two_stacks_in_one_series_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    write_series(tmp_path / "p" / "t1", volume(), SeriesDescription="t1_se_tra")
+    tags = {"series": generate_uid(), "SeriesDescription": "t2_tse"}
+    write_series(tmp_path / "p" / "t2", volume(), **tags)
+    coronal = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+    number = {"InstanceNumber": lambda z: 30 + z}
+    write_series(
+        tmp_path / "p" / "more", volume(1), replace(GRID, direction=coronal), **tags, **number
+    )
+    (case,) = find_dicom(tmp_path, Modalities()).cases
+    assert list(case.images) == ["t1"]
+    assert "t2 is left out: series 1 't2_tse' has images in several" in case.warnings[0]
+
+
 def test_two_echoes_of_one_series_are_two_images(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"SeriesDescription": "dual echo", "RepetitionTime": 3000}
     uid = write_series(tmp_path / "p" / "a", volume(), EchoTime=20, **plain)
