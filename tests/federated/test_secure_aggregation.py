@@ -68,6 +68,13 @@ def registrations(sites: Mapping[str, Site]) -> dict[str, Registration]:
     return {name: register(site) for name, site in sites.items()}
 
 
+@pytest.fixture(scope="module")
+def whole_run(sites: Mapping[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a masked run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return simulate(PLANS, list(sites.values()), SETTINGS, "all", folder / "run").folder
+
+
 def test_two_key_pairs_agree_on_a_secret_per_purpose() -> None:
     (mine, my_public), (theirs, their_public) = key_pair(), key_pair()
     assert agree(mine, their_public, "masks") == agree(theirs, my_public, "masks")
@@ -457,31 +464,44 @@ def test_with_all_modalities_everywhere_a_masked_run_is_the_plain_run_to_a_milli
     )
 
 
-def test_a_masked_run_waits_for_a_site_that_fails_and_is_resumed_with_it(
-    tmp_path: Path, sites: Mapping[str, Site], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("keys", r"a masked round is a sum over all sites .* south \(the disk is full\)"),
+        ("masked", r"a masked round is a sum over all sites .* south \(the disk is full\)"),
+        ("share", r"site 'south' sent a reply to round 1 that has not the masked blocks"),
+    ],
+)
+def test_a_site_that_fails_or_sends_a_wrong_share_costs_the_masked_round_and_not_the_run(
+    tmp_path: Path,
+    sites: Mapping[str, Site],
+    whole_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    message: str,
 ) -> None:
     handle = Client.handle
-    fails_in = dict[str, int]()
+    fails_in = {kind: 1}
 
     def fails(client: Client, task: Message, optimizer: State) -> Handled:
-        if client.site.name == "south" and fails_in.get(task.kind) == task.record["round"]:
+        number = task.record["round"] if client.site.name == "south" else None
+        if fails_in.get(task.kind, -1) == number:
             raise PrivacyError("the disk is full")
-        return handle(client, task, optimizer)
+        handled = handle(client, task, optimizer)
+        if task.kind == "masked" and fails_in.get("share", -1) == number:
+            cut = {name: tensor[:-1] for name, tensor in handled.reply.tensors.items()}
+            reply = dataclasses.replace(handled.reply, tensors=cut)
+            return dataclasses.replace(handled, reply=reply)
+        return handled
 
     monkeypatch.setattr(Client, "handle", fails)
-    whole = simulate(PLANS, list(sites.values()), SETTINGS, "all", tmp_path / "whole")
-    for kind in ("keys", "masked"):
-        fails_in[kind] = 1
-        out = tmp_path / kind
-        message = r"round 2: a masked round is a sum over all sites .* south \(the disk is full\)"
-        with pytest.raises(QuorumError, match=message):
-            simulate(PLANS, list(sites.values()), SETTINGS, "all", out)
-        fails_in.clear()
-        simulate(
-            PLANS, list(sites.values()), SETTINGS, "all", out, beginning=Beginning(resume=True)
-        )
-        one, other = (load_state_of(open_run(run), 2) for run in (out, whole.folder))
-        assert furthest(one, other) == 0
+    out = tmp_path / "run"
+    with pytest.raises(QuorumError, match=f"round 2: {message}"):
+        simulate(PLANS, list(sites.values()), SETTINGS, "all", out)
+    fails_in.clear()
+    simulate(PLANS, list(sites.values()), SETTINGS, "all", out, beginning=Beginning(resume=True))
+    one, other = (load_state_of(open_run(run), 2) for run in (out, whole_run))
+    assert furthest(one, other) == 0
 
 
 def test_private_sites_can_be_masked_too(tmp_path: Path, sites: Mapping[str, Site]) -> None:
