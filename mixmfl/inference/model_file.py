@@ -42,7 +42,7 @@ from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_folder import model_file
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_outline, check_memory
-from mixmfl.networks.parameters import assign_parameters, check_state
+from mixmfl.networks.parameters import assign_parameters, check_state, shapes_of
 from mixmfl.networks.prototypes import (
     PrototypeMemory,
     State,
@@ -303,7 +303,7 @@ def _read_tensors(
     # first what was planned and what the file declares, then its numbers
     network = build_outline(plans, configuration)
     weights = tensors.under("network.")
-    check_state(network, weights)
+    check_state(shapes_of(network), weights)
     others = tensors.only([name for name in tensors if not name.startswith("network.")])
     check_memory(others, plans, configuration)
     numbers = dict(tensors)  # the file is read once

@@ -1,8 +1,11 @@
 """From plans to a network, and the sizes of its prototypes."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from mixmfl.networks.anchored import AnchoredNet
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.mdmnet import MDMNet
-from mixmfl.networks.parameters import check_forms
+from mixmfl.networks.parameters import check_forms, shapes_of
 from mixmfl.networks.prototypes import Prototypes
 from mixmfl.networks.unet import StackedNet
 from mixmfl.planning.architecture import stream_channels
@@ -90,6 +93,34 @@ def build_outline(plans: Plans, configuration: str) -> SegmentationNet:
     """Build the planned network in prediction mode with shapes alone: weights take no memory."""
     with torch.device("meta"):
         return build_network(plans, configuration, seed=0).eval()
+
+
+def parameter_shapes(plans: Plans, configuration: str) -> Mapping[str, tuple[int, ...]]:
+    """Return the shape of every parameter of the planned network, by name.
+
+    Shapes are kept, as building a network takes longer than comparing a stored state with it.
+    """
+    decides = [
+        plans.modalities,
+        plans.labels.to_json(),
+        asdict(plans.network),
+        plans.configuration(configuration)["architecture"],
+    ]
+    return _shapes(_Planned(json.dumps(decides, sort_keys=True), plans, configuration))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Plans of a network, equal to others by what decides on the network, as JSON."""
+
+    decides: str
+    plans: Plans = field(compare=False)
+    configuration: str = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _shapes(planned: _Planned) -> Mapping[str, tuple[int, ...]]:
+    return MappingProxyType(shapes_of(build_outline(planned.plans, planned.configuration)))
 
 
 def check_memory(state: Mapping[str, Tensor], plans: Plans, configuration: str) -> None:

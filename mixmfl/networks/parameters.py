@@ -39,18 +39,24 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
-def check_state(network: nn.Module, state: Mapping[str, Tensor], *, whole: bool = True) -> None:
-    """Check that a state has the network's parameters and no others; none is read for it.
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of a network, which may be an outline, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+
+
+def check_state(
+    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], *, whole: bool = True
+) -> None:
+    """Check that a state has a network's parameters and no others; none is read for it.
 
     Args:
-        network: The planned network; may be an outline.
+        expected: The shapes of the planned network's parameters.
         state: The parameters to check.
         whole: Whether it must have all parameters.
 
     Raises:
         ValueError: A parameter is missing, is not the network's, or has another shape or type.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     if whole and (missing := sorted(expected.keys() - state.keys())):
         raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
     if unplanned := sorted(state.keys() - expected.keys()):
@@ -80,7 +86,7 @@ def assign_parameters(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: A parameter is missing, is not the network's, or has another shape or type.
     """
-    check_state(network, state)
+    check_state(shapes_of(network), state)
     for name, _ in list(network.named_parameters()):
         module, _, parameter = name.rpartition(".")
         adopted = nn.Parameter(state[name], requires_grad=False)

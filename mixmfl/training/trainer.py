@@ -11,7 +11,7 @@ from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.text import quoted
 from mixmfl.networks.base import Encoding, SegmentationNet
-from mixmfl.networks.build import build_outline, prototype_sizes
+from mixmfl.networks.build import parameter_shapes, prototype_sizes
 from mixmfl.networks.parameters import block_of, check_forms
 from mixmfl.networks.prototypes import PrototypeMemory, State, memory_to
 from mixmfl.planning.plans import Plans
@@ -221,10 +221,10 @@ def check_optimizer(plans: Plans, configuration: str, state: Mapping[str, Tensor
     Raises:
         ValueError: A tensor is none of it, is missing, or has another shape or type.
     """
-    parameters = dict(build_outline(plans, configuration).named_parameters())
+    parameters = parameter_shapes(plans, configuration)
     shapes: dict[str, tuple[int, ...]] = {_SCALE: ()} if _SCALE in state else {}
     for name in {key.rpartition(".")[0] for key in state} & parameters.keys():
-        shape = tuple(parameters[name].shape)
+        shape = parameters[name]
         shapes |= {f"{name}.step": (), f"{name}.exp_avg": shape, f"{name}.exp_avg_sq": shape}
     if unmatched := sorted(state.keys() ^ shapes.keys()):
         raise ValueError(f"{quoted(unmatched[0])} is missing, or is no state of AdamW's")

@@ -9,10 +9,10 @@ from torch import Tensor
 from mixmfl.core.errors import PlansError
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet, stack_slots
-from mixmfl.networks.build import build_network
+from mixmfl.networks.build import build_network, parameter_shapes
 from mixmfl.networks.mdmnet import Fusion, MDMNet
 from mixmfl.networks.norms import channels_last
-from mixmfl.networks.parameters import assign_parameters, load_state, network_state
+from mixmfl.networks.parameters import assign_parameters, load_state, network_state, shapes_of
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 from mixmfl.planning import nnunet_planner
 from mixmfl.planning.architecture import resolve_architecture
@@ -302,3 +302,12 @@ def test_a_network_takes_over_parameters_that_are_complete_and_fit() -> None:
         assign_parameters(one, {**state, name: state[name].view(torch.int32)})
     with pytest.raises(ValueError, match=r"1 tensors are not planned, such as 'decoder\.more'"):
         assign_parameters(one, {**state, "decoder.more": torch.zeros(3)})
+
+
+def test_shapes_are_those_of_the_planned_network_whatever_was_planned_before() -> None:
+    plans = small_plans()
+    narrow = replace_settings(plans, {"tailored_width": 0.25}, {})
+    asked = (plans, narrow, small_plans(("t1",)), plans)
+    for each in asked:
+        assert parameter_shapes(each, "2d") == shapes_of(build_network(each, "2d", 0))
+    assert len({str(dict(parameter_shapes(each, "2d"))) for each in asked}) == 3

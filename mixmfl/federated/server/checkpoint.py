@@ -41,7 +41,7 @@ from mixmfl.federated.state import (
     first_state,
 )
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
-from mixmfl.networks.build import build_outline, check_memory
+from mixmfl.networks.build import check_memory, parameter_shapes
 from mixmfl.networks.parameters import check_state
 from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
 
@@ -201,7 +201,7 @@ def _check_server_state(run: Run, tensors: Tensors) -> None:
             raise ValueError(f"{quoted(name)} has the shape {shape} of {kind}")
     memory = [name for name in tensors if name.startswith("memory.")]
     weights = only(tensors, tensors.keys() - {*norms, *memory})
-    check_state(build_outline(run.plans, run.settings.configuration), weights)
+    check_state(parameter_shapes(run.plans, run.settings.configuration), weights)
     check_memory(only(tensors, memory), run.plans, run.settings.configuration)
 
 
@@ -225,8 +225,8 @@ def load_personal(run: Run, site: str) -> State:
             f"{personal.dice_before:.3f}, personalised model {personal.dice:.3f}); export the "
             "global model, without --site"
         )
-    outline = build_outline(run.plans, run.settings.configuration)
-    return load_tensors(_personal_file(run, site), partial(check_state, outline, whole=False))
+    shapes = parameter_shapes(run.plans, run.settings.configuration)
+    return load_tensors(_personal_file(run, site), partial(check_state, shapes, whole=False))
 
 
 def load_optimizers(run: Run, number: int) -> dict[str, Tensors]:
