@@ -352,7 +352,7 @@ def test_a_signal_to_end_says_how_to_resume_and_leaves_whole_files(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    watch = threading.Timer(120, running.kill)
+    watch = threading.Timer(400, running.kill)
     watch.start()
     try:
         assert running.stdout is not None
@@ -360,7 +360,7 @@ def test_a_signal_to_end_says_how_to_resume_and_leaves_whole_files(
             if line.startswith("p0: done"):
                 break
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all its processes
-        _, err = running.communicate(timeout=100)
+        _, err = running.communicate(timeout=300)
     finally:
         watch.cancel()
         running.kill()

@@ -110,7 +110,7 @@ def imports(file: Path) -> tuple[str, ...]:
 def run_python(code: str) -> str:
     """Run code in a Python of its own, so that what this one has imported does not count."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -206,7 +206,7 @@ def test_an_import_that_runs_up_is_refused(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=300,
         )
 
     kept = lint()
@@ -247,7 +247,7 @@ def make_develop(folder: Path, *named: str, **how: Any) -> subprocess.CompletedP
     ours = {n: value for n, value in os.environ.items() if n not in ("MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
         [*asked, "develop"], capture_output=True, text=True,
-        timeout=60, env=ours, **how,
+        timeout=300, env=ours, **how,
     )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     ended(process)
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float = 420) -> int:
+def ended(process: subprocess.Popen[bytes], seconds: float = 900) -> int:
     """Return the exit code of a command, in bounded time."""
     try:
         until(lambda: process.poll() is not None, "the command ends", seconds)
@@ -115,7 +115,7 @@ sys.exit(network_demo.main(sys.argv[2:]))
 SMALL = """
 import functools, sys
 from mixmfl.entrypoints import _local_network, network_demo
-_local_network.CASES, _local_network.SPACING_MM = 5, 10.0
+_local_network.CASES, _local_network.SPACING_MM = 6, 10.0
 _local_network.lay_out = functools.partial(_local_network.lay_out, number=2)
 network_demo.PLAN = ("--preset", sys.argv[1], "-c", "2d", "-n", "1")
 sys.exit(network_demo.main(sys.argv[2:]))
