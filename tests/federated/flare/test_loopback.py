@@ -115,7 +115,7 @@ sys.exit(network_demo.main(sys.argv[2:]))
 SMALL = """
 import functools, sys
 from mixmfl.entrypoints import _local_network, network_demo
-_local_network.CASES, _local_network.SPACING_MM = 6, 10.0
+_local_network.CASES, _local_network.SPACING_MM = 6, 8.0
 _local_network.lay_out = functools.partial(_local_network.lay_out, number=2)
 network_demo.PLAN = ("--preset", sys.argv[1], "-c", "2d", "-n", "1")
 sys.exit(network_demo.main(sys.argv[2:]))
