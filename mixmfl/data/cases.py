@@ -348,6 +348,9 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
 def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
     """Move files to the cases and modalities of the user's table.
 
+    A file that is not read, such as a hidden one, may stand there as set aside, as in the table
+    that is written.
+
     Raises:
         DataError: The table names a file that is no image of the folder.
     """
@@ -357,6 +360,8 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given
         for file in draft.files
     }
     for path, entry in mapping.items():
+        if path not in owners and not entry.modality and (folder / path).is_file():
+            continue
         if path not in owners:
             raise DataError(
                 f"{entry.place}: {folder} holds no image {path!r}; fix or remove the line"

@@ -1067,6 +1067,19 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
     }
 
 
+def test_the_table_of_a_folder_with_leftovers_is_read_back_as_it_was_written(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    make_files(folder, "p/T1.nii.gz", "__MACOSX/p/._T1.nii.gz")
+    found = account(find_cases(folder))
+    table = tmp_path / "table.csv"
+    table.write_text(mapping_table((), folder, found.records), encoding="utf-8")
+    assert "__MACOSX/p/._T1.nii.gz" in table.read_text(encoding="utf-8")
+    again = find_cases(folder, mapping=read_mapping(table, Modalities()))
+    assert taken(again) == {"p": {"t1": "p/T1.nii.gz"}}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
