@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mixmfl.data.contrast_agent import agent_in, agent_in_name
-from mixmfl.data.file_names import FileName, read_name
+from mixmfl.data.file_names import FITS_LABEL, FileName, read_name
 from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image import may_be_labels
 from mixmfl.data.image_files import (
@@ -210,6 +210,30 @@ def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
             file = replace(file, reading=replace(reading, case=case))
         read.append(file)
     return read
+
+
+def with_patients_called_as_labels(
+    files: Sequence[ImageFile], modalities: Modalities
+) -> list[ImageFile]:
+    """Read a number behind a word for a label as a patient's if several sequences begin with it.
+
+    So ``lesion01_T1`` beside ``lesion01_FLAIR`` is of the patient ``lesion01``.
+    """
+    readings: dict[tuple[Path, str], dict[Path, FileName]] = defaultdict(dict)
+    for file in files:
+        words = words_of(stem_of(file.path))
+        if file.reading.doubt.startswith(FITS_LABEL) and words[0][-1].isdecimal():
+            first, reading = words[0], read_name("_".join(words[1:]), modalities)
+            if reading.modality and not reading.case:
+                named = replace(reading, case=first, head=first)
+                readings[file.path.parent, first][file.path] = named
+    read = {
+        path: reading
+        for mine in readings.values()
+        if len({each.modality for each in mine.values()}) > 1
+        for path, reading in mine.items()
+    }
+    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
 
 
 def _without_labels(stem: str, modalities: Modalities) -> str:

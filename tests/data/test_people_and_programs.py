@@ -259,6 +259,8 @@ def test_a_person_may_be_called_as_a_label(tmp_path: Path) -> None:
     found = found_in(tmp_path, "Gtv/T1 Gtv/FLAIR Maier/T1 Maier/FLAIR Ott/T1 Ott/FLAIR")
     assert [case.name for case in found.cases] == ["Gtv", "Maier", "Ott"]
     assert all(set(case.images) == {"t1", "flair"} for case in found.cases)
+    found = found_in(tmp_path / "more", "lesion01_T1 lesion01_FLAIR lesion02_T1 lesion02_FLAIR")
+    assert [case.name for case in found.cases] == ["lesion01", "lesion02"]
 
 
 def test_the_only_label_of_a_patients_folder_may_have_another_name(tmp_path: Path) -> None:

@@ -113,13 +113,12 @@ def test_localisers_derived_images_and_repeated_scans_are_set_aside_and_named(
 
 def test_two_stacks_in_one_series_are_left_out_with_a_warning(tmp_path: Path) -> None:
     write_series(tmp_path / "p" / "t1", volume(), SeriesDescription="t1_se_tra")
-    tags = {"series": generate_uid(), "SeriesDescription": "t2_tse"}
-    write_series(tmp_path / "p" / "t2", volume(), **tags)
-    coronal = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
-    number = {"InstanceNumber": lambda z: 30 + z}
+    coronal = replace(GRID, direction=(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0))
+    uid = write_series(tmp_path / "p" / "t2", volume(), SeriesDescription="t2_tse")
     write_series(
-        tmp_path / "p" / "more", volume(1), replace(GRID, direction=coronal), **tags, **number
-    )
+        tmp_path / "p" / "more", volume(1), coronal, series=uid, SeriesDescription="t2_tse",
+        InstanceNumber=lambda z: 30 + z,
+    )  # fmt: skip
     (case,) = find_dicom(tmp_path, Modalities()).cases
     assert list(case.images) == ["t1"]
     assert "t2 is left out: series 1 't2_tse' has images in several" in case.warnings[0]
