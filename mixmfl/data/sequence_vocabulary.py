@@ -354,7 +354,8 @@ PARTS_OF_BODY: Mapping[str, str] = {
     "TSPINE": "tspine thoracic thorakal bws brustwirbelsaule brustwirbelsaeule dorsale",
     "LSPINE": "lspine lumbar lumbal lumbale lumbaire lombaire lombare lws "
     "lendenwirbelsaule lendenwirbelsaeule",
-    "SPINE": "spine wirbelsaule wirbelsaeule rachis rachide columna colonna wervelkolom spinal spinale",
+    "SPINE": "spine wirbelsaule wirbelsaeule rachis rachide columna colonna wervelkolom spinal "
+    "spinale",
     "SACRUM": "sacrum",
     "NECK": "neck hals cuello",
     "ABDOMEN": "abdomen",
