@@ -47,12 +47,12 @@ def undrawn() -> Iterator[None]:
 
 
 class ReaderHere(PrefetchProcess):
-    """A reader that works when its answer is asked for."""
+    """A reader that works when its result is asked for."""
 
-    def ask(self, job: Any) -> None:
+    def submit(self, job: Any) -> None:
         self._read = partial(self.function, lambda: None, self.constant, job)
 
-    def answer(self) -> Any:
+    def result(self) -> Any:
         try:
             return self._read()
         except Exception as error:

@@ -79,16 +79,16 @@ class PrefetchProcess:
             self._connection.close()
             self._connection = None
 
-    def ask(self, job: Any) -> None:
-        """Send the process a job; take its answer before sending the next job."""
+    def submit(self, job: Any) -> None:
+        """Send the process a job; take its result before sending the next job."""
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._connection is not None
         self._deadline = time.monotonic() + self.limit
-        with contextlib.suppress(OSError):  # the process died just now; ``answer`` will notice
+        with contextlib.suppress(OSError):  # the process died just now; ``result`` will notice
             self._connection.send(job)
 
-    def answer(self) -> Any:
+    def result(self) -> Any:
         """Wait for the result of the job, and return it.
 
         Raises:
@@ -219,7 +219,7 @@ class WriterThread:
             self._jobs.put(None)
             self._thread.join(min(self.limit, 60))  # what it has begun shall be whole
 
-    def ask(self, job: Callable[[], Any]) -> "Future[Any]":
+    def submit(self, job: Callable[[], Any]) -> "Future[Any]":
         """Give the thread a job."""
         if self._jobs is None:
             self._jobs = SimpleQueue()
@@ -230,7 +230,7 @@ class WriterThread:
         self._jobs.put((future, job))
         return future
 
-    def answer(self, future: "Future[Any]") -> Any:
+    def result(self, future: "Future[Any]") -> Any:
         """Wait for the result of a job, and return it or raise the job's exception.
 
         Raises:

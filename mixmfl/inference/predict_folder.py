@@ -175,26 +175,26 @@ def _overlapped(
     def next_written() -> Outcome:
         job, began, future = writing.popleft()
         try:
-            return run.note(writer.answer(future))
+            return run.note(writer.result(future))
         except Exception as error:  # whatever it is, only this case fails
             return run.note(run.job_failed(job, reason_of(error), time.monotonic() - began))
 
     if jobs:
-        reader.ask(jobs[0].case)
+        reader.submit(jobs[0].case)
     for number, job in enumerate(jobs, start=1):
         began = time.monotonic()
         failure, read = "", None
         try:
-            read = reader.answer()
+            read = reader.result()
         except MixmflError as error:
             failure = str(error)
         if number < len(jobs):
-            reader.ask(jobs[number].case)
+            reader.submit(jobs[number].case)
         else:
             reader.close()  # its memory is free for the network
         if read is not None:
             try:
-                future = writer.ask(run.writer(job, read, began))
+                future = writer.submit(run.writer(job, read, began))
                 writing.append((job, began, future))
             except Exception as error:  # whatever it is, only this case fails
                 failure = reason_of(error)

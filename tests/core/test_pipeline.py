@@ -18,11 +18,11 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from mixmfl.core.pipeline import PrefetchProcess
 from test_pipeline import work
-ahead = PrefetchProcess(work, 3, 60)
+reader = PrefetchProcess(work, 3, 60)
 for job in ("large", "refuse", "name"):
-    ahead.ask(job)
+    reader.submit(job)
     try:
-        print(ahead.answer()["job"], flush=True)
+        print(reader.result()["job"], flush=True)
     except Exception as error:
         print(error, flush=True)
 time.sleep(60)
@@ -47,9 +47,9 @@ def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
 
 
 def test_what_another_process_made_arrives_whole() -> None:
-    with PrefetchProcess(work, 40_000_000, 60) as ahead:  # 160 MB: more than goes at a time
-        ahead.ask("any")
-        found = ahead.answer()
+    with PrefetchProcess(work, 40_000_000, 60) as reader:  # 160 MB: more than goes at a time
+        reader.submit("any")
+        found = reader.result()
     assert found["job"] == "any"
     assert np.array_equal(found["array"], np.arange(40_000_000, dtype=np.float32))
 
@@ -64,22 +64,22 @@ def test_what_another_process_made_arrives_whole() -> None:
     ],
 )
 def test_a_job_that_fails_hangs_or_is_killed_costs_itself_alone(job: str, message: str) -> None:
-    with PrefetchProcess(work, 3, 60) as ahead:
-        ahead.ask("first")  # so that starting a process is in no limit
-        ahead.answer()
-        ahead.limit = 3.0 if job == "hang" else 60
-        ahead.ask(job)
+    with PrefetchProcess(work, 3, 60) as reader:
+        reader.submit("first")  # so that starting a process is in no limit
+        reader.result()
+        reader.limit = 3.0 if job == "hang" else 60
+        reader.submit(job)
         with pytest.raises(MixmflError, match=message):
-            ahead.answer()
-        ahead.limit = 60
-        ahead.ask("next")
-        assert ahead.answer()["job"] == "next"
+            reader.result()
+        reader.limit = 60
+        reader.submit("next")
+        assert reader.result()["job"] == "next"
 
 
 def test_a_large_job_waits_until_nothing_else_is_done() -> None:
-    with PrefetchProcess(work, 3, 60) as ahead:
-        ahead.ask("large")
-        assert ahead.answer()["job"] == "large"
+    with PrefetchProcess(work, 3, 60) as reader:
+        reader.submit("large")
+        assert reader.result()["job"] == "large"
 
 
 def test_a_reader_whose_parent_was_killed_ends_by_itself() -> None:
@@ -114,13 +114,13 @@ def test_writing_that_hangs_or_fails_costs_itself_alone() -> None:
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    with WriterThread(0.2) as behind:
-        hanging, waiting = behind.ask(lambda: time.sleep(3)), behind.ask(lambda: 1)
+    with WriterThread(0.2) as writer:
+        hanging, waiting = writer.submit(lambda: time.sleep(3)), writer.submit(lambda: 1)
         with pytest.raises(MixmflError, match=r"longer than the limit of 0.00333333 minutes"):
-            behind.answer(hanging)
-        assert behind.answer(behind.ask(lambda: 2)) == 2
+            writer.result(hanging)
+        assert writer.result(writer.submit(lambda: 2)) == 2
         with pytest.raises(OSError, match="No space left"):
-            behind.answer(behind.ask(fail))
+            writer.result(writer.submit(fail))
         with pytest.raises(MixmflError, match="limit"):  # it stood behind what hangs
-            behind.answer(waiting)
-        assert behind.answer(behind.ask(lambda: 4)) == 4
+            writer.result(waiting)
+        assert writer.result(writer.submit(lambda: 4)) == 4
