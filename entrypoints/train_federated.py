@@ -220,7 +220,7 @@ def _train(options: argparse.Namespace, plans: "Plans", asked: Asked) -> None:
 
 def _simulated(options: argparse.Namespace, training: Training) -> None:
     from mixmfl.core.files import locked
-    from mixmfl.federated.server.coordinator import Beginning
+    from mixmfl.federated.server.beginning import Beginning
     from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
     sites = _open_sites(options, training)

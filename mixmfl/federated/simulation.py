@@ -22,16 +22,14 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.messages import Message, StoredMessage, decode, encode, most_reply_bytes
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import TRAINING
+from mixmfl.federated.server.beginning import NEW, Beginning, begin
 from mixmfl.federated.server.checkpoint import load_state_of, save_personal
 from mixmfl.federated.server.coordinator import (
     AS_PLANNED,
-    NEW,
     Answer,
     Answers,
     Ask,
-    Beginning,
     Variation,
-    begin,
     finish,
     train_rounds,
 )

@@ -15,7 +15,7 @@ from small import write_case
 from small_federation import PLANS, SiteStore
 
 from mixmfl.data.cases import find_cases
-from mixmfl.federated.server.coordinator import Beginning
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.run_record import holds_run
 from mixmfl.federated.simulation import simulate

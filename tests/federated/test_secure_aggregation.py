@@ -30,8 +30,8 @@ from mixmfl.federated.secure_aggregation.crypto import (
     to_words,
 )
 from mixmfl.federated.secure_aggregation.protocol import KINDS, Participants
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.checkpoint import load_state_of
-from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.merge import merge_round, train_task
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (

@@ -18,8 +18,8 @@ from small_federation import SiteStore
 from mixmfl.core.errors import ModelError
 from mixmfl.core.tensor_store import Stored, Tensors
 from mixmfl.federated.server import checkpoint, coordinator, run_record
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.checkpoint import kept_rounds
-from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, choose_round

@@ -34,7 +34,7 @@ from mixmfl.evaluation.subset_dice import (
 from mixmfl.federated.client import subset_validation
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.coordinator import Beginning
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.measured import save_measured
 from mixmfl.federated.server.run import choose_round

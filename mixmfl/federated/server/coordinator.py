@@ -7,32 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixmfl.core.errors import AggregationError, ModelError, QuorumError
-from mixmfl.core.files import clear_unfinished
+from mixmfl.core.errors import AggregationError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import Tensors
 from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
-from mixmfl.federated.server.changes import (
-    CHANGEABLE,
-    Change,
-    changes_of_settings,
-    changes_of_sites,
-    raise_norms,
-)
 from mixmfl.federated.server.checkpoint import (
-    follow_record,
-    initial_state,
-    last_state,
     load_state_of,
-    record_changes,
     save_round,
-    start_run,
 )
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.server.initial_state import Start
-from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.measured import load_measured, save_measured
 from mixmfl.federated.server.merge import (
     merge_round,
@@ -43,10 +28,8 @@ from mixmfl.federated.server.merge import (
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
-from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
-    check_masked_run,
     gather_participants,
     keys_tasks,
     masked_tasks,
@@ -55,8 +38,7 @@ from mixmfl.federated.server.secure_aggregation import (
 )
 from mixmfl.federated.server.subset_validation import measure_task, merge_measured, read_measured
 from mixmfl.federated.server.update_checks import check_validation
-from mixmfl.federated.state import Diagnostics, ServerState, Site, first_state, mean_dice, read_dice
-from mixmfl.inference.model_folder import EVERY_CASE
+from mixmfl.federated.state import Diagnostics, ServerState, Site, mean_dice, read_dice
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.training.trainer import BatchLoss
@@ -124,104 +106,6 @@ class Variation:
 
 AS_PLANNED = Variation()
 """The method as the plans have it."""
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """How a run begins, or goes on.
-
-    Attributes:
-        resume: Whether the folder holds the run already; its settings and sites must be the same.
-        change: Whether a resumed run may have other rounds, local steps, learning rate,
-            ``stop_when_flat`` or sites; they hold from the next round on.
-        initial: The state that a new run starts from, and what it was taken from; see
-            ``start_from``. None: a random one.
-    """
-
-    resume: bool = False
-    change: bool = False
-    initial: tuple[ServerState, Start] | None = None
-
-
-NEW = Beginning()
-"""A new run, from random weights."""
-
-
-def begin(
-    asked: Run, beginning: Beginning = NEW, *, optimizers: bool = False
-) -> tuple[Run, ServerState, dict[str, Tensors]]:
-    """Start a run, or resume the one in its folder.
-
-    Args:
-        asked: The run to start or resume, with no history.
-        beginning: Whether it is resumed, and what it starts from.
-        optimizers: Whether the sites' optimizer states are stored with the run.
-
-    Returns:
-        The run, the state to resume from, and the optimizer states by site.
-
-    Raises:
-        ModelError: The folder holds a run and is not to be resumed; or it holds another run, or
-            one of more rounds than are asked for.
-    """
-    if asked.settings.masked:
-        check_masked_run(asked.plans, asked.registrations)
-    if not beginning.resume:
-        _check_can_be_flat(asked)
-        initial, asked.start = beginning.initial or (None, None)
-        start_run(asked, initial)
-        clear_unfinished(asked.folder, below=True)
-        return asked, initial or first_state(asked.plans, asked.settings), {}
-    run = open_run(asked.folder)
-    if run.split != asked.split and run.fold != EVERY_CASE:
-        raise ModelError(
-            f"{run.folder}: was begun by an earlier version, which held other cases back to "
-            "validate; these would now train. Resume it with that version, or start a new run from "
-            "its weights: --init of the file that mixmfl_export writes"
-        )
-    _check_same_run(run, asked, change=beginning.change)
-    clear_unfinished(run.folder, below=True)
-    if run.history:
-        follow_record(run)
-    state, states = (
-        last_state(run, optimizers=optimizers)
-        if run.history
-        else (initial_state(run), dict[str, Tensors]())
-    )
-    _change(run, asked)
-    norms = raise_norms(state.norms, state.round, run.settings, run.changes)
-    weights = start_new_modalities(run, state.weights)
-    return run, dataclasses.replace(state, norms=norms, weights=weights), states
-
-
-def _change(run: Run, asked: Run) -> None:
-    """Give a run the settings that were asked for, and record what that changes."""
-    done = len(run.history)
-    changes = changes_of_settings(run.settings, asked.settings, done)
-    if run.stop_when_flat != asked.stop_when_flat:
-        _check_can_be_flat(asked)
-        before, now = run.stop_when_flat, asked.stop_when_flat
-        changes.append(Change(done, "stop_when_flat", before, now))
-    sites = changes_of_sites(run.registrations, asked.registrations, run.former, done)
-    if sites and run.settings.masked:
-        raise ModelError(
-            f"{run.folder}: sites cannot join or leave a masked run ({sites[0].what}): the "
-            "difference of two sums would show one site's update. Start a new run with these "
-            "sites, by --init from this one's model"
-        )
-    if changes or sites:
-        run.settings, run.stop_when_flat = asked.settings, asked.stop_when_flat
-        run.former = {s: r for s, r in run.known.items() if s not in asked.registrations}
-        run.registrations = asked.registrations
-        record_changes(run, [*changes, *sites, *new_modalities(run)])
-
-
-def _check_can_be_flat(run: Run) -> None:
-    if run.stop_when_flat and not any(r.validated for r in run.registrations.values()):
-        raise ModelError(
-            "--stop-when-flat: no site has validation cases, so that nothing tells when Dice is "
-            "flat; leave it out, or train with --fold 0"
-        )
 
 
 def train_rounds(
@@ -447,32 +331,3 @@ def _read_validation(
         except AggregationError as error:
             log.warning("round %d: %s: validation rejected: %s", number, site, error)
     return dice
-
-
-def _check_same_run(stored: Run, asked: Run, *, change: bool) -> None:
-    before, now = (
-        {
-            **dataclasses.asdict(run.settings),
-            "fold": run.fold,
-            "stop_when_flat": run.stop_when_flat,
-            **{f"site {name}": str(r) for name, r in sorted(run.registrations.items())},
-            "plans": run.plans.to_json(),
-        }
-        for run in (stored, asked)
-    )
-    may = {*CHANGEABLE, "stop_when_flat"} if change else set()
-    if change:  # a site that takes part in one only joins or leaves
-        may |= {n for n in before.keys() ^ now.keys() if n.startswith("site ")}
-    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed := [name for name in differ if name not in may]:
-        # sites split their cases by fold and seed: that they differ, too, says nothing more
-        if {"fold", "seed"} & {*changed}:
-            changed = [name for name in changed if not name.startswith("site ")]
-        differences = (
-            name if name == "plans" else f"{name} ({before.get(name)}, now {now.get(name)})"
-            for name in changed
-        )
-        raise ModelError(
-            f"{stored.folder}: the run was started with other {', '.join(differences)}. Resume it "
-            "with the same, or start a new run in another folder"
-        )

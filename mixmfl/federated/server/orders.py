@@ -26,8 +26,9 @@ from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.federated.messages import Message
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, SiteName
+from mixmfl.federated.server.beginning import Beginning, begin
 from mixmfl.federated.server.checkpoint import load_state_of, record_personal
-from mixmfl.federated.server.coordinator import Answers, Ask, Beginning, begin, finish, train_rounds
+from mixmfl.federated.server.coordinator import Answers, Ask, finish, train_rounds
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.reply_records import (

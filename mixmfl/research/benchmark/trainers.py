@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.data.modalities import Modalities
-from mixmfl.federated.server.coordinator import Beginning, Variation
+from mixmfl.federated.server.beginning import Beginning
+from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import holds_run

@@ -13,9 +13,9 @@ from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import locked
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
-from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.simulation import Callbacks, simulate

@@ -13,8 +13,8 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import sha256
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
+from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.checkpoint import load_state_of
-from mixmfl.federated.server.coordinator import Beginning
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.initial_state import start_from
 from mixmfl.federated.server.run_record import open_run

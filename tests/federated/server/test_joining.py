@@ -12,9 +12,9 @@ from small_federation import SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import ModelError
 from mixmfl.federated.messages import Message
+from mixmfl.federated.server.beginning import Beginning, begin
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.checkpoint import load_optimizers, load_state_of, record_changes
-from mixmfl.federated.server.coordinator import Beginning, begin
 from mixmfl.federated.server.joining import start_new_modalities
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run

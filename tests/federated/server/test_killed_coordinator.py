@@ -9,8 +9,8 @@ import torch
 from killed import killed_after
 from small import small_plans
 
+from mixmfl.federated.server.beginning import Beginning, begin
 from mixmfl.federated.server.checkpoint import save_round
-from mixmfl.federated.server.coordinator import Beginning, begin
 from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.state import Registration, RunSettings, ServerState, first_state
 
