@@ -26,9 +26,11 @@ WARNING_DAYS = 30
 """How long before its end a certificate is warned of."""
 
 SITES_FILE = "sites.json"  # in local/ of the coordinator's kit: the names of all hospitals
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
 LONGEST_NAME = 64
 """Letters of a name in a certificate."""
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
+HospitalName = Annotated[str, text(LONGEST_NAME, _LABEL, "letters, digits and hyphens")]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -16,8 +16,10 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
+from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
+from mixmfl.core.records import read_record
 from mixmfl.core.text import quoted
 from mixmfl.federated.flare.hospital_settings import write_policies
 from mixmfl.federated.flare.kits import (
@@ -26,14 +28,14 @@ from mixmfl.federated.flare.kits import (
     COORDINATOR,
     LONGEST_NAME,
     SITES_FILE,
-    are_site_names,
+    HospitalName,
     is_host,
     is_port,
     is_site_name,
     read_kit,
 )
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
-from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
 
 ORG = "mixmfl"  # FLARE wants one; rights here are by role
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
@@ -44,6 +46,14 @@ _TAKEN = {COORDINATOR, "server", "authority"}  # the second means the server to 
 _AUTHORITY_DAYS = 3650  # certificates hold 360 days: FLARE's choice
 _PROJECT = "mixmfl"
 _STATE = Path(_PROJECT) / "state" / "cert.json"  # where FLARE's authority keeps what it issued
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A network as its file describes it."""
+
+    server: Annotated[str, text(LONGEST_NAME + 6, ".+:[0-9]{1,5}", '"host:port"')]
+    sites: Annotated[tuple[HospitalName, ...], entries(1, MOST_SITES)]
 
 
 @dataclass(frozen=True)
@@ -67,26 +77,23 @@ class Network:
         Raises:
             DataError: The file is missing, or its content is not a network.
         """
-        content = read_json(path)
-        host, _, port = str(content.get("server", "")).rpartition(":")
-        sites = content.get("sites")
-        if not (
-            set(content) == {"server", "sites"}
-            and is_host(host)
-            and is_port(port)
-            and are_site_names(sites)
-            # they name folders too, and some file systems ignore case
-            and len(names := {name.lower() for name in sites}) == len(sites)
-            and not names & {*_TAKEN, host.lower()}
-        ):
+        written = read_record(_Written, read_json(path), str(path), DataError)
+        host, _, port = written.server.rpartition(":")
+        if not (is_host(host) and is_port(port)):
             raise DataError(
-                f'{path}: {{"server": "host:port", "sites": ["north", …]}} is needed: a name or an '
-                "IPv4 address at which the hospitals reach the coordinator; a port up to 65535; "
-                "and for each hospital a name of letters, digits and hyphens, each once, none of "
-                f"{', '.join(sorted(_TAKEN))} and not the host's; no name is longer than "
-                f"{LONGEST_NAME}"
+                f"{path}: has server {quoted(written.server)}; needed is the name or IPv4 address "
+                f"at which the hospitals reach the coordinator, of at most {LONGEST_NAME} letters, "
+                "and a port up to 65535"
             )
-        return cls(host, int(port), tuple(sites))
+        taken = {*_TAKEN, host.lower()}
+        for name in written.sites:  # they name folders, too, and some file systems ignore case
+            if name.lower() in taken:
+                raise DataError(
+                    f"{path}: sites has {name!r}; each name is needed once, in whatever case, and "
+                    f"none of {', '.join(sorted(_TAKEN))} or the host's"
+                )
+            taken.add(name.lower())
+        return cls(host, int(port), written.sites)
 
 
 def request_kit(site: str, out: Path) -> str:
