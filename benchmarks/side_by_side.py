@@ -36,7 +36,7 @@ from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model
 from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.federation_plans import make_plans
-from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.site_fingerprint import fingerprint_site
 from mixmfl.planning.site_folders import find_site

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.networks.base import SegmentationNet, place_modalities
 from mixmfl.networks.prototypes import PrototypeMemory
-from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 

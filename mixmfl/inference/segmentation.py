@@ -33,9 +33,9 @@ from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.nnunet_plans import largest_map
 from mixmfl.planning.nnunet_preprocessing import (
-    label_manager,
     restore,
     restore_both,
     restore_probabilities,

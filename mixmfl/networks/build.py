@@ -17,7 +17,7 @@ from mixmfl.networks.parameters import check_forms, shapes_of
 from mixmfl.networks.prototypes import Prototypes
 from mixmfl.networks.unet import StackedNet
 from mixmfl.planning.architecture import stream_channels
-from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.plans import Plans
 
 

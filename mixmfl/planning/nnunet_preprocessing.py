@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessing, its labels, and the way back to a case's own grid."""
+"""nnU-Net's preprocessing, and the way back to a case's own grid."""
 
 import logging
 import math
@@ -14,39 +14,20 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
     determine_do_sep_z_and_axis,
     resample_data_or_seg_to_shape,
 )
-from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from scipy import ndimage
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import times
 from mixmfl.data.labels import Labels
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, spacings, turn_of
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
+from mixmfl.planning.nonzero import box_of, head_mask
 from mixmfl.planning.resampling import Resampling
 from mixmfl.planning.skull import tissue_level
 
 log = logging.getLogger(__name__)
-
-
-def head_mask(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Return where any image is not zero, ``(Z, Y, X)`` bool, holes filled."""
-    head = images[0] != 0
-    for image in images[1:]:
-        head |= image != 0
-    return ndimage.binary_fill_holes(head)
-
-
-def nonzero_box(images: Sequence[np.ndarray]) -> tuple[slice, slice, slice]:
-    """Return the box around the voxels that are non-zero in any image, holes filled."""
-    return _box_of(head_mask(images))
-
-
-def _box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    ((z, y, x),) = ndimage.find_objects(mask.astype(np.uint8))
-    return z, y, x
 
 
 def preprocess(
@@ -155,7 +136,7 @@ class _Crop:
         self.before, self.after = spacings(spacing, plans, configuration)
         turned = self.turn(head)
         self.full = turned.shape
-        self.box = _box_of(turned)
+        self.box = box_of(turned)
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
         self.shape = tuple(map(int, shape))
@@ -271,7 +252,7 @@ def _check_thickness(
     configuration: str,
 ) -> None:
     """Refuse a case that would be resampled to nothing."""
-    box = _box_of(head)
+    box = box_of(head)
     order = turn_of(spacing, plans).order
     target = plans["configurations"][configuration]["spacing"]
     for axis, target_mm in zip(order[-len(target) :], target, strict=True):
@@ -394,16 +375,3 @@ def _uncrop(
     whole = np.zeros(properties["shape_before_cropping"], dtype=cropped.dtype)
     whole[tuple(slice(a, b) for a, b in properties["bbox_used_for_cropping"])] = cropped
     return turn_of(properties["spacing"], plans).back(whole)
-
-
-def label_manager(described: Labels) -> LabelManager:
-    """Return nnU-Net's label manager for consecutive class indices."""
-    content = described.consecutive().to_json()
-    return LabelManager(content["labels"], content.get("regions_class_order"))
-
-
-def storage_blocks(
-    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return nnU-Net's Blosc2 block and chunk shapes for an array ``(C, Z, Y, X)``."""
-    return comp_blosc2_params(shape, patch_size, itemsize)

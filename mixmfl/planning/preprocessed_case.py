@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import blosc2
 import numpy as np
 from blosc2 import blosc2_ext
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError, why
@@ -26,7 +27,6 @@ from mixmfl.data.image import MOST_VOXELS
 from mixmfl.data.labels import MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.bounds import SPACING
-from mixmfl.planning.nnunet_preprocessing import storage_blocks
 
 FORMAT = 2
 
@@ -132,7 +132,7 @@ def save_case(case: PreprocessedCase, origin: str, patch_size: Sequence[int]) ->
 
 def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     """Write an array in blocks that suit the patch; raise OSError where the disk is full."""
-    blocks, chunks = storage_blocks(array.shape, patch_size, array.itemsize)
+    blocks, chunks = comp_blosc2_params(array.shape, patch_size, array.itemsize)
     with replacing(file) as temporary:
         try:
             blosc2.asarray(

@@ -21,7 +21,7 @@ from mixmfl.planning.fingerprint import (
     fingerprint_case,
     merge_fingerprints,
 )
-from mixmfl.planning.nnunet_preprocessing import nonzero_box
+from mixmfl.planning.nonzero import nonzero_box
 from mixmfl.planning.site_folders import SiteFolder, origin
 from mixmfl.planning.stored_brains import StoredBrain, extract_once, stored_brain
 

@@ -17,8 +17,8 @@ from mixmfl.core.errors import MixmflError
 from mixmfl.inference.model import Model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
+from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.nnunet_planner import training_memory_gb
-from mixmfl.planning.nnunet_preprocessing import label_manager
 from mixmfl.planning.plans import Plans
 
 GB = 1e9

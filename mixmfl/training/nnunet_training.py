@@ -16,7 +16,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor
 
 from mixmfl.data.labels import Labels
-from mixmfl.planning.nnunet_preprocessing import label_manager
+from mixmfl.planning.nnunet_labels import label_manager
 
 log = logging.getLogger(__name__)
 

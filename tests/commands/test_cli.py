@@ -22,8 +22,9 @@ from mixmfl.core.files import write_json
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model
-from mixmfl.planning import nnunet_planner, nnunet_preprocessing
+from mixmfl.planning import nnunet_planner
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
+from mixmfl.planning.nonzero import nonzero_box
 from mixmfl.planning.plans import load_preset
 from mixmfl.training import hardware
 
@@ -264,7 +265,7 @@ def test_a_plan_for_so_much_memory_is_counted_as_that(configuration: str) -> Non
     preset = load_preset("default")
     planner = dataclasses.replace(preset.planner, memory_gb=2.0)
     images, labels = small_case(("t1", "t2"), 0, (96, 160, 144))
-    box = nnunet_preprocessing.nonzero_box(list(images.values()))
+    box = nonzero_box(list(images.values()))
     fingerprint = fingerprint_case(images, labels, (1.0, 1.0, 1.0), box)
     plans = nnunet_planner.plan(
         merge_fingerprints([fingerprint] * 40), ["t1", "t2"], LABELS, planner, preset.network

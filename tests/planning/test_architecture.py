@@ -49,6 +49,7 @@ from mixmfl.planning import architecture, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.architecture import LAYERS, count_network, resolve_architecture
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
+from mixmfl.planning.nonzero import nonzero_box
 from mixmfl.planning.plans import Plans, load_preset, replace_settings
 
 SETTINGS = RunSettings("2d", 0, 1, 1, 0.01)
@@ -438,7 +439,7 @@ def real() -> dict[str, Any]:
     fingerprints = []
     for seed in range(3):
         images, labels = small_case(("t1", "t2"), seed, (32, 60 + 4 * seed, 56))
-        box = nnunet_preprocessing.nonzero_box(list(images.values()))
+        box = nonzero_box(list(images.values()))
         fingerprints.append(fingerprint_case(images, labels, (1.0, 1.0, 1.0), box))
     plans = make_plans(merge_fingerprints(fingerprints), LABELS, load_preset("demo"))
     assert plans.configurations == ("2d", "3d_fullres")

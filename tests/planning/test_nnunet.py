@@ -26,6 +26,8 @@ from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.planning import nnunet_planner, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
+from mixmfl.planning.nnunet_labels import label_manager
+from mixmfl.planning.nonzero import head_mask, nonzero_box
 from mixmfl.planning.plans import load_preset
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
 from mixmfl.training import nnunet_training
@@ -38,7 +40,7 @@ def fingerprints(count: int = 6) -> list[Any]:
     for seed in range(count):
         images, labels = small_case(("t1", "t2"), seed, (32, 60 + 4 * seed, 56))
         spacing = (1.0 + 0.5 * (seed % 2), 1.0, 1.0)
-        box = nnunet_preprocessing.nonzero_box(list(images.values()))
+        box = nonzero_box(list(images.values()))
         made.append(fingerprint_case(images, labels, spacing, box))
     return made
 
@@ -253,7 +255,7 @@ def test_cases_are_preprocessed_as_nnunet_preprocesses_them(
     together, _, _ = nnunet_preprocessing.preprocess(
         list(images.values()), None, spacing, turned, name, plans.labels
     )
-    head = nnunet_preprocessing.head_mask(list(images.values()))
+    head = head_mask(list(images.values()))
     given = [partial(images.pop, modality) for modality in ("t1", "t2")]
     one_by_one, mine = nnunet_preprocessing.preprocess_each(given, head, spacing, turned, name)
     assert np.array_equal(one_by_one, together)
@@ -285,14 +287,14 @@ def test_classes_are_restored_as_nnunet_restores_them(labels: Labels) -> None:
     data, _, properties = nnunet_preprocessing.preprocess(
         [images["t1"]], None, (1, 1.5, 1.5), plans.nnunet, "2d", labels
     )
-    heads = nnunet_preprocessing.label_manager(labels).num_segmentation_heads
+    heads = label_manager(labels).num_segmentation_heads
     logits = torch.randn(heads, *data.shape[1:], generator=torch.Generator().manual_seed(0))
     manager = PlansManager(dict(plans.nnunet))
     want = peer(
         logits,
         manager,
         manager.get_configuration("2d"),
-        nnunet_preprocessing.label_manager(labels),
+        label_manager(labels),
         dict(properties),
         num_threads_torch=1,
     )
@@ -374,7 +376,7 @@ def head_scores(images: Any, masked: bool = False) -> np.ndarray:
     nested = {**plans.nnunet, "configurations": {"2d": planned}}
     nnunet_plans.check_planned(nested, 1, "plans")
     one, _ = nnunet_preprocessing.preprocess_each(
-        [lambda: images], nnunet_preprocessing.head_mask([images]), (1.0, 1.0, 1.0), nested, "2d"
+        [lambda: images], head_mask([images]), (1.0, 1.0, 1.0), nested, "2d"
     )
     both, _, _ = nnunet_preprocessing.preprocess(
         [images], np.zeros(images.shape, np.int16), (1.0, 1.0, 1.0), nested, "2d", LABELS

@@ -21,6 +21,7 @@ from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
+from mixmfl.planning.nonzero import head_mask, nonzero_box
 from mixmfl.planning.plans import load_preset
 from mixmfl.planning.slices import Turn, slice_axis, slices_first
 
@@ -117,7 +118,7 @@ def test_a_stack_is_preprocessed_the_same_whatever_its_direction(
     )
     given, same = nnunet_preprocessing.preprocess_each(
         [lambda: one],
-        nnunet_preprocessing.head_mask([one]),
+        head_mask([one]),
         place.spacing,
         plans.nnunet,
         configuration,
@@ -141,11 +142,7 @@ def test_stacks_of_all_directions_are_planned_as_stacks() -> None:
         )  # fmt: skip
         drawn = np.zeros(array.shape, dtype=int)
         drawn[array > 12] = 1
-        parts.append(
-            fingerprint_case(
-                {"t1": array}, drawn, place.spacing, nnunet_preprocessing.nonzero_box([array])
-            )
-        )
+        parts.append(fingerprint_case({"t1": array}, drawn, place.spacing, nonzero_box([array])))
     plans = make_plans(merge_fingerprints(parts), LABELS, load_preset("demo"))
     assert plans.nnunet["slices_first"] is True
     planned = plans.configuration("3d_fullres")

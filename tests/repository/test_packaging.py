@@ -37,8 +37,10 @@ DOORS = {
     "nibabel": {"data.freesurfer", "data.grid", "data.image", "data.nifti"},
     "isal": {"data.nifti"},
     "nnunetv2": {
+        "planning.nnunet_labels",
         "planning.nnunet_planner",
         "planning.nnunet_preprocessing",
+        "planning.preprocessed_case",
         "training.nnunet_training",
         "inference.sliding_window",
         "research.benchmark.nnunet",

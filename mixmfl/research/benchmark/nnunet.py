@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import read_json, write_json
@@ -34,7 +35,6 @@ from mixmfl.federated.state import RunSettings, ServerState, mean_dice, read_dic
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
-from mixmfl.planning.nnunet_preprocessing import storage_blocks
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.research.benchmark.trainers import Job, Trained
@@ -177,8 +177,8 @@ def _write_cases(task: NnunetTask, folder: Path, trainer: Any) -> None:
         images = np.zeros((len(task.plans.modalities), *case.labels.shape[1:]), dtype=np.float32)
         images[[task.plans.modalities.index(each) for each in case.modalities]] = case.images[:]
         labels = case.labels[:]
-        blocks, chunks = storage_blocks(images.shape, patch, images.itemsize)
-        blocks_seg, chunks_seg = storage_blocks(labels.shape, patch, labels.itemsize)
+        blocks, chunks = comp_blosc2_params(images.shape, patch, images.itemsize)
+        blocks_seg, chunks_seg = comp_blosc2_params(labels.shape, patch, labels.itemsize)
         nnUNetDatasetBlosc2.save_case(
             images,
             labels,
