@@ -22,7 +22,6 @@ from mixmfl.federated.client.approval import Approval, Job
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.site_config import SiteConfig
-from mixmfl.federated.flare import provisioning
 from mixmfl.federated.flare.kits import Kit, open_kit
 from mixmfl.federated.flare.processes import exclusive
 from mixmfl.federated.flare.provisioning import Network, provision
@@ -301,7 +300,7 @@ def test_a_site_that_runs_for_months_is_warned_daily_and_ends_with_its_certifica
     monkeypatch.setattr(flare, "running_client", running_client)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr("mixmfl.entrypoints.site.datetime", Clock)
-    monkeypatch.setattr(provisioning, "datetime", Clock)
+    monkeypatch.setattr("mixmfl.federated.flare.kits.datetime", Clock)
     options = {**given, "--kit": kit}
     assert command("mixmfl_site", *sum(options.items(), ())) == 2
     printed = capsys.readouterr()
