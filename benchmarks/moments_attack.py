@@ -148,6 +148,7 @@ def attack(hospitals: Sequence[Hospital]) -> dict[str, list[Candidates]]:
     """Return by attack and hospital the scores of training patients and of others."""
     sums = [total(each.training) for each in hospitals]
     everyone = total(sums)
+    together = gaussians(everyone)
     flat = {  # as likely everywhere
         key: Gaussian(each.mean, torch.zeros_like(each.products), 0.0)
         for key, each in everyone.items()
@@ -161,7 +162,7 @@ def attack(hospitals: Sequence[Hospital]) -> dict[str, list[Candidates]]:
         ways = {
             "means": (gaussians(own, everyone), gaussians(others, everyone)),
             "covariances": (gaussians(own), gaussians(others)),
-            "summed": (gaussians(everyone), flat),
+            "summed": (together, flat),
         }
         for name, (these, those) in ways.items():
             pair = (

@@ -24,9 +24,7 @@ from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.joining import new_modalities, start_new_modalities
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run
-from mixmfl.federated.server.secure_aggregation import (
-    check_masked_run,
-)
+from mixmfl.federated.server.secure_aggregation import check_masked_run
 from mixmfl.federated.state import ServerState, first_state
 from mixmfl.inference.model_folder import EVERY_CASE
 
