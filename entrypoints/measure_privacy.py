@@ -12,9 +12,11 @@ from . import _options, _paths, _runner
 
 DESCRIPTION = """\
 Train on half of every site's cases in WORK, and infer from what the server sees which cases were
-trained on (membership inference): without protection, with masked rounds, and with differential
-privacy of several strengths. OUT gets table.md and attack.json: how well the attacks do (0.5 is
-guessing), the model's Dice on the other half, and bytes and seconds of a round at a site."""
+trained on (membership inference), and what a patch looks like (reconstruction): without protection,
+with masked rounds, and with differential privacy of several strengths. OUT gets table.md and
+attack.json: how well the attacks do (an area of 0.5 is guessing; a likeness to the patch behind a
+step that is not above that to others shows nothing of it), the model's Dice on the other half, and
+bytes and seconds of a round at a site."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed, also of the choice of training cases; default: 0"
     )
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=300,
+        help="iterations in which a patch of each site is reconstructed; 0: none is; default: 300",
+    )
     _options.add_device(parser)
     return _runner.run(parser, argv, _work, _runner.begun_again)
 
@@ -44,11 +52,13 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.sites import open_sites
     from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import Plans
-    from mixmfl.research.membership_inference import measure
+    from mixmfl.research.privacy_attacks import measure
 
     for name in ("rounds", "local_steps"):
         if getattr(options, name) < 1:
             raise MixmflError(f"--{name.replace('_', '-')}: must be above 0")
+    if options.iterations < 0:
+        raise MixmflError("--iterations: must be 0 or more")
     plans = Plans.load(options.input / "plans.json")
     settings = RunSettings(
         configuration=options.configuration,
@@ -61,7 +71,7 @@ def _work(options: argparse.Namespace) -> int:
     opened = open_sites(options.input, plans, options.configuration, "all", options.seed)
     sites = [replace(site, device=device) for site in opened]
     with _runner.bars() as report:
-        print(measure(plans, sites, settings, options.out, report))
+        print(measure(plans, sites, settings, options.out, report, iterations=options.iterations))
     return 0
 
 

@@ -10,7 +10,7 @@ Passive Membership Inference Attacks in Federated Learning).
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,20 +19,16 @@ import numpy.typing as npt
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import write_json, write_text
-from mixmfl.core.nan import or_none
-from mixmfl.core.worker_pool import Report, no_report
 from mixmfl.data.label_sets import labels_each
 from mixmfl.federated.aggregation import add_changes, select_blocks
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.simulation import Callbacks, simulate
-from mixmfl.federated.state import RunSettings, ServerState, Site, mean_dice, register
+from mixmfl.federated.state import RunSettings, ServerState, Site, register
 from mixmfl.networks.base import place_modalities
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import load_state
@@ -41,9 +37,7 @@ from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.training.batches import seeded, site_number
 from mixmfl.training.nnunet_training import PatchChooser
-from mixmfl.training.privacy_budget import Privacy
 from mixmfl.training.supervision import Compare, Supervision
-from mixmfl.training.validation import validate
 
 WATCHED = 3
 """Number of last rounds whose messages the attacker reads."""
@@ -53,63 +47,6 @@ PATCHES = 4
 
 RESAMPLES = 2000
 """Number of resamples of the candidates for the confidence interval."""
-
-CLIP = 1.0
-"""Norm that a case's gradient is clipped to, with differential privacy."""
-
-DELTA = 1e-3
-"""Delta of differential privacy; below 1 / the number of cases of a phantom site."""
-
-
-@dataclass(frozen=True)
-class Protection:
-    """A protection of the sites against the attacker.
-
-    Attributes:
-        name: Name for the table.
-        masked: Whether the server learns sums only.
-        noise: Noise multiplier of differential privacy; None: no differential privacy.
-    """
-
-    name: str
-    masked: bool = False
-    noise: float | None = None
-
-
-PROTECTIONS = (
-    Protection("none"),
-    Protection("masked", masked=True),
-    Protection("clipped, noise 1", noise=1.0),
-    Protection("clipped, noise 10", noise=10.0),
-)
-
-
-@dataclass(frozen=True)
-class Found:
-    """The results of the attacks under one protection.
-
-    Attributes:
-        protection: Name of the protection.
-        auc: By attack, the probability that a case that trained scores above one that did not; 0.5
-            is guessing.
-        low: By attack, lower end of the 95% interval of ``auc``, by bootstrap over candidates.
-        high: By attack, upper end of that interval.
-        dice: Mean Dice of the model on the cases that did not train.
-        epsilon: The greatest epsilon of the sites; NaN without differential privacy.
-        sent_bytes: Bytes that a site sent in a round, mean.
-        received_bytes: Bytes that a site received in a round, mean.
-        seconds: Duration of a round at a site, mean; all sites compute on one machine.
-    """
-
-    protection: str
-    auc: Mapping[str, float]
-    low: Mapping[str, float]
-    high: Mapping[str, float]
-    dice: float
-    epsilon: float
-    sent_bytes: float
-    received_bytes: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -133,127 +70,6 @@ def split_candidates(site: Site, seed: int) -> tuple[Site, tuple[PreprocessedCas
     half = len(cases) // 2
     members, others = tuple(cases[:half]), tuple(cases[half : 2 * half])
     return dataclasses.replace(site, training=members, validation=()), others
-
-
-def measure(
-    plans: Plans,
-    sites: Sequence[Site],
-    settings: RunSettings,
-    out: Path,
-    report: Report = no_report,
-    protections: Sequence[Protection] = PROTECTIONS,
-) -> str:
-    """Attack under every protection, write the results to files, and return them as a table.
-
-    Args:
-        plans: Plans of the runs.
-        sites: Sites with all their cases, two or more each.
-        settings: Settings of the runs.
-        out: Folder for attack.json, table.md and the runs; new or empty.
-        report: Function that shows progress.
-        protections: Protections to measure.
-
-    Raises:
-        DataError: ``out`` is not empty, or a site has too few cases.
-    """
-    if out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out}: is not empty; nothing was written. Name another folder")
-    results = []
-    for number, protection in enumerate(protections):
-        report("attacks", number, len(protections))
-        folder = out / "runs" / str(number)
-        results.append(attack(plans, sites, settings, protection, folder))
-    report("attacks", len(protections), len(protections))
-    table = attack_table(results)
-    content = {
-        "settings": dataclasses.asdict(settings),
-        "found": [
-            {
-                **dataclasses.asdict(item),
-                "dice": or_none(item.dice),
-                "epsilon": or_none(item.epsilon),
-            }
-            for item in results
-        ],
-    }
-    write_json(out / "attack.json", content)
-    write_text(out / "table.md", table + "\n")
-    return table
-
-
-def attack_table(results: Sequence[Found]) -> str:
-    """Return the results as a table in Markdown."""
-    attacks = list(results[0].auc)
-    heads = ["protection", *(f"AUC by {name}" for name in attacks), "epsilon", "Dice"]
-    heads += ["sent MB", "received MB", "seconds"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for item in results:
-        areas = [f"{item.auc[a]:.2f} ({item.low[a]:.2f} to {item.high[a]:.2f})" for a in attacks]
-        epsilon = "" if math.isnan(item.epsilon) else f"{item.epsilon:.3g}"
-        sizes = [f"{size / 1e6:.2f}" for size in (item.sent_bytes, item.received_bytes)]
-        cells = [item.protection, *areas, epsilon, f"{item.dice:.3f}", *sizes]
-        lines.append([*cells, f"{item.seconds:.2f}"])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def attack(
-    plans: Plans,
-    sites: Sequence[Site],
-    settings: RunSettings,
-    protection: Protection,
-    folder: Path,
-) -> Found:
-    """Train under a protection, and attack what was sent.
-
-    Args:
-        plans: Plans of the run.
-        sites: Sites with all their cases.
-        settings: Settings of the run; its seed also decides which cases train.
-        protection: Protection to train under.
-        folder: New folder for the run and the ledgers.
-    """
-    halves = {site.name: split_candidates(site, settings.seed) for site in sites}
-    training = [_protected(member, protection, folder) for member, _ in halves.values()]
-    settings = dataclasses.replace(settings, masked=protection.masked)
-    run, state, observations = observe_run(plans, training, settings, folder / "run")
-    scores: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for member, others in halves.values():
-        candidates = (*member.training, *others)
-        for name, values in _scores(observations[member.name], candidates, plans, settings).items():
-            spread = max(float(values.std()), 1e-12)  # sites differ in how their losses lie
-            scores.setdefault(name, []).append((values - values.mean()) / spread)
-    truth = np.concatenate(
-        [np.r_[np.ones(len(m.training)), np.zeros(len(others))] for m, others in halves.values()]
-    ).astype(bool)
-    network = build_network(plans, settings.configuration, settings.seed)
-    load_state(network, state.weights)
-    network.to(sites[0].device)
-    dice = mean_dice(
-        validate(
-            network,
-            state.memory,
-            others,
-            plans.modalities,
-            plans,
-            settings.configuration,
-            member.device,
-        )
-        for member, others in halves.values()
-    )
-    rows = [row for by_site in run.history for row in by_site.values()]
-    joined = {name: np.concatenate(values) for name, values in scores.items()}
-    intervals = {name: interval(values, truth, settings.seed) for name, values in joined.items()}
-    return Found(
-        protection.name,
-        {name: float(roc_auc_score(truth, values)) for name, values in joined.items()},
-        {name: low for name, (low, _) in intervals.items()},
-        {name: high for name, (_, high) in intervals.items()},
-        dice,
-        max((row.epsilon for row in rows if row.epsilon is not None), default=float("nan")),
-        float(np.mean([row.sent_bytes for row in rows])),
-        float(np.mean([row.received_bytes for row in rows])),
-        float(np.mean([row.seconds for row in rows])),
-    )
 
 
 def observe_run(
@@ -289,22 +105,20 @@ def observe_run(
     return run, state, observations
 
 
-def _protected(site: Site, protection: Protection, folder: Path) -> Site:
-    if protection.noise is None:
-        return site
-    ledger = folder / "privacy" / f"{site.name}.json"
-    return dataclasses.replace(
-        site, privacy=Privacy(math.inf, DELTA, protection.noise, CLIP, ledger)
-    )
-
-
-def _scores(
+def member_scores(
     observations: Sequence[Observation],
     cases: Sequence[PreprocessedCase],
     plans: Plans,
     settings: RunSettings,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return by attack the score of each case for having trained, mean over observations."""
+    """Return by attack the score of each case for having trained, mean over observations.
+
+    Args:
+        observations: What the attacker saw of the site of these cases.
+        cases: Candidates, those that trained and others.
+        plans: Plans of the run.
+        settings: Settings of the run.
+    """
     network = build_network(plans, settings.configuration, settings.seed).eval()
     network.decoder.deep_supervision = False
     patches = [_patches(case, plans, settings) for case in cases]

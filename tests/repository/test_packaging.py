@@ -66,7 +66,7 @@ DOORS = {
     "highdicom": {"inference.dicom_seg"},
     "monai": {"evaluation.metrics"},
     "jinja2": {"evaluation.html"},
-    "sklearn": {"research.membership_inference"},
+    "sklearn": {"research.privacy_attacks"},
     "blosc2": {"planning.preprocessed_case"},
     "msgspec": {"core.declarations", "core.records"},
     "safetensors": {"core.tensor_store"},
