@@ -65,8 +65,10 @@ benchmark-patients: install ## the methods on patients in DATA=…, which is onl
 		"splits.json, as docs/benchmark.md describes them" >&2; exit 1; }
 	$(BIN)/mixmfl_benchmark_patients -i "$(DATA)" -o "$(OUT)" $(PATIENTS)
 
-# Of privacy: `make privacy DATA=FOLDER`, a folder per hospital, attacks on these patients; DATA is only read.
+# Of privacy: `make privacy DATA=FOLDER`, a folder per hospital, attacks on these patients; DATA is only read. MEMORY=OUT, of
+# `make benchmark-patients`, attacks what a memory of its hospitals would send, too.
 ATTACK ?=
+MEMORY ?=
 
 privacy: develop ## attack what sites send, with and without protection; half an hour on two cores
 ifeq ($(DATA),)
@@ -74,6 +76,9 @@ ifeq ($(DATA),)
 endif
 	$(BIN)/mixmfl_plan_preprocess -i "$(or $(DATA),privacy/federation)" -o privacy/work --preset $(if $(DATA),patients,phantom) -c 2d
 	$(BIN)/mixmfl_measure_privacy -i privacy/work -o privacy/out $(ATTACK)
+ifneq ($(MEMORY),)
+	$(BIN)/python benchmarks/moments_attack.py $(MEMORY)
+endif
 
 test: develop ## the tests, without those marked slow or gpu
 	$(BIN)/pytest $(PARALLEL)
