@@ -37,6 +37,7 @@ from mixmfl.data.neighbouring_names import (
     with_patients_called_as_agents,
     with_patients_called_as_labels,
     with_short_flair,
+    with_techniques_before,
     with_time_points,
     with_words_of_patients,
 )
@@ -101,7 +102,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     files = with_ct1(files)
     files = with_short_flair(files, modalities)
     files = with_patients_called_as_labels(with_labels_before(files, modalities), modalities)
-    files = with_numbered_patients(files)
+    files = with_techniques_before(with_numbered_patients(files))
     files = named_by_folder(files, folder, modalities)
     people = called_as_agents(files, modalities)
     files = with_places(files, modalities, people)

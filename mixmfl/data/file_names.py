@@ -61,7 +61,12 @@ _CONNECTORS = frozenset(
     ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
 )
 # words before a sequence that are not the patient's
-_BEFORE_SEQUENCE = frozenset(("mr", "mri", "brats", "raw", "hdbet", "coreg", "preproc"))
+_BEFORE_SEQUENCE = frozenset(
+    ("mr", "mri", "brats", "raw", "hdbet", "coreg", "preproc", "anat", "struct")
+)
+# "no", "vor" and "with" before a word for a contrast agent are about it
+_PREPOSITIONS = frozenset(("not", "perhaps not", "before", "beside"))
+_OF_AGENTS = _PREPOSITIONS | {"agent", "letter", "with", "without"}
 # words that may begin a patient's name, and before a sequence say what it is
 _ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template", "sri", "sri24"))
@@ -385,7 +390,23 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
             start += 2
             continue
         break
-    return start
+    return start - _prepositions_before(words, start)
+
+
+def _prepositions_before(words: Sequence[str], at: int) -> int:
+    """Return how many words before one for a contrast agent belong to it: "without" or "nach".
+
+    A letter by itself may be a patient's initial, but ``w_o`` is "without".
+    """
+    before = at
+    while before and at < len(words) and meaning_of(words[before]) in _OF_AGENTS:
+        if [word.lower() for word in words[max(0, before - 2) : before]] == ["w", "o"]:
+            before -= 2
+        elif len(words[before - 1]) > 1 and meaning_of(words[before - 1]) in _PREPOSITIONS:
+            before -= 1
+        else:
+            break
+    return at - before
 
 
 def _is_number(word: str) -> bool:
@@ -405,6 +426,9 @@ def _doubt_of_agent_before(patient: Sequence[str], body: Sequence[str]) -> str:
     if read_words(" ".join(body)).modality == "t1":
         if patient and meaning_of(patient[-1]) == "letter":
             return f"has {patient[-1]!r} before a T1, which may tell of a contrast agent"
+    elif patient and len(patient[-1]) == 1 and meaning_of(first) == "agent":
+        if read_words(" ".join((patient[-1], *body))).modality != "t1c":
+            return f"has {patient[-1]!r} before a contrast agent, which may deny it"
     elif read_words(" ".join(body[1:])).modality == "t1":
         if patient and first == "post":
             return "has 'post' before a T1, which may tell the time or a contrast agent"

@@ -21,7 +21,8 @@ from mixmfl.data.image_files import (
 )
 from mixmfl.data.modalities import LABEL, LABEL_WORDS, Modalities, words_of
 from mixmfl.data.sequence_phrases import is_sequence_word, meaning_of, without_accents
-from mixmfl.data.sequence_vocabulary import AFTER, KINDS, PROCESSING
+from mixmfl.data.sequence_vocabulary import AFTER, ASIDES, KINDS, PROCESSING
+from mixmfl.data.sequence_words import read_words
 
 _OTHER_T = re.compile(r"(?<![a-z0-9])t[03-9](?![a-z0-9])")
 _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
@@ -210,6 +211,38 @@ def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
             file = replace(file, reading=replace(reading, case=case))
         read.append(file)
     return read
+
+
+def with_techniques_before(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Read short words for a technique before a sequence as about it where the rest is a patient.
+
+    So ``p1_IR_T1`` beside ``p1_FLAIR`` is of p1, and ``MT_T1`` beside ``FLAIR`` is one with
+    magnetisation transfer, while ``p1_IR_FLAIR`` beside ``p1_FLAIR`` may be of a patient with these initials.
+    """
+    kinds: dict[tuple[Path, str], set[str | None]] = defaultdict(set)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            kinds[file.path.parent, file.reading.head].add(file.reading.modality)
+
+    def read(file: ImageFile) -> FileName:
+        reading, folder = file.reading, file.path.parent
+        words = words_of(reading.head)
+        while reading.modality and words and _is_of_technique(words[-1]):
+            base = reading.head[: reading.head.rindex(words.pop())].rstrip(" _-.")
+            mine, others = kinds[folder, reading.head], kinds.get((folder, base), set())
+            if others and mine.isdisjoint(others):
+                meant = read_words(stem_of(file.path)[len(base) :])
+                case = (base + reading.case[len(reading.head) :]).lstrip("_")
+                named = replace(reading, case=case, head=base)
+                return named.set_aside(meant.set_aside) if meant.set_aside else named
+        return reading
+
+    return [replace(file, reading=read(file)) for file in files]
+
+
+def _is_of_technique(word: str) -> bool:
+    about = meaning_of(word) in ("technique", "orientation", "beside", *ASIDES)
+    return about and not re.search(r"\d", word)  # p2_FLAIR beside T1
 
 
 def with_patients_called_as_labels(

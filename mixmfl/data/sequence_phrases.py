@@ -123,10 +123,10 @@ def is_sequence_word(word: str) -> bool:
 
 
 def begins_kind(words: Sequence[str]) -> bool:
-    """Say whether words begin with a phrase of several words, as ``dark fluid`` is one."""
+    """Say whether words begin with a phrase of several: ``dark fluid``, or ``non con``."""
     lower = [word.casefold() for word in words[:_LONGEST]]
     return any(
-        PHRASES.get(tuple(lower[:length]), "") in (*KINDS, *ASIDES)
+        PHRASES.get(tuple(lower[:length]), "") in (*KINDS, *ASIDES, "with", "without")
         for length in range(2, len(lower) + 1)
     )
 

@@ -58,6 +58,8 @@ def uses(found: Found) -> dict[str, list[str]]:
         ("p/12_pd_t2_e1 p/12_pd_t2_e2 p/13_t1 p/15_flair",
          "p/12_pd_t2_e1 p/12_pd_t2_e2 p/13_t1 p/15_flair"),
         ("p/T1 p/tmp_T1", "p/T1"),
+        ("p/MT_T1 p/FLAIR", "p/FLAIR"),
+        ("p1_IR_T1 p1_FLAIR", "p1_FLAIR p1_IR_T1"),
         ("p/T1 p/T1_patch_001", "p/T1"),
         ("p/T1 augmented/p_rot/T1", "p/T1"),
         ("p/T1_to_SRI p/FL_to_SRI", "p/FL_to_SRI p/T1_to_SRI"),

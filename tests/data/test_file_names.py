@@ -61,6 +61,15 @@ def read(stem: str, folder: str = "") -> FileName:
         ("p01_T1C+", "p01", "t1c"),
         ("p01_T1Gd-", "p01", "t1"),
         ("T1_enh", "", "t1c"),
+        # what denies an agent may be before the sequence
+        ("no_contrast_T1", "", "t1"),
+        ("p01_non-enhanced_T1", "p01", "t1"),
+        ("p01_w_o_Gd_T1", "p01", "t1"),
+        ("p01_vor_KM_T1", "p01", "t1"),
+        ("p01_non con T1", "p01", "t1"),
+        ("p01_nach_KM_T1", "p01", "t1c"),
+        ("p01_with_contrast_T1", "p01", "t1c"),
+        ("p01_anat_T1", "p01", "t1"),
         # a sequence of several words may begin the name, or be glued to a time
         ("dark_fluid_spc", "", "flair"),
         ("p01_proton_density", "p01", "pd"),
@@ -188,6 +197,10 @@ def test_what_was_made_of_an_image_is_told_from_the_image() -> None:
         "space-mni152",
         "desc-preproc",
     )
+
+
+def test_a_letter_before_an_agent_may_deny_it_or_be_a_patients() -> None:
+    assert "which may deny it" in read("p01_o_KM_T1").doubt
 
 
 def test_what_is_before_the_words_is_the_patient() -> None:
