@@ -217,7 +217,8 @@ def with_techniques_before(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Read short words for a technique before a sequence as about it where the rest is a patient.
 
     So ``p1_IR_T1`` beside ``p1_FLAIR`` is of p1, and ``MT_T1`` beside ``FLAIR`` is one with
-    magnetisation transfer, while ``p1_IR_FLAIR`` beside ``p1_FLAIR`` may be of a patient with these initials.
+    magnetisation transfer, while ``p1_IR_FLAIR`` beside ``p1_FLAIR`` may be of a patient with
+    these initials.
     """
     kinds: dict[tuple[Path, str], set[str | None]] = defaultdict(set)
     for file in files:
