@@ -11,7 +11,7 @@ from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import ANATOMIES, differ, part_in
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
-from mixmfl.data.image import are_copies
+from mixmfl.data.image import are_copies, may_be_labels
 from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
 from mixmfl.data.sequence_phrases import without_accents
@@ -120,7 +120,21 @@ class Draft:
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
+            masks = _masks_among(files)
+            records += [
+                FileRecord(
+                    file.path, f"its values are those of a mask, though its name says {modality}"
+                )
+                for file in masks
+            ]
+            files = [file for file in files if file not in masks]
             best = files if _show_several_parts(files) else _least_processed(files)
+            if len(best) > 1 and (drawn_on := self._drawn_on(best)):
+                best = [drawn_on]
+                warnings.append(
+                    f"{listed(files, folder)} are all {modality}; {drawn_on.path.name} is taken, "
+                    "as a label is called like it"
+                )
             if len(best) > 1 and _are_runs(best):
                 runs = f"{listed(best, folder)} are runs of one sequence"
                 best = [self._first_run(best)]
@@ -170,6 +184,14 @@ class Draft:
                 "skull, and the other images were not; see that all are alike"
             )
         return Chosen(images, label, tuple(records), tuple(warnings), "; ".join(faults))
+
+    def _drawn_on(self, files: Sequence[GatheredFile]) -> GatheredFile | None:
+        """Return the one of several images whose whole name a label's begins with, or nothing."""
+        labels = [spaced(stem_of(file.path)) for file in self.files if file.reading.is_label]
+        names = [spaced(stem_of(file.path)) for file in files]
+        drawn = [name for name in names if any(label.startswith(name) for label in labels)]
+        longest = max(drawn, key=len, default="")
+        return files[names.index(longest)] if names.count(longest) == 1 else None
 
     def _first_run(self, runs: Sequence[GatheredFile]) -> GatheredFile:
         """Return the first of an image's runs, or the one that a label was drawn on by its name."""
@@ -339,8 +361,24 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
 
 
 def _without_number(stem: str) -> str:
-    """Return a name without the number of a series before it, in which 7_T1 and 8_T1_mpr differ."""
-    return re.sub(r"^\d+[ _.-]+(?=\D)", "", stem)
+    """Return a name without a series' time and number, in which 7_T1 and 8_T1_mpr differ."""
+    return re.sub(r"^\d+[ _.-]+(?=\D)|(?:[ _.-]+\d{8,14})?[ _.-]+\d{1,4}$", "", stem)
+
+
+def _masks_among(files: Sequence[GatheredFile]) -> list[GatheredFile]:
+    """Return those of several images of a modality that are masks by their values: T1_thalamus.
+
+    Only images whose names have words that we do not know behind the sequence are looked at.
+    """
+    if len(files) < 2 or any(file.given for file in files):
+        return []
+    unknown = [
+        file
+        for file in files
+        if re.search(r"[^\W\d_]", file.reading.case[len(file.reading.head) :])
+    ]
+    masks = [file for file in unknown if may_be_labels(file.path)]
+    return masks if len(masks) < len(files) else []
 
 
 def _is_weighted(file: GatheredFile) -> bool:

@@ -140,8 +140,8 @@ def find_cases(
     """Find the cases of a folder by the names of its files.
 
     An image is opened only where its folder or first word says label and the rest says a sequence:
-    then the values of one file tell labels from the images of a diagnosis. Files that may be copies
-    are compared.
+    then the values of one file tell labels from the images of a diagnosis; and where several fit a
+    modality, and a name has unknown words. Files that may be copies are compared.
 
     Args:
         folder: A folder in one of ``LAYOUTS``, which is detected; or a single image as a case.
@@ -240,6 +240,9 @@ def _choose(
     refused: list[Refused] = []
     nobodys: list[Refused] = []
     records: list[FileRecord] = []
+    imaged = {
+        file.path.parent for d in drafts.values() for file in d.files if file.reading.modality
+    }
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
@@ -250,6 +253,15 @@ def _choose(
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             # by the user, or by BIDS
             nobodys += [Refused(name, fault)] if not all(file.given for file in draft.files) else []
+        elif fault and not labels_needed and _are_labels_beside(draft, imaged):
+            nobodys.append(Refused(name, fault))
+            why = "a label; of which of the cases beside it is not known"
+            labels = {file.path for file in draft.files if file.reading.is_label}
+            of_labels = [
+                replace(each, modality="", why=why) if each.path in labels else each
+                for each in chosen.records
+            ]
+            chosen = replace(chosen, records=tuple(of_labels))
         elif fault:
             refused.append(Refused(name, fault))
         else:
@@ -320,6 +332,15 @@ def _is_set_aside(file: GatheredFile) -> bool:
     return (file.given and not file.reading.is_known) or bool(
         (file.reading.is_bids or file.reading.is_nobodys) and file.reading.aside
     )
+
+
+def _are_labels_beside(draft: Draft, imaged: Collection[Path]) -> bool:
+    """Say whether a draft has labels that name nobody, and no image, all beside other cases'."""
+    files = draft.files
+    labels = [file for file in files if file.reading.is_label]
+    named = any(file.reading.case or file.given for file in labels)
+    silent = all(file.reading.is_label or file.reading.aside for file in files)
+    return bool(labels) and silent and not named and all(f.path.parent in imaged for f in files)
 
 
 def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:

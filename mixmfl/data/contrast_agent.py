@@ -40,8 +40,11 @@ def agent_in(text: str) -> str:
         ``"with"``, ``"without"``, ``"unclear"``, or ``""`` where it says nothing or is about more.
     """
     phrases = [each for each in phrases_of(text) if each.words not in METHODS]
-    if [each.words for each in phrases] == [each.words for each in phrases if each.words in AFTER]:
-        return "unclear" * bool(phrases)  # the agent, or surgery
+    if all(each.words in AFTER or each.meaning == "beside" for each in phrases):
+        # the agent, or surgery; "n" and "po" are patients' initials
+        return "unclear" * any(len(each.words) > 2 for each in phrases)
+    if all(each.meaning == "not" and len(each.words) > 3 for each in phrases):
+        return "without"  # beside a folder "mit"
     speaking = (
         "agent", "with", "without", "both", "post", "pre", "t1 with agent", "t1 native",
     )  # fmt: skip

@@ -109,7 +109,7 @@ _MAKERS = frozenset(
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
      "ciftify", "tractoflow", "glistrboost")
 )  # fmt: skip
-SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai"))
+SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model"))
 """Further ones, which may be of a patient's name, too."""
 
 _BY_HAND = re.compile(r"(?i)manually[ _-]?(?:corrected|edited|revised)")
@@ -133,6 +133,7 @@ _BIDS = re.compile(
     r"_(?P<suffix>[a-z0-9*]+)",
     re.IGNORECASE,
 )
+_REPEATED = re.compile(r"(sub-.+)__dup-?\d+")
 _IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two words
 _POST = re.compile("post?")
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
@@ -176,6 +177,8 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
         modalities: The known modalities, with the words that a user added.
         folder: The name of the file's folder; in BIDS it is the type of data, such as ``anat``.
     """
+    if repeated := _REPEATED.fullmatch(stem):
+        return read_name(repeated[1], modalities, folder).set_aside("a repeat, by heudiconv")
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))

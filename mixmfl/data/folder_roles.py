@@ -95,7 +95,8 @@ _RECORDS = {
     "nnU-Net": ("predict_from_raw_data_args.json",),
 }
 
-_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype"}  # in the folder of a BIDS data set
+# in the folder of a BIDS data set; the last is what dcm2bids leaves
+_NO_DATA = {"sourcedata", "code", "stimuli", "phenotype", "tmp_dcm2bids"}
 
 
 def without_stores(parts: Parts) -> Parts:
@@ -220,7 +221,10 @@ def read_file(
     if rejected or stem_of(path).endswith("~"):
         why = f"a file of the folder {rejected!r}" if rejected else "an editor's backup"
         file_name = replace(file_name.set_aside(why), is_nobodys=True)
-    if _NO_DATA & set(parents) and any((folder / each).exists() for each in _OF_BIDS):
+    if any(
+        part in _NO_DATA and _is_bids(folder.joinpath(*parents[:depth]))
+        for depth, part in enumerate(parents)
+    ):
         why = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
         file_name = replace(file_name.set_aside(why), is_bids=True)
     if (made := _made_at(parents, file_name, folder)) is not None:
@@ -230,6 +234,11 @@ def read_file(
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name.set_aside(file_name.aside or aside), is_bids=True)
     return ImageFile(path, file_name, parents)
+
+
+def _is_bids(folder: Path) -> bool:
+    """Say whether a folder is a data set of BIDS."""
+    return any((folder / each).exists() for each in _OF_BIDS) or any(folder.glob("sub-*"))
 
 
 def _written_by(folder: Path) -> str:

@@ -24,10 +24,11 @@ LABEL_WORDS = (
     "gtv", "lesion mask", "lesion seg", "tumor mask", "tumor seg", "tumour mask", "tumour seg",
     "lesionsmooth", "tumor", "tumour", "wmh", "msk", "consensus", "roi", "rois", "annotation",
     "annotations", "delineation", "delineations",
-    "o ot",  # of BraTS 2013 to 2015 and ISLES 2015
+    "o ot", "xx ot",  # of BraTS 2013 to 2015 and ISLES 2015
     "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
     "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
     "glistrboost", "masken", "segmentierungen", "masques", "mascaras", "maschere", "maskers",
+    "lesie", "lesies", "hyperintensity", "hyperintensities", "abnormality", "abnormalities",
 )  # fmt: skip
 # label words glued together, or numbered by rater or part: lesionmask, manualseg, mask1
 _LABEL = re.compile(
@@ -51,6 +52,7 @@ OTHER_WORDS = (
     "anatomy", "anatomical", "softmax", "logits", "posterior", "posteriors", "mixeltype",
     "origsegs", "firstsegs", "fsl seg", "fseg",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
+    "samseg", "bianca", "ples", "seg cerebrum", "seg ventricle", "seg ventricles",
 )  # fmt: skip
 
 # parts of lesions that may each have a label of its own; at the end of names without a sequence

@@ -150,11 +150,13 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
     beside ``lesion/lesion_001_T1``.
     """
     images = {
-        (place, spaced(_without_first(name, ANY_IMAGE | {"image"}))): file
+        (place, written): file
         for file in files
         if file.reading.modality
         for name in (stem_of(file.path), file.reading.head)
         for place in (file.path.parent, None)
+        for own in (spaced(_without_first(name, ANY_IMAGE | {"image"})),)
+        for written in (own, own.replace(" mr ", " "))
     }
     label_words = set(LABEL_WORDS)
     holding_labels: dict[Path, bool] = {}
@@ -271,13 +273,16 @@ def with_patients_called_as_labels(
 
 
 def _without_labels(stem: str, modalities: Modalities) -> str:
-    """Return the words of a name, between spaces, without those that say label."""
+    """Return the words of a name, between spaces, without those that say label.
+
+    Nor has it MR, which ReMIND writes before the sequence: ``P1-SEG-tumor-MR-T1``.
+    """
     words = words_of(stem)
     spoken = [each for each in modalities.matches(words) if each.kind == LABEL]
     left = [
         word for at, word in enumerate(words) if not any(e.start <= at < e.stop for e in spoken)
     ]
-    return spaced(" ".join(left))
+    return spaced(" ".join(left)).replace(" mr ", " ")
 
 
 def _without_first(stem: str, words: Set[str]) -> str:

@@ -22,14 +22,16 @@ from mixmfl.data.time_points import (
     names_patient,
 )
 
+# before or after something, as all of a name's part
+_BEFORE_OR_AFTER = r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo"
 # archives that number a patient's examinations (BraTS since 2023, BIDS, UPENN-GBM, UK Biobank,
 # ADNI); a word or a day at the end, behind a name that has a number where it is a day, for
 # `study_20200101` names no patient
 _EXAMINATION = re.compile(
-    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(UPENN-GBM-\d+)_\d\d|"
+    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(U(?:PENN-|CSD-PT)GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
     rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
-    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE})(?:[ _.-].*)?"
+    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER})(?:[ _.-].*)?"
 )
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _STATE_FIRST = re.compile(
@@ -51,7 +53,7 @@ _FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; co
 # parts of one examination or patient: a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
     r"\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){3,}|"
-    r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo|"
+    rf"{_BEFORE_OR_AFTER}|"
     r"scanner[ _-]?[a-z0-9]+"
 )
 _FEW = re.compile(r"[ _.-][tT]?\d{1,2}")
@@ -288,7 +290,7 @@ def _original_of(patient: str, is_alone: bool) -> str:
 
 
 def _counted(patients: Iterable[str]) -> dict[str, str]:
-    """Return the patients whose examinations are counted: 0001_01, 0001_02, 0002_01; S1A, S1B."""
+    """Return the patients whose examinations are counted: 0001_01 and 0001_02; S1A and S1B."""
     numbers: dict[str, set[str]] = defaultdict(set)
     counts: dict[str, set[str]] = defaultdict(set)
     letters: dict[str, set[str]] = defaultdict(set)
@@ -303,10 +305,16 @@ def _counted(patients: Iterable[str]) -> dict[str, str]:
     may_be_sites = any(len(re.sub(r"\D", "", base)) < 4 for base in numbers) and (
         len({*map(frozenset, counts.values())}) > 1
     )
-    if len(numbers) < 2 or not 1 < most <= _MOST_EXAMINATIONS or may_be_sites:
+    # 0002_01 and 0002_02, of which one patient alone is here
+    is_lone = len(numbers) == 1 and not any(map(_may_be_lone, numbers))
+    if is_lone or not 1 < most <= _MOST_EXAMINATIONS or may_be_sites:
         numbers.clear()
     numbers |= {base: names for base, names in letters.items() if len(names) > 1}
     return {name: base for base, names in numbers.items() for name in names}
+
+
+def _may_be_lone(base: str) -> bool:
+    return len(re.sub(r"\D", "", base)) > 3 and not _SITE.match(without_accents(base))
 
 
 def patient_key(person: str) -> str:

@@ -240,7 +240,8 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         late, delayed, delay, spat, verzogert, tardif, tardive, tardivo, tardiva, tardio, tardia,
         laat, minutes, spaet, arterial, arteriell, arteriel, arterielle, arteriale, arterieel,
         venous, venos, venoes, veineux, veineuse, venoso, venosa, veneus, portal, portale,
-        portalvenous, portovenous, hepatobiliary, hepatobiliar, hbp, equilibrium
+        portalvenous, portovenous, hepatobiliary, hepatobiliar, hbp, equilibrium, early, fruh,
+        frueh, precoce, vroeg
     """),
 }  # fmt: skip
 
@@ -252,7 +253,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         treatment, post biopsy, c spine, c sp, cspine, l spine, t spine, c wirbel, c kolom,
         post processed, postprocessed, post process, magnetization transfer contrast, pre scan, c1,
         c2, c7, post mortem, postmortem, pos op, pre operative, post operative, preoperative,
-        postoperative, pre surgery, post stroke, post chemo, fast contrast, post hoc,
+        postoperative, postoperativ, preoperativ, praoperativ, praeoperativ, preoperatoire,
+        postoperatoire, preoperatorio, postoperatorio, preoperatoria, postoperatoria,
+        preoperatief, postoperatief, pre surgery, post stroke, post chemo, fast contrast, post hoc,
         post radiation, high contrast, low contrast, gray white contrast, grey white contrast,
         black blood, dark blood
     """),

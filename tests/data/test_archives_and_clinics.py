@@ -59,6 +59,11 @@ def uses(found: Found) -> dict[str, list[str]]:
          "p/12_pd_t2_e1 p/12_pd_t2_e2 p/13_t1 p/15_flair"),
         ("p/T1 p/tmp_T1", "p/T1"),
         ("p/MT_T1 p/FLAIR", "p/FLAIR"),
+        ("p1/p1_t1_KM_20210503120000_9 p1/p1_t1_KM_MPR_tra_20210503120000_14",
+         "p1/p1_t1_KM_20210503120000_9"),
+        ("sub-1/anat/sub-1_T1w sub-1/anat/sub-1_T1w__dup-01", "sub-1/anat/sub-1_T1w"),
+        ("sub-1/anat/sub-1_T1w sourcedata/sub-1/T1 tmp_dcm2bids/sub-1/003_T1",
+         "sub-1/anat/sub-1_T1w"),
         ("p1_IR_T1 p1_FLAIR", "p1_FLAIR p1_IR_T1"),
         ("p/T1 p/T1_patch_001", "p/T1"),
         ("p/T1 augmented/p_rot/T1", "p/T1"),
@@ -152,6 +157,11 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 masks/p masks/predict_from_raw_data_args.json", None),
         ("p/study1_T1 p/study2_T1 p/gt", None),
         ("R/R-MR-T1 R/R-SEG-tumor-MR-T1", "R/R-SEG-tumor-MR-T1"),
+        ("R/R-T1 R/R-SEG-tumor-MR-T1 R/R-SEG-cerebrum-MR-T1", "R/R-SEG-tumor-MR-T1"),
+        ("p/X.O.MR_T1/X.O.MR_T1.7.nii.gz p/X_3more.XX.XX.OT/X_3more.XX.XX.OT.9.nii.gz",
+         "p/X_3more.XX.XX.OT/X_3more.XX.XX.OT.9"),
+        ("p1/p1_T1 p1/p1_seg p1/p1_mask_model_0", "p1/p1_seg"),
+        ("p/T1 p/FLAIR_lesies", "p/FLAIR_lesies"),
         ("p/1-T1 p/1-Flair p/1-LesionSeg-Flair", "p/1-LesionSeg-Flair"),
     ],
 )  # fmt: skip
@@ -180,6 +190,10 @@ def test_the_label_is_known_or_asked_for(names: str, label: str | None, tmp_path
         (" ".join(f"study/M{number}/T1" for number in range(12)), 12),
         ("pre_01_FLAIR post_01_FLAIR pre_02_FLAIR post_02_FLAIR", 2),
         ("100-01/T1 100-02/T1 101-01/T1 101-02/T1", 2),
+        ("0002_01/T1 0002_02/T1", 1),
+        ("2021_01/T1 2021_02/T1", 2),
+        ("UCSD-PTGBM-0002_01/T1 UCSD-PTGBM-0002_02/T1 UCSD-PTGBM-0003_01/T1", 2),
+        ("001_pre/T1 001_post/T1 002_pre/T1", 2),
         ("Ward 3/Hart, Maria/T1\nWard 3/Kopf, Peter/T1", 2),
         ("P1/MRT Kopf/T1\nP1/MRT Hals/T1", 1),
         ("Study_2020/A/T1 Study_2020/B/T1", 2),
@@ -210,6 +224,31 @@ def test_a_localiser_in_a_folder_of_its_own_is_no_case_beside_its_patients_image
     found = found_in(tmp_path, names)
     assert [list(case.images) for case in found.cases] == [["t1"]]
     assert found.refused == ()
+
+
+def test_a_mask_that_is_called_like_an_image_is_told_from_it_by_its_values(tmp_path: Path) -> None:
+    grid = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    (tmp_path / "p").mkdir()
+    image = np.arange(64, dtype=np.float32).reshape(4, 4, 4) / 3
+    write_image(tmp_path / "p" / "T1_brain.nii.gz", image, grid)
+    write_image(tmp_path / "p" / "T1_thalamus.nii.gz", (image > 9).astype(np.float32), grid)
+    found = find_cases(tmp_path)
+    assert uses(found) == {"p": ["p/T1_brain"]}
+    why = {each.path.name: each.why for each in found.records}["T1_thalamus.nii.gz"]
+    assert why == "its values are those of a mask, though its name says t1"
+
+
+def test_the_image_that_a_label_is_called_like_is_taken_with_a_warning(tmp_path: Path) -> None:
+    (case,) = found_in(tmp_path, "p/FLAIR_5 p/FLAIR_7 p/FLAIR_7_roi p/T1").cases
+    assert case.files["flair"].name == "FLAIR_7.nii.gz"
+    assert "FLAIR_7.nii.gz is taken, as a label is called like it" in case.warnings[0]
+
+
+def test_a_label_of_one_of_several_examinations_is_no_case_for_prediction(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "p/study1_T1 p/study2_T1 p/gt")
+    assert (len(found.cases), found.refused) == (2, ())
+    why = {each.path.name: each.why for each in found.records}["gt.nii.gz"]
+    assert why == "a label; of which of the cases beside it is not known"
 
 
 def test_numbers_with_a_label_each_are_of_patients(tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("sub-1/sub-1_T1w sub-1/sub-2_FLAIR", "is of another folder than 'sub-1'"),
         ("Meier/T1 Meier/FLAIR Meier/Schulz_T2", "is called 'schulz'"),
         ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
+        ("p/without/T1 p/with/T1", "'with' tells of a contrast agent"),
         ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
         ("P1_T1 p1_flair", "upper and lower case"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
