@@ -206,8 +206,15 @@ def _is_among_unknown(phrases: Sequence[Phrase], at: int) -> bool:
         return True
     if any(each.meaning in ("plus", "beside", "post") for each in before):
         return False
-    value = [each.words for each in phrases[at + 1 :] if each.meaning != "break"][:1]
-    return any(map(_is_unknown, after)) or value in (["0"], ["n"])  # "KM: 0"
+    return any(map(_is_unknown, after)) or _has_value_none(phrases[at + 1 :])
+
+
+def _has_value_none(behind: Sequence[Phrase]) -> bool:
+    """Say whether a value that denies it follows an agent: "KM: 0", but not "KM, kein FS"."""
+    spoken = [each for each in behind if each.meaning != "break"][:2]
+    value, following = [*spoken, Phrase("", ""), Phrase("", "")][:2]
+    denies = value.words in ("0", "n") or value.meaning in ("perhaps not", "minus")
+    return denies and following.meaning != "technique"
 
 
 def _verdict(each: Phrase, before: str, after: str) -> str:

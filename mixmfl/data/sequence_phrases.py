@@ -49,6 +49,7 @@ _AGENT = (
     r"|civ)"
 )
 _REWRITTEN = (
+    (re.compile(rf"(?<![a-z0-9])\(\s?-\s?\)\s?(?={_AGENT}(?![a-z0-9]))"), " minus "),  # (-) Gd
     (re.compile(r"[\s_]?\(\s?([+-])\s?\)"), r"\1"),  # Gd(-)
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
     (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
@@ -92,7 +93,7 @@ _REWRITTEN = (
     ),
     (re.compile(r"(?<![a-z0-9])(t1w?)[\s_]?(c|ce|gd|km)\s?\+"), r" \1 \2 plus "),
     (re.compile(r"\+"), " plus "),
-    (re.compile(rf"\s-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
+    (re.compile(rf"(?:^|\s)-\s+(?={_AGENT}(?![a-z0-9]))"), " dash "),  # a sign, or only a dash
     (re.compile(rf"(?<![a-z0-9])({_AGENT})\s+-(?![a-z0-9])"), r" \1 dash "),
     (re.compile(r"[:;,|()\[\]<>]"), " : "),  # a phrase ends here
 )

@@ -38,7 +38,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2 stern, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
-        swi, swan, ven bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
+        swi, swan, ven bold, venous bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
         suszeptibilitat, qsm swi
     """),
     "pd": _phrases("""
@@ -205,14 +205,18 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         post con, w con, with con, mkm, nkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
         postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, postmdc, dopomdc, posgad,
         wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, plusgd, pluskm, pluscontrast,
-        with iv
+        with iv, withcontrast, withgd, withgad, mitgd, mitkontrast, metkm, metgd, metcontrast,
+        concontraste, concontrasto, avecgado, avecgd
     """),
     "without": _phrases("""
         native, nativ, nat, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
         pregad, pregado, prekm, precon, pre con, non con, noncon, wo con, without con, no con, w o
         con, noncontrast, nocontrast, nogad, nogd, unenhanced, okm, ohnekm, vkm, vorkm, basale,
         nonenhanced, smdc, precontrasto, preinj, nativt1, wocontrast, wogad, wogd, wocon, nongd,
-        nongad, nc, prec, premdc, minusgd, minuskm, senzamdc, sanscontraste, sansinj, nonce
+        nongad, nc, prec, premdc, minusgd, minuskm, senzamdc, sanscontraste, sansinj, nonce,
+        withoutcontrast, withoutgd, withoutgad, ohnegd, ohnegad, ohnekontrast, keinkm, zonderkm,
+        zondergd, zondercontrast, sincontraste, sansgado, sansgd, nonenh, unenh,
+        preinjection, preinjektion
     """),
     "both": _phrases("""
         wwo, w wo, w without, with and without, w and wo, with without, w w o, either
@@ -224,7 +228,8 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     """),
     "perhaps not": _phrases("""
         no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n a,
-        nein, nee, nicht, niet, ikke, inte
+        nein, nee, nicht, niet, ikke, inte, keins, keines, aucun, aucune, ninguno, ninguna, nessun,
+        nessuno, nessuna
     """),
     "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima, przed"),
     "beside": _phrases("""
