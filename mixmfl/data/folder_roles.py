@@ -281,7 +281,8 @@ def with_places(
     patients = {*people}  # FLAIR-001/T1.nii: a folder that holds more than the kind in its name
     for parents, found in kinds.items():
         named = read_name(parents[-1], modalities)
-        if named.is_label or (named.modality and len(found) > 1):
+        is_series = bool(named.modality) or _in_series_folder(parents)
+        if named.is_label or (is_series and len(found) > 1):
             patients.add(parents)
     groups = _folders_of_groups(files, modalities)
     series = _folders_of_series(kinds)
@@ -418,8 +419,9 @@ def _home(
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
             return True
-        if depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS:
-            return True
+        is_in_scans = depth and file.parents[depth - 1].lower() in _SERIES_FOLDERS
+        if is_in_scans and file.parents[: depth + 1] not in patients:
+            return True  # scans/4-T1, but not scans/p1 with several images
         if depth and _is_plane(part):
             return True
         # images_structural, images_segm

@@ -38,8 +38,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2 stern, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
-        swi, swan, ven bold, venous bold, susceptibility weighted, swip, venobold, venbold, swi images, vensuz,
-        suszeptibilitat, qsm swi
+        swi, swan, ven bold, venous bold, susceptibility weighted, swip, venobold, venbold,
+        swi images, vensuz, suszeptibilitat, qsm swi
     """),
     "pd": _phrases("""
         pd, pdw, pdwi, proton density, protondensity, densite de protons, dp, protonendichte,

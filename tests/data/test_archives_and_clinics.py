@@ -244,6 +244,12 @@ def test_the_image_that_a_label_is_called_like_is_taken_with_a_warning(tmp_path:
     assert "FLAIR_7.nii.gz is taken, as a label is called like it" in case.warnings[0]
 
 
+def test_folders_with_several_images_below_scans_are_patients(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "scans/P1/T1 scans/P1/FLAIR scans/P2/T1 scans/P2/FLAIR")
+    assert [case.name for case in found.cases] == ["P1", "P2"]
+    assert found.refused == ()
+
+
 def test_a_label_of_one_of_several_examinations_is_no_case_for_prediction(tmp_path: Path) -> None:
     found = found_in(tmp_path, "p/study1_T1 p/study2_T1 p/gt")
     assert (len(found.cases), found.refused) == (2, ())

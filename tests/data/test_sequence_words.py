@@ -48,7 +48,8 @@ def test_each_row_of_the_table_has_a_source_and_a_known_modality() -> None:
     "text",
     """AX T1 W/O CONTRAST|SAG T1 WO CONTRAST|AX T1 NON CONTRAST|T1 AX SE C-|AX T1 -GD|t1 o. KM
     AX T1 W/O|T1 (W/O), AX|T1 w.o. contrast|T1 without IV contrast|t1_tse_tra_o_KM|T1 oKM|t1 KM-
-    T1 ohne i.v. KM|T1 vor KM|T1_SE_NATIV|T1 sans injection de gadolinium|(-) contrast T1|T1 NON INJECTÉ
+    T1 ohne i.v. KM|T1 vor KM|T1_SE_NATIV|T1 sans injection de gadolinium|T1 NON INJECTÉ
+    (-) contrast T1|T1 ohneGd
     T1 avant injection|T1 S/C|T1 sin contraste|T1 SENZA MDC|T1 senza mezzo di contrasto
     T1 zonder contrast|3D_T1_NO_GAD|T1_W_O_CONTRAST|non-contrast T1|ohne KM T1|t1n
     T1 no brain contrast|T1 ohne c-spine KM
