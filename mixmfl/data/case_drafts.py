@@ -31,7 +31,10 @@ _DERIVED = re.compile(
     r"resampled|\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|"
     r"rotated|nd|dis[23]d|(?<!high )(?<!hi )res|cpp|def|old|alt|ancien|vieux|backup|kopie|copy|"
     r"copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|"
-    r"art[ei]fa[ck]ts?)(?![^ ])"
+    r"art[ei]fa[ck]ts?|iso\d*mm|\dx\dx\d|s\d{1,2}mm|u?int\d{1,2}|float\d\d|scaled|compressed|"
+    r"anon|gibbs|filt(?:ered)?|delta|change|grad(?:ient)?|edges?|laplacian|threshold(?:ed)?|"
+    r"binary|otsu|clusters?|cortex|surface|mesh|dist(?:ance)?|curv|sulc|thickness|hist|proc|"
+    r"clean(?:ed)?)(?![^ ])"
 )
 # what file managers write before the name of a file that they copied
 _COPIED = {"kopie", "copy", "copie", "copia"}

@@ -111,7 +111,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     files = without_templates(files, folder)
     files = with_words_of_patients(files)
     files = with_agent_of_folder(files, folder, people)
-    files = with_agents_alone(with_patients_called_as_agents(files))
+    files = with_agents_alone(with_patients_called_as_agents(files), folder)
     return _joined_by_name(files, folder)
 
 

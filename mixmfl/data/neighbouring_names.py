@@ -379,7 +379,7 @@ def with_agent_of_folder(
     return refined
 
 
-def with_agents_alone(files: Sequence[ImageFile]) -> list[ImageFile]:
+def with_agents_alone(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:
     """Leave a name undecided that has words for an agent and no sequence behind the patient's.
 
     So ``p1_POST`` in the folder ``p1`` or beside ``p1_T1``, while ``p1_CT_KM`` is something else.
@@ -388,7 +388,8 @@ def with_agents_alone(files: Sequence[ImageFile]) -> list[ImageFile]:
     around: dict[Path, set[str]] = defaultdict(lambda: set(ANY_IMAGE))
     for file in files:
         known = file.reading.head if file.reading.is_known else ""
-        for name in (known, *file.path.parent.parts):
+        folders = (folder.resolve().name, *file.path.parent.relative_to(folder).parts)
+        for name in (known, *folders):
             around[file.path.parent].update(lower_words(name))
 
     def is_silent(file: ImageFile) -> bool:

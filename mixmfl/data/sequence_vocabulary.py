@@ -307,7 +307,9 @@ PROCESSING = frozenset(
     zscore, histmatch, tilt, prenorm, lin, nonlin,
     superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal
+    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
+    noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
+    headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax
 """)
 )
 

@@ -59,6 +59,8 @@ def uses(found: Found) -> dict[str, list[str]]:
          "p/12_pd_t2_e1 p/12_pd_t2_e2 p/13_t1 p/15_flair"),
         ("p/T1 p/tmp_T1", "p/T1"),
         ("p/MT_T1 p/FLAIR", "p/FLAIR"),
+        ("p/T1 p/T1_noskull p/T1_smoothed p/T1_cortex p/T1_iso1mm p/T1_uint8", "p/T1"),
+        ("p/DWI p/DWI_iso", "p/DWI_iso"),
         ("p1/p1_t1_KM_20210503120000_9 p1/p1_t1_KM_MPR_tra_20210503120000_14",
          "p1/p1_t1_KM_20210503120000_9"),
         ("sub-1/anat/sub-1_T1w sub-1/anat/sub-1_T1w__dup-01", "sub-1/anat/sub-1_T1w"),
