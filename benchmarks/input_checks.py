@@ -23,7 +23,7 @@ from mixmfl.data.load_case import LoadedCase, load_case
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
 from mixmfl.inference.segmentation import predict_case
-from mixmfl.planning.typical import Typical, describe_image, differences, merge_typical, mistaken
+from mixmfl.planning.typical import Typical, describe_image, merge_typical, unusual
 from mixmfl.research.benchmark.patients import Study, read_study
 
 Spacing = tuple[float, float, float]
@@ -147,9 +147,8 @@ def spoilt_cases(
 def judged(images: Mapping[str, Typical | None], usual: Mapping[str, Typical]) -> tuple[bool, bool]:
     """Return whether images are warned of, and whether they are refused."""
     known = {name: image for name, image in images.items() if image is not None}
-    found = [each for name, image in known.items() for each in differences(image, usual[name])]
-    found += [each for _, each in mistaken(known, usual)]
-    return bool(found) or len(known) < len(images), any(each.is_far for each in found)
+    found = unusual(known, usual, names=True)  # brains, of which prediction judges names
+    return bool(found) or len(known) < len(images), any(each.is_far for _, each in found)
 
 
 def print_masks(study: Study, model: Model, fold: int, most: int) -> None:

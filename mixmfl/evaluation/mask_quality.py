@@ -18,10 +18,15 @@ from mixmfl.core.declarations import entries, text, within
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.small_components import SHARES, Components
-from mixmfl.evaluation.subset_dice import FEWEST_CASES, LOW_DICE, MOST_CASES, MOST_SUBSETS, Expected
+from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES, MOST_SUBSETS, Expected
 
 COVERAGE = 0.9
 """Share of masks whose Dice is meant to lie in the interval of the estimate."""
+
+LOOK_CLOSELY = 0.6
+"""A warning says that a mask with a lower estimate is to be looked at closely.
+
+It is above the Dice of a bad mask, so that most bad ones are warned of: estimates are not exact."""
 
 _LEAST_MISSING = 0.1
 """Of a Dice of 1: the spread of better masks is taken to be that of these."""
@@ -137,7 +142,7 @@ def in_words(estimates: Mapping[str, DiceEstimate]) -> str:
 
 def look_closely(estimates: Mapping[str, DiceEstimate]) -> list[str]:
     """Return a warning about the labels that are probably segmented badly in this mask."""
-    bad = {name: each for name, each in estimates.items() if each.dice < LOW_DICE}
+    bad = {name: each for name, each in estimates.items() if each.dice < LOOK_CLOSELY}
     return [f"look closely: this mask's Dice is estimated at {in_words(bad)}"] if bad else []
 
 

@@ -20,7 +20,7 @@ from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_preprocessing import preprocess_each
 from mixmfl.planning.nonzero import head_mask
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.typical import Difference, describe_image, differences, mistaken
+from mixmfl.planning.typical import Difference, describe_image, unusual
 
 Array = npt.NDArray[Any]
 
@@ -123,8 +123,8 @@ def prepare(
     # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))
     doubts = [doubt for recipe in recipes for doubt in _doubts(case, head, recipe, state)]
-    unusual, is_far = _unusual(case, recipes, state)
-    doubts = list(dict.fromkeys((*doubts, *unusual)))
+    unlike, is_far = _unlike(case, recipes, state)
+    doubts = list(dict.fromkeys((*doubts, *unlike)))
     if is_far and not force:
         raise DataError(
             f"case {case.name!r}: {'; '.join(doubts)}. That is far from the images that the model "
@@ -179,7 +179,7 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[s
     return doubts
 
 
-def _unusual(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[list[str], bool]:
+def _unlike(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[list[str], bool]:
     """Return how images differ from the usual ones of their modality, and whether one is far.
 
     Heads are not compared with brains, nor brains with heads: of 96 images of heads 51 had another
@@ -198,18 +198,8 @@ def _unusual(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[l
         and (numbers := describe_image(image, case.canonical.spacing)) is not None
     }
     for plans in known:
-        usual = plans.card.typical
-        own = [
-            (name, each)
-            for name, numbers in described.items()
-            if name in usual
-            for each in differences(numbers, usual[name])
-        ]
-        # half a head looks like anything, and among heads with skulls one warning in ten was wrong
-        is_whole = not any(each.is_far and each.kind in ("extent", "shape") for _, each in own)
-        if is_whole and plans.heads in _BRAINS:
-            own += mistaken(described, usual)
-        all_differences += own
+        # of names among heads with skulls one warning in ten was wrong
+        all_differences += unusual(described, plans.card.typical, names=plans.heads in _BRAINS)
     all_differences.sort(key=lambda each: not each[1].is_far)
     first = {each.kind: each.what for _, each in reversed(all_differences) if each.kind != "name"}
     sentences = each_once((name, first.get(each.kind, each.what)) for name, each in all_differences)

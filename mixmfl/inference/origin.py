@@ -10,6 +10,9 @@ from mixmfl.planning.heads import PLANNED_WORDS
 from mixmfl.planning.model_card import ModelCard
 
 NOT_STATED = "not stated"
+_IN_BRIEF = (
+    "disease", "anatomy", "planned from", "trained on", "heads", "licence", "intended use"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,17 @@ class Origin:
     sha256: str
     alarm: str
     facts: dict[str, str]
+
+    @property
+    def in_brief(self) -> str:
+        """What stands on the head of a page: the facts that say whom the model is for."""
+        facts = {name: self.facts.get(name, NOT_STATED) for name in _IN_BRIEF}
+        stated = [f"{name}: {text}" for name, text in facts.items() if text != NOT_STATED]
+        missing = [name for name, text in facts.items() if text == NOT_STATED]
+        if missing:
+            stated.append(f"{NOT_STATED}: {', '.join(missing)}")
+        text = "; ".join(stated)
+        return f"{text[0].upper()}{text[1:]}."
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content, without the SHA-256."""

@@ -41,7 +41,7 @@ from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
 from mixmfl.inference.report import write_report
 from mixmfl.inference.segmentation import check_models_agree, segment
-from mixmfl.inference.uncertainty import uncalibrated
+from mixmfl.inference.uncertainty import uncalibrated, unestimated
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
 
@@ -324,7 +324,11 @@ class _Run:
             removed_ml=removed_ml,
             notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
-            limits=(*expected.limits(), *(uncalibrated(self.models) if asked else [])),
+            limits=(
+                *expected.limits(),
+                *unestimated(self.models),
+                *(uncalibrated(self.models) if asked else []),
+            ),
             patient=job.case.patient if self.output.show_patient else "",
             peak_memory_mb=peak,
             models=self.digests,

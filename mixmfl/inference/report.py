@@ -158,8 +158,8 @@ def write_report(
     outcomes = [_renamed(each, name) for each, name in zip(outcomes, shown_names, strict=True)]
     failed = [each for each in outcomes if each.status == "failed"]
     shown = [each for each in outcomes if each.status != "failed"]
-    used = ", ".join(f"{each.name} (sha256 {each.sha256[:12]}…)" for each in models)
-    counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without. Model: {used}."
+    used = [f"Model: {each.name} (sha256 {each.sha256[:12]}…). {each.in_brief}" for each in models]
+    counted = f"{plural(len(shown), 'case')} with a mask, {len(failed)} without."
     if renamed:
         counted += (
             " Cases whose names may be those of persons are called by a digest here; cases.csv "
@@ -180,7 +180,7 @@ def write_report(
         )
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
-    paragraphs = [counted, INTRODUCTION]
+    paragraphs = [counted, *used, INTRODUCTION]
     if any(each.removed_ml for each in shown):
         paragraphs.append(SMALL_PARTS)
     text = page(

@@ -137,6 +137,24 @@ def write_maps_as_dicom(
     return [file]
 
 
+def unestimated(models: Sequence[Model]) -> list[str]:
+    """Return a warning about labels whose Dice is estimated of no mask, and why."""
+    names = list(models[0].plans.labels.foreground)
+    if len(models) > 1:
+        why = "how sure the mean of several models is was never measured"
+    else:
+        sure = models[0].estimates(dict.fromkeys(names, 1.0))
+        names = [name for name in names if name not in sure]
+        known = models[0].confidence
+        why = "the model file does not say how Dice goes with the network's confidence"
+        if counts := [known[name].cases for name in names if name in known]:
+            why = (
+                f"it was measured on {plural(min(counts), 'validation case')}; at least "
+                f"{FEWEST_CASES} are needed, and in them Dice must rise with confidence"
+            )
+    return [f"this mask's Dice is not estimated, of {', '.join(names)}: {why}"] if names else []
+
+
 def uncalibrated(models: Sequence[Model]) -> list[str]:
     """Return a warning about labels whose probabilities are not calibrated, and why."""
     names = list(models[0].plans.labels.foreground)

@@ -71,10 +71,18 @@ _HARMLESS = ("curvature",)  # never refused: masks of blurred images were nearly
 # Between what is usual of the modality that an image is called (0) and of another one (1)
 _EXCHANGED = 0.6  # the mean over two images of a case that are called by each other's name
 _SURELY = 0.8  # likewise; refused
-_MISTAKEN = 0.9  # one image
-_LEAST_CELL_SPREAD = 30
-# Squared distance of the mean maps of two modalities, in spreads, above what chance makes of it: 36
-# to 95 in patients
+_MISTAKEN = 0.8  # one image
+# Numbers that tell modalities from each other, and the least spread of each
+_OF_NAMES = {
+    **{kind: _RULES[kind][:2] for kind in ("contrast", "detail", "curvature")},
+    "map": (_MAP, 30),
+}
+_TELLING = np.r_[tuple(part for part, _ in _OF_NAMES.values())]
+_LEAST_SPREADS = np.concatenate(
+    [np.full(part.stop - part.start, least) for part, least in _OF_NAMES.values()]
+)
+# Squared distance of the means of two modalities, in spreads, above what chance makes of it: 41 to
+# 97 in patients
 _LEAST_APART = 20
 
 _Sum = _MOST_IMAGES * _MOST_NUMBER
@@ -235,6 +243,27 @@ class Difference:
     is_far: bool
 
 
+def unusual(
+    images: Mapping[str, Typical], usual: Mapping[str, Typical], *, names: bool
+) -> list[tuple[str, Difference]]:
+    """Return how the images of a case differ from the usual, each with its modality.
+
+    Args:
+        images: Numbers of the images by modality, from ``describe_image``.
+        usual: Sums over the images that a model was planned for, by modality.
+        names: Whether names of modalities are judged, too; they are not where extent or shape are
+            far from the usual, for half a head looks like anything.
+    """
+    found = [
+        (name, each)
+        for name, image in images.items()
+        if name in usual
+        for each in differences(image, usual[name])
+    ]
+    is_whole = not any(each.is_far and each.kind in ("extent", "shape") for _, each in found)
+    return found + (mistaken(images, usual) if names and is_whole else [])
+
+
 def differences(image: Typical, usual: Typical) -> list[Difference]:
     """Return how an image differs from the usual of its modality.
 
@@ -279,9 +308,10 @@ def mistaken(
 ) -> list[tuple[str, Difference]]:
     """Return which images of a case look like another modality than the one that they are called.
 
-    An image's map is placed on the line between the mean maps of two modalities (Fisher 1936, The
-    Use of Multiple Measurements in Taxonomic Problems; cells are taken for independent). What is
-    peculiar to a patient cancels where two images of a case have each other's names.
+    An image is placed by its grey values, detail and map on the line between the means of two
+    modalities (Fisher 1936, The Use of Multiple Measurements in Taxonomic Problems; numbers are
+    taken for independent). What is peculiar to a patient cancels where two images of a case have
+    each other's names.
 
     Args:
         images: Numbers of the images by modality, from ``describe_image``.
@@ -295,17 +325,17 @@ def mistaken(
     if len(known) < 2:
         return []
     free = {name: usual[name].images - 1 for name in known}
-    variance = sum(free[name] * each[1][_MAP] for name, each in known.items()) / sum(free.values())
-    variance = variance + _LEAST_CELL_SPREAD**2
+    variance = sum(free[name] * each[1][_TELLING] for name, each in known.items())
+    variance = variance / sum(free.values()) + _LEAST_SPREADS**2
     nearer: dict[tuple[str, str], float] = {}
     for name in sorted(set(images) & set(known)):
         for other in known:
-            here, there = known[name][0][_MAP], known[other][0][_MAP]
+            here, there = known[name][0][_TELLING], known[other][0][_TELLING]
             apart = (there - here) / variance
             length = float(apart @ (there - here))
             by_chance = len(apart) * (1 / usual[name].images + 1 / usual[other].images)
             if other != name and length - by_chance > _LEAST_APART:
-                image = np.array(images[name].sums, dtype=float)[_MAP]
+                image = np.array(images[name].sums, dtype=float)[_TELLING]
                 nearer[name, other] = float(apart @ (image - here)) / length
     differing: dict[str, Difference] = {}
     pairs = {

@@ -90,7 +90,12 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     assert len(text) < 200 * 60_000
     assert text.count('<article class="case" id="part') == 201
     assert text.count('loading="lazy"') == 200
-    assert "200 cases with a mask, 1 without. Model: m.safetensors (sha256 abababababab…)." in text
+    assert "200 cases with a mask, 1 without. Cases whose names" in text
+    head = text[: text.index("<main>")]  # whom the model is for is known before any mask is seen
+    assert (
+        "Model: m.safetensors (sha256 abababababab…). Licence: &lt;b&gt;mine&lt;/b&gt;; not" in head
+    )
+    assert "not stated: disease, anatomy, planned from, trained on, heads, intended use" in head
     assert "case &lt;7&gt;" in text
     assert text.count("200 cases: &lt;never&gt; measured") == 1  # not beside each case
     assert text.count("&lt;never&gt;") == 1

@@ -28,6 +28,7 @@ from mixmfl.planning.typical import (
     differences,
     merge_typical,
     mistaken,
+    unusual,
 )
 
 SPACING = (2.0, 1.5, 1.5)
@@ -210,6 +211,32 @@ def test_an_image_under_the_name_of_another_modality_is_told() -> None:
     ((name, what),) = looks_of(t1c="flair")
     assert (name, what.split(" (")[0]) == ("t1c", "it looks like flair: is its name right?")
     assert looks_of(flair="flair") == []
+
+
+def test_modalities_of_one_brightness_are_told_by_their_detail() -> None:
+    def grainy(seed: int) -> np.ndarray:
+        image = head(seed)
+        grain = np.where(np.indices(image.shape).sum(axis=0) % 2, 20, -20)
+        return np.where(image, image + grain, 0).astype(np.float32)
+
+    usual = merge_typical(
+        {"t1": described(head(seed)), "t2": described(grainy(seed))} for seed in range(12)
+    )
+    assert mistaken({"t1": described(head(30)), "t2": described(grainy(30))}, usual) == []
+    ((name, found),) = mistaken({"t1": described(grainy(30))}, usual)
+    assert (name, found.what.split(" (")[0]) == ("t1", "it looks like t2: is its name right?")
+
+
+def test_half_a_head_is_not_said_to_have_a_wrong_name() -> None:
+    swapped = {"t1": bright_at(30, "t1c"), "t1c": bright_at(30, "t1")}
+    whole = {name: described(image) for name, image in swapped.items()}
+    half = {name: described(image[:, :, :20]) for name, image in swapped.items()}
+    assert "name" in {each.kind for _, each in unusual(whole, NAMED, names=True)}
+    assert "name" not in {each.kind for _, each in unusual(whole, NAMED, names=False)}
+    kinds = {each.kind for _, each in unusual(half, NAMED, names=True)}
+    assert "shape" in kinds
+    assert "name" not in kinds
+    assert mistaken(half, NAMED)  # it would be
 
 
 def test_names_are_not_judged_where_too_little_is_known() -> None:

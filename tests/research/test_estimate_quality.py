@@ -29,6 +29,7 @@ def test_numbers_of_two_trainings() -> None:
     assert quality.error == pytest.approx((0.1 + 0.05 + 0.15 + 0.2 + 0.02 + 0.05) / 6)
     assert quality.covered == pytest.approx(4 / 6)
     assert quality.found == 1  # the worst one of four, and none of two
+    assert (quality.warned, quality.bad_warned) == (2, 2)  # estimates of 0.35 and 0.5, not of 0.6
     means = [0.55] * 4 + [0.625] * 2  # of the trainings, from the same subset
     true = [0.9, 0.7, 0.2, 0.4, 0.8, 0.45]
     blind = sum(abs(a - b) for a, b in zip(true, means, strict=True)) / 6

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from mixmfl.core.nan import mean
+from mixmfl.evaluation.mask_quality import LOOK_CLOSELY
 from mixmfl.evaluation.subset_dice import LOW_DICE, Subset
 from mixmfl.research.benchmark.scores import Row
 
@@ -29,6 +30,8 @@ class EstimateQuality:
         covered: Share of masks whose true Dice lies in the interval.
         bad: Number of masks with a true Dice below ``LOW_DICE``.
         found: How many of these are among the ``REVIEWED`` of lowest estimate, of each training.
+        warned: Number of masks with an estimate below ``LOOK_CLOSELY``, as a warning says.
+        bad_warned: How many of these are bad.
     """
 
     masks: int
@@ -39,6 +42,8 @@ class EstimateQuality:
     covered: float
     bad: int
     found: int
+    warned: int
+    bad_warned: int
 
 
 def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | None:
@@ -50,7 +55,7 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
     pairs: list[tuple[float, float]] = []
     blind: list[float] = []
     covered: list[bool] = []
-    scored = bad = found = 0
+    scored = bad = found = warned = bad_warned = 0
     for rows in trainings:
         rows = [row for row in rows if not math.isnan(row.dice)]
         scored += len(rows)
@@ -64,6 +69,9 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
         worst = sorted(known, key=lambda pair: pair[1].dice)[: round(REVIEWED * len(known))]
         bad += sum(row.written < LOW_DICE for row, _ in known)
         found += sum(row.written < LOW_DICE for row, _ in worst)
+        flagged = [row for row, estimate in known if estimate.dice < LOOK_CLOSELY]
+        warned += len(flagged)
+        bad_warned += sum(row.written < LOW_DICE for row in flagged)
     if len(pairs) < 2:
         return None
     estimated, true = np.array(pairs).T
@@ -76,4 +84,6 @@ def estimate_quality(trainings: Iterable[Sequence[Row]]) -> EstimateQuality | No
         covered=float(np.mean(covered)),
         bad=bad,
         found=found,
+        warned=warned,
+        bad_warned=bad_warned,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_json, write_text
+from mixmfl.evaluation.mask_quality import LOOK_CLOSELY
 from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
 from mixmfl.research.benchmark.benchmark_folder import known_own, read_results, read_tested
@@ -187,6 +188,7 @@ def _quality(trainings: Trainings, trained: Sequence[Sequence[Row]]) -> str:
                 number(100 * quality.blind_error, 1),
                 f"{quality.covered:.0%}",
                 f"{quality.found} of {quality.bad}",
+                f"{quality.warned / quality.masks:.0%}: {quality.bad_warned} of {quality.bad}",
             ]
         )
     if not rows:
@@ -198,9 +200,11 @@ def _quality(trainings: Trainings, trained: Sequence[Sequence[Row]]) -> str:
         "mean absolute, in points; beside it that of the mean true Dice of the subset, which knows "
         "the test cases and ignores the mask. *Covered*: masks whose true Dice lies in the 90 % "
         f"interval. *Found*: of the masks below Dice {LOW_DICE:g} those among the "
-        f"{REVIEWED:.0%} of lowest estimate."
+        f"{REVIEWED:.0%} of lowest estimate. *Warned of*: masks with an estimate below "
+        f"{LOOK_CLOSELY:g}, and how many of the bad ones these are."
     )
     header = ["method", "masks", "rank", "error", "blind error", "covered", "bad ones found"]
+    header.append("warned of: bad ones")
     return table(header, rows) + "\n\n" + words
 
 
