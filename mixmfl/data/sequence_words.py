@@ -58,6 +58,8 @@ def read_words(text: str) -> Reading:
     modality, doubt = _contrast(kinds, words, {each.meaning for each in phrases})
     if modality != "t1":
         return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
+    if phrases[-1].words == "f":  # of a Dixon, or a woman
+        return Reading("", f"{names} is a T1, but 'f' may say that it shows fat", "", ("f",))
     agent, agent_words = agent_of(phrases, kinds)
     if agent == "unclear":
         return Reading("", f"{names} is a T1, but {agent_words}")

@@ -305,6 +305,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("Meier/T1 Meier/FLAIR Meier/Schulz_T2", "is called 'schulz'"),
         ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
         ("p/without/T1 p/with/T1", "'with' tells of a contrast agent"),
+        ("p/T1_F p/T1_W p/FLAIR", "'f' may say that it shows fat"),
         ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
         ("P1_T1 p1_flair", "upper and lower case"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
