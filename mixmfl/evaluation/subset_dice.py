@@ -103,12 +103,14 @@ class Expectation:
             none: the best part, then the best part of this one if it has few itself, and so on.
             Empty: the cases are enough, or no part was measured.
         filled: How many cases of these parts count.
+        fewest: How many cases count for the label with fewest, those of parts among them.
     """
 
     modalities: Subset
     dice: Mapping[str, LabelDice] = field(default_factory=dict)
     inside: tuple[Subset, ...] = ()
     filled: int = 0
+    fewest: int = 0
 
     @property
     def median(self) -> float:
@@ -127,8 +129,8 @@ class Expectation:
 
     @property
     def is_known(self) -> bool:
-        """Say whether so many cases stand behind it that it says anything."""
-        return self.cases + self.filled >= FEW_CASES
+        """Say whether so many cases stand behind every label that it says anything."""
+        return self.fewest >= FEW_CASES
 
     def basis(self) -> str:
         """Return in words what the numbers rest on; empty where there are none."""
@@ -152,14 +154,30 @@ class Expectation:
         best, *others = ("+".join(part) for part in self.inside)
         return best, f", itself filled up from {' and '.join(others)}" if others else ""
 
-    def limits(self) -> list[str]:
-        """Say what is hardly known about masks from this subset."""
+    def limits(self, labels: Iterable[str] = ()) -> list[str]:
+        """Say what is hardly known about masks from this subset.
+
+        Args:
+            labels: Labels and regions of the masks.
+        """
         subset = "+".join(self.modalities)
+        known = self._limits(subset)
+        if self.dice and (never := [name for name in labels if name not in self.dice]):
+            known.append(f"how well {', '.join(never)} is found from {subset} was never measured")
+        return known
+
+    def _limits(self, subset: str) -> list[str]:
         if not self.cases:
             part = f"; the expected Dice is {self._of_part()}" if self.inside else ""
             return [f"how good masks from {subset} are was never measured{part}"]
         if self.cases < FEW_CASES:
             return [f"the expected Dice from {subset} rests on {self.basis()}"]
+        few = [name for name, each in self.dice.items() if each.cases < FEW_CASES]
+        if few:
+            return [
+                f"the expected Dice of {', '.join(few)} from {subset} rests on fewer than "
+                f"{FEW_CASES} validation cases from these"
+            ]
         return []
 
     def warnings(self) -> list[str]:
@@ -217,7 +235,8 @@ def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectatio
         name: _label_dice(counts, sum(own.counts.get(name, ())))
         for name, counts in filled.counts.items()
     }
-    return Expectation(subset, dice, filled.inside, filled.added)
+    fewest = round(min(map(sum, filled.counts.values()), default=0))
+    return Expectation(subset, dice, filled.inside, filled.added, fewest)
 
 
 def least(models: Sequence[Expectation]) -> Expectation:
@@ -233,7 +252,8 @@ def least(models: Sequence[Expectation]) -> Expectation:
         if name in names
     }
     worst = min(models, key=lambda each: each.filled + each.cases)
-    return dataclasses.replace(worst, modalities=models[0].modalities, dice=dice)
+    fewest = min(each.fewest for each in models)
+    return dataclasses.replace(worst, modalities=models[0].modalities, dice=dice, fewest=fewest)
 
 
 @dataclass(frozen=True)

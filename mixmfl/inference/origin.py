@@ -86,7 +86,7 @@ def _validation(model: Model) -> str:
     how = (
         f"by cross-validation over {plural(len(folds), 'fold')}" if folds else "that were held back"
     )
-    return f"{plural(cases, 'case')}, {how}"
+    return f"{plural(cases, 'case')} {how}"
 
 
 def _sequences(model: Model) -> str:

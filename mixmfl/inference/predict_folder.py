@@ -325,7 +325,7 @@ class _Run:
             notes=(*job.case.notes, *prepared.notes, *renamed, *removed),
             warnings=tuple(warnings),
             limits=(
-                *expected.limits(),
+                *expected.limits(self.files.labels.foreground),
                 *unestimated(self.models),
                 *(uncalibrated(self.models) if asked else []),
             ),
@@ -434,9 +434,10 @@ def _check_expected(expected: Expectation, least_dice: float) -> None:
         return
     names = "+".join(expected.modalities)
     if not expected.is_known:
+        few = f", {expected.fewest} of the label with fewest" if len(expected.dice) > 1 else ""
         raise DataError(
             f"--min-expected-dice: Dice from {names} is not known for this model "
-            f"({expected.basis() or 'never measured'})"
+            f"({expected.basis() or 'never measured'}{few})"
         )
     if expected.low < least_dice:
         raise DataError(

@@ -231,6 +231,19 @@ def test_what_a_reader_must_know_of_a_subset_is_said() -> None:
     assert Expectation(("t1",), {"a": good}).limits() == []
 
 
+def test_a_label_of_few_cases_or_none_is_named_and_is_not_known_by_those_of_others() -> None:
+    known = [SubsetDice(("t1",), {"a": counts(d90=25), "b": counts(d90=1)})]
+    found = expect(known, ["t1"])
+    assert not found.is_known
+    assert found.limits(["a", "b", "c"]) == [
+        "the expected Dice of b from t1 rests on fewer than 3 validation cases from these",
+        "how well c is found from t1 was never measured",
+    ]
+    filled = expect([*known, SubsetDice(("t1", "t2"), {"a": counts(d90=9)})], ["t1", "t2"])
+    assert filled.fewest == 1
+    assert expect([SubsetDice(("t1",), {"a": counts(d90=3)})], ["t1"]).is_known
+
+
 def test_counts_of_fewer_cases_than_a_site_allows_stay_there(store: SiteStore) -> None:
     site = store.site("north", [("t1",), ("t1", "t2"), ("t1", "t2")], validation=2)
     registrations = {"north": register(site)}

@@ -120,7 +120,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"script-src 'sha256-{digest}'" in content
     assert text.count(' id="part1-') == 200
-    assert '<a href="#part1-200">case &lt;199&gt;</a>' in text
+    assert '<a href="#part1-200"><bdi>case &lt;199&gt;</bdi></a>' in text
     assert "case <" not in viewer
     assert "no &lt;patients&gt;</p>" in viewer
 
@@ -175,7 +175,9 @@ def test_the_list_of_many_cases_begins_with_those_of_the_lowest_dice(tmp_path: P
     ]
     text = write_report(tmp_path, cases, LABELS, [ORIGIN]).read_text()
     assert "All 6 cases, those of the lowest estimated Dice first" in text
-    listed = re.findall(r'<li><a href="#part1-(\d)">case &lt;\d&gt;</a>( [.0-9]+)? ', text)
+    listed = re.findall(
+        r'<li><a href="#part1-(\d)"><bdi>case &lt;\d&gt;</bdi></a>( [.0-9]+)? ', text
+    )
     assert listed == [("6", " 0.40"), ("5", " 0.50"), ("4", " 0.60"), ("3", " 0.70"),
                       ("2", " 0.80"), ("1", "")]  # fmt: skip
     assert text.count("The mask is larger than that: lesion. Of what is beyond it, fewer") == 3

@@ -111,6 +111,7 @@ function letters(context, sharp) {
 }
 
 function show() {
+  if (!mask) return; // a window may be resized, or a key pressed, before the pictures are read
   const last = data.shape[plane] - 1;
   place[plane] = Math.min(Math.max(place[plane], 0), last);
   slider.max = last;
