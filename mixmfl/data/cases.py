@@ -246,9 +246,8 @@ def _choose(
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
-        if not fault and (
-            not is_printable(name) or "\\" in name
-        ):  # which Windows takes for a folder
+        # a backslash is a folder's on Windows
+        if not fault and (not is_printable(name) or {"/", "\\"} & set(name)):
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             # by the user, or by BIDS

@@ -85,9 +85,11 @@ def names_of(paths: Sequence[Path]) -> str:
 def composed(name: str) -> str:
     """Return a name with each letter and its accent as one character; macOS takes them apart.
 
-    What a browser wrote as ``%20`` is a space.
+    What a browser wrote as ``%20`` is a space. A ``%2F`` stays as it is: a case that is called by
+    it would be written into another folder.
     """
-    return unicodedata.normalize("NFC", unquote(name))
+    decoded = unquote(name)
+    return unicodedata.normalize("NFC", name if "/" in decoded else decoded)
 
 
 def lower_words(name: str) -> list[str]:

@@ -329,6 +329,23 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "a%2F..%2F..%2Fb/T1.nii.gz",
+        "a%2F..%2F..%2Fb_T1.nii.gz",
+        "p/a%2fb_T1.nii.gz",
+        "a%2Fb/anat/T1.nii.gz",
+        "a%252Fb/T1.nii.gz",
+    ],
+)
+def test_a_folder_that_a_name_hides_in_percent_signs_is_none(tmp_path: Path, file: str) -> None:
+    make_files(tmp_path, file)
+    found = find_cases(tmp_path)
+    assert found.cases + found.refused
+    assert not any("/" in each.name for each in (*found.cases, *found.refused))
+
+
 # --- what is printed
 
 
