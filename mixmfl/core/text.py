@@ -41,6 +41,20 @@ def is_printable(text: str) -> bool:
     return text.isprintable() or all(map(_is_shown, text))
 
 
+LONGEST_FILE_NAME = 200
+"""Most characters of a name that a file is called by, so that it fits on a disk with its ending."""
+
+
+def can_name_file(name: str) -> bool:
+    """Say whether a file can be called by a name wherever it lies, and seen there.
+
+    A slash or, on Windows, a backslash would lead to another folder, and so would two dots; a name
+    that begins with a dot is hidden.
+    """
+    fits = 0 < len(name) <= LONGEST_FILE_NAME and is_printable(name)
+    return fits and not name.startswith(".") and not {"/", "\\"} & set(name)
+
+
 def printable(text: str) -> str:
     """Return text for a terminal: line ends stay, other control characters are escaped."""
     return "".join(c if _is_shown(c) or c == "\n" else _escaped(c) for c in text)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, NoImageError, Refused, why
 from mixmfl.core.files import files_below, read_small
-from mixmfl.core.text import is_printable, one_line, plural
+from mixmfl.core.text import can_name_file, one_line, plural
 from mixmfl.data.accounting import (
     FileRecord,
     header_of,
@@ -246,8 +246,7 @@ def _choose(
     for name, draft in sorted(drafts.items()):
         chosen = draft.choose(folder, labels_needed)
         fault = chosen.fault
-        # a backslash is a folder's on Windows
-        if not fault and (not is_printable(name) or {"/", "\\"} & set(name)):
+        if not fault and not can_name_file(name):
             fault = "a file cannot have this name; rename the case"
         if draft.files and all(_is_set_aside(file) for file in draft.files):
             # by the user, or by BIDS
