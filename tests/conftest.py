@@ -1,6 +1,8 @@
 """What tests share: commands as users run them, a home of their own, and small federations."""
 
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache, partial
@@ -20,6 +22,13 @@ from mixmfl.networks import norms
 
 # what tests compute is too small for several threads, which would only wait for each other
 torch.set_num_threads(1)
+# where MONAI finds jsonschema, that builds a grammar of addresses with this, which takes seconds
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
+
+def pytest_collection_finish() -> None:
+    """Have Python not look for garbage in what was imported: it takes a third of a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

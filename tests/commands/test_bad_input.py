@@ -253,6 +253,7 @@ def test_a_site_named_twice_trains_once_and_nobody_is_told_a_dice_of_nan(
     work: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:
     options = ["-i", work, "-o", tmp_path / "run", "-c", "2d", "--sites", "north", "north"]
+    options += ["--rounds", 1, "--local-steps", 1]
     assert command("mixmfl_train_federated", *options) == 0
     printed = capsys.readouterr().out
     assert printed.count("site north") == 1

@@ -3,14 +3,30 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small import write_preset
 
+from mixmfl.data import registration
+from mixmfl.data.registration import AlignmentCheck
 from mixmfl.evaluation.subset_dice import all_subsets
 
 Command = Callable[..., int]
 Output = pytest.CaptureFixture[str]
 CASES = 1  # of each hospital
+
+
+def once(fit: Callable[..., AlignmentCheck]) -> Callable[..., AlignmentCheck]:
+    """Compare each pair of images with each other once."""
+    known: dict[tuple[object, ...], AlignmentCheck] = {}
+
+    def compared(*images: Any) -> AlignmentCheck:
+        pair = tuple(e.tobytes() if isinstance(e, np.ndarray) else e for e in images)
+        if pair not in known:
+            known[pair] = fit(*images)
+        return known[pair]
+
+    return compared
 
 
 @pytest.fixture
@@ -27,6 +43,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         run_shown(name, *arguments, *fewer.get(name, ()))
 
     monkeypatch.setattr(module["_runner"], "run_shown", run_small)
+    # a case is loaded up to 18 times
+    monkeypatch.setattr("mixmfl.data.load_case.fit", once(registration.fit))
     monkeypatch.setitem(module, "SETTINGS", module["SETTINGS"] | small)
     return module["SETTINGS"]
 

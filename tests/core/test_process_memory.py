@@ -8,15 +8,15 @@ import pytest
 from mixmfl.core.process_memory import give_back_memory, peak_memory_mb, reset_peak
 
 REPEATED = """
-import resource, torch
+import resource
 from mixmfl.core.process_memory import keep_freed_memory
 {}
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.zeros(2**24)
+bytearray(b"x") * 2**26
 before = faults()
 for _ in range(20):
-    torch.zeros(2**24)
+    bytearray(b"x") * 2**26
 print(faults() - before)
 """
 

@@ -1,4 +1,4 @@
-"""The reader of messages, given what nobody should send."""
+"""The reader of messages, given what nobody should send; ``make fuzz`` gives it much more."""
 
 import hashlib
 import io
@@ -94,14 +94,14 @@ def read_or_refuse(content: bytes, *, disk: bool = False) -> bool:
     return True
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_by_our_error(content: bytes) -> None:
     assert not read_or_refuse(content)
     assert not read_or_refuse(framed(content))
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.text(max_size=3), st.one_of(TENSOR, JSON), max_size=3),
     st.fixed_dictionaries({"format": st.just(1), "kind": JSON, "record": JSON}),
@@ -121,11 +121,11 @@ def test_another_format_is_named_in_one_short_line() -> None:
     assert str(refused.value).isprintable()
 
 
-def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() -> None:
+def test_two_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() -> None:
     generator = random.Random(0)
     read = 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(10_000):
+    for number in range(2_000):
         content = bytearray(CONTENT)
         for _ in range(generator.randint(1, 4)):
             place = generator.randrange(len(content))
@@ -141,7 +141,7 @@ def test_ten_thousand_messages_with_a_few_bytes_changed_are_read_or_refused() ->
             if not content:
                 content = bytearray(b"\0")
         read += read_or_refuse(bytes(content), disk=number % 20 == 0)
-    assert 0 < read < 5_000  # values may change unseen, and most of the rest is refused
+    assert 0 < read < 1_000  # values may change unseen, and most of the rest is refused
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * (1 if sys.platform == "darwin" else 1024) < 2e8  # bytes, or else kilobytes
 
