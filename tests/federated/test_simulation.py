@@ -71,19 +71,17 @@ def equal(one: State, other: State) -> bool:
 
 
 def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(
-    tmp_path: Path, plans: Plans, sites: list[Site], whole: Run
+    tmp_path: Path, plans: Plans, sites: list[Site]
 ) -> None:
-    again = simulate(plans, sites, SETTINGS, "0", tmp_path / "again")
-    assert equal(weights(whole), weights(again))
-    one, other = ((r.folder / "model.safetensors").read_bytes() for r in (whole, again))
-    assert one == other
-    seeds = [
-        simulate(
-            plans, sites, dataclasses.replace(TWO_ROUNDS, rounds=1, seed=s), "0", tmp_path / f"{s}"
-        )
-        for s in (0, 1)
-    ]
-    assert not equal(weights(seeds[0]), weights(seeds[1]))
+    one_round = dataclasses.replace(TWO_ROUNDS, rounds=1)
+    first, again, other = (
+        simulate(plans, sites, dataclasses.replace(one_round, seed=seed), "0", tmp_path / name)
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    assert equal(weights(first), weights(again))
+    one, same = ((r.folder / "model.safetensors").read_bytes() for r in (first, again))
+    assert one == same
+    assert not equal(weights(first), weights(other))
 
 
 def test_the_order_in_which_sites_are_given_changes_nothing(

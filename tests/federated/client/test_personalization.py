@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,12 @@ SETTINGS = dataclasses.replace(TWO_ROUNDS, rounds=1)
 NORTHS_BLOCKS = {"tailored.t1", "tailored.t2", "shared", "fusion", "decoder"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plans() -> Plans:
     return small_plans(personal_rounds=2, personal_learning_rate=5e-3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sites(store: SiteStore) -> list[Site]:
     # north validates on flair too, which only south trains; south has nothing to validate on
     cases = [("t1", "t2"), ("t1",), ("flair", "t1")]
@@ -65,9 +66,15 @@ def task(sites: list[Site], plans: Plans) -> Message:
     return personalization_task(state, "north", {site.name: register(site) for site in sites})
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, plans: Plans, sites: list[Site]) -> Path:
+    return simulate(plans, sites, SETTINGS, "0", tmp_path_factory.mktemp("trained") / "run").folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, plans: Plans, sites: list[Site]) -> Run:
-    return simulate(plans, sites, SETTINGS, "0", tmp_path / "run")
+def run(tmp_path: Path, trained: Path) -> Run:
+    """Return a run that a test may change."""
+    return open_run(shutil.copytree(trained, tmp_path / "run"))
 
 
 def sharing(plans: Plans, share: float) -> Plans:

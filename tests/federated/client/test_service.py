@@ -178,13 +178,16 @@ def orders(tmp_path: Path) -> TrainingJob:
     return TrainingJob(tmp_path, tmp_path / "run", tuple(sorted(CASES)), "abc123", SETTINGS, "0")
 
 
-def embedded(federation: Federation, plans: Plans, out: Path) -> bytes:
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Return the model of the same run in one process."""
+    folder, plans = tmp_path_factory.mktemp("simulated"), small_plans()
     sites: list[Site] = []
-    for name, config in federation.configs.items():
-        sites += open_sites(config.work, plans, "2d", "0", 0, [name])
-    simulate(plans, sites, SETTINGS, "0", out)
-    return (out / "model.safetensors").read_bytes()
+    for name, cases in CASES.items():
+        stored_site(folder / name, name, cases, plans)
+        sites += open_sites(folder / name, plans, "2d", "0", 0, [name])
+    run = simulate(plans, sites, SETTINGS, "0", folder / "run")
+    return (run.folder / "model.safetensors").read_bytes()
 
 
 def train(federation: Federation, orders: TrainingJob, stop_after: int = 100) -> bool:
@@ -198,24 +201,24 @@ def train(federation: Federation, orders: TrainingJob, stop_after: int = 100) ->
 
 
 def test_hospitals_train_what_one_process_would(
-    tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
+    federation: Federation, orders: TrainingJob, simulated: bytes
 ) -> None:
     assert train(federation, orders)
     model = (orders.out / "model.safetensors").read_bytes()
-    assert model == embedded(federation, plans, tmp_path / "embedded")
+    assert model == simulated
     for config in federation.configs.values():  # the model is every hospital's to use
         assert (config.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
 
 
 def test_a_run_resumes_after_coordinator_and_sites_were_restarted(
-    tmp_path: Path, federation: Federation, orders: TrainingJob, plans: Plans
+    federation: Federation, orders: TrainingJob, simulated: bytes
 ) -> None:
     assert not train(federation, orders, stop_after=1)
     federation.restart()
     assert not train(federation, orders, stop_after=1)
     assert train(federation, orders)
     model = (orders.out / "model.safetensors").read_bytes()
-    assert model == embedded(federation, plans, tmp_path / "embedded")
+    assert model == simulated
 
 
 def test_a_coordinator_gets_no_masked_sum_without_a_site_that_was_in_one(
@@ -926,10 +929,9 @@ def test_another_version_is_logged_at_the_site_too(
 
 
 def test_hospitals_are_updated_in_the_middle_of_a_run_and_its_model_is_the_same(
-    tmp_path: Path,
     federation: Federation,
     orders: TrainingJob,
-    plans: Plans,
+    simulated: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not train(federation, orders, stop_after=1)
@@ -938,7 +940,7 @@ def test_hospitals_are_updated_in_the_middle_of_a_run_and_its_model_is_the_same(
     assert train(federation, orders)
     monkeypatch.undo()
     model = (orders.out / "model.safetensors").read_bytes()
-    assert model == embedded(federation, plans, tmp_path / "embedded")
+    assert model == simulated
 
 
 def test_bytes_that_are_no_message_are_answered_too(federation: Federation) -> None:

@@ -122,9 +122,9 @@ sys.exit(network_demo.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "program",
-    [pytest.param(SMALL, id="small"), pytest.param(SHIPPED, id="shipped", marks=pytest.mark.slow)],
+    "program", [pytest.param(SMALL, id="small"), pytest.param(SHIPPED, id="shipped")]
 )
 def test_the_demo_of_a_network_gives_the_model_of_one_process(tmp_path: Path, program: str) -> None:
     preset = write_preset(tmp_path / "tiny.json")
