@@ -93,8 +93,9 @@ def look_ups(code: str) -> Iterator[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             if _brings(node):
                 yield ast.unparse(node)

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points, metadata
 from importlib.resources import files
@@ -85,20 +86,22 @@ DOORS = {
 }
 
 
+def run_statements(block: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements in a block, and in blocks in it, but those for type checking alone."""
+    for node in ast.iter_child_nodes(block):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.stmt) and not for_types:
+            yield node
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case) and not for_types:
+            yield from run_statements(node)
+
+
 @cache  # a file is asked for again for every library
 def imports(file: Path) -> tuple[str, ...]:
     """Return what a file imports when it is imported or run, as ``package.module``."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
     found: list[str] = []
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
+    for node in run_statements(tree):
         if isinstance(node, ast.Import):
             found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -49,7 +49,7 @@ DIALECT = re.compile(
 """Words in docstrings and messages for which the field has others."""
 
 
-@lru_cache(maxsize=1)  # a module is looked through twice
+@lru_cache(maxsize=1)  # a module is looked through three times
 def nodes_of(code: str) -> list[ast.AST]:
     """Return all nodes of a module."""
     return list(ast.walk(ast.parse(code)))
@@ -76,7 +76,7 @@ def fragments_in(code: str) -> Iterator[str]:
 
 def dialect_in(code: str) -> Iterator[str]:
     """Yield what in a module's docstrings and messages is no word of the field."""
-    for node in ast.walk(ast.parse(code)):
+    for node in nodes_of(code):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from (found.group() for found in DIALECT.finditer(node.value))
 

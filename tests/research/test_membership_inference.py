@@ -16,7 +16,7 @@ from mixmfl.research.membership_inference import (
     split_candidates,
 )
 
-SETTINGS = dataclasses.replace(SHORT, rounds=4)
+SETTINGS = dataclasses.replace(SHORT, rounds=WATCHED)
 
 
 @pytest.fixture(scope="module")

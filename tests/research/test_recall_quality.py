@@ -23,7 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Site]:
     plans = replace_settings(small_plans(), {"compensation_levels": [-1, -2]}, {})
     north = stored_site(folder, "north", [("flair", "t1")] * 3, plans)
     south = stored_site(folder, "south", [("flair", "t1", "t2")] * 3, plans)
-    settings = RunSettings("2d", 0, rounds=4, local_steps=15, learning_rate=0.01)
+    settings = RunSettings("2d", 0, rounds=3, local_steps=12, learning_rate=0.01)
     run = simulate(plans, [north, south], settings, "all", folder / "run")
     held_out = stored_site(folder, "held", [("flair", "t1", "t2")] * 2, plans)
     return load_model(run.folder / "model.safetensors"), held_out
