@@ -44,6 +44,25 @@ def write_head(folder: Path, stripped: bool = False, seed: int = 0) -> None:
     write_labels(folder / "seg.nii.gz", labels, GRID)
 
 
+# reads and writes NIfTI itself: nibabel, or mixmfl, takes longer to start than the rest
+TOOL = """
+import gzip, sys
+import numpy as np
+with gzip.open(sys.argv[1]) as file:
+    content = bytearray(file.read())
+shape = np.frombuffer(content, "<i2", 3, 42)
+image = np.frombuffer(content, "<f4", offset=352).reshape(shape[::-1])
+affine = np.frombuffer(content, "<f4", 12, 280).reshape(3, 4)  # of the header that is written
+brain = np.load({brain!r})
+{body}
+np.frombuffer(content, "<f4", 3, 80)[:] = np.linalg.norm(affine[:, :3], axis=0)
+np.frombuffer(content, "<i2", 2, 70)[:] = 2, 8  # bytes
+np.frombuffer(content, "<i2", 2, 252)[:] = 0, 2  # the place is that of the affine matrix
+with gzip.open(sys.argv[2], "wb") as file:
+    file.write(content[:352] + brain.astype(np.uint8).tobytes())
+"""
+
+
 def brain_tool(folder: Path, body: str = "") -> str:
     """Write a program that finds the brain of ``whole_head``, and return the command.
 
@@ -53,14 +72,5 @@ def brain_tool(folder: Path, body: str = "") -> str:
     """
     program, brain = folder / "tool.py", folder / "brain.npy"
     np.save(brain, RADIUS < BRAIN_MM)
-    program.write_text(
-        "import sys\n"
-        "import nibabel as nib\n"  # not mixmfl, which takes longer to start than the rest
-        "import numpy as np\n"
-        "loaded = nib.load(sys.argv[1])\n"
-        "image, affine = np.asarray(loaded.dataobj).T, loaded.affine\n"
-        f"brain = np.load({str(brain)!r})\n"
-        f"{body}\n"
-        "nib.save(nib.Nifti1Image(brain.T.astype('uint8'), affine), sys.argv[2])\n"
-    )
+    program.write_text(TOOL.format(brain=str(brain), body=body))
     return f"'{sys.executable}' '{program}' {{image}} {{mask}}"
