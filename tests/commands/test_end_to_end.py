@@ -75,7 +75,7 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "run"
     plans = Plans.load(work / "plans.json")
-    settings = RunSettings("2d", 0, 2, 40, 0.02)
+    settings = RunSettings("2d", 0, 2, 30, 0.02)
     sites = open_sites(work, plans, "2d", "all", 0)
     simulate(plans, sites, settings, "all", out)
     return out
