@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from mixmfl.planning.plans import Plans
 
 SETTINGS = RunSettings("2d", seed=0, rounds=100, local_steps=10, learning_rate=0.006)
-TOLD = Registration(10, {"t1": 10, "t2": 10})
+REGISTRATION = Registration(10, {"t1": 10, "t2": 10})
 
 
 @dataclass(frozen=True)
-class Found:
+class MergeSpeed:
     """What one number of sites took; rates in GB/s.
 
     Attributes:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("  ".join(f"{name:>6}" for name in names), " GB/s")
     for updates in options.updates:
         settings = dataclasses.replace(SETTINGS, half_updates=updates == "half")
-        found: list[Found] = []
+        found: list[MergeSpeed] = []
         for sites in options.sites:
             files = min(sites, options.distinct)
             with tempfile.TemporaryDirectory(dir=options.folder) as place:
@@ -129,7 +129,7 @@ def make_updates(megabytes: float, settings: RunSettings, number: int, folder: P
     for count in range(number):
         changes = {
             name: (1e-3 * torch.randn(tensor.shape, generator=generator)).to(settings.update_type)
-            for name, tensor in train_task(state, TOLD).tensors.items()
+            for name, tensor in train_task(state, REGISTRATION).tensors.items()
         }
         reply = Message("train", {"round": 0, "loss": 0.5, "dice_loss": -0.5}, changes)
         (folder / f"{count}.update").write_bytes(encode(reply))
@@ -143,7 +143,7 @@ def measure(
     threads: int,
     clock: str,
     folder: Path,
-) -> Found:
+) -> MergeSpeed:
     """Measure one number of sites."""
     import torch
 
@@ -158,15 +158,17 @@ def measure(
     plans = plans_of(megabytes)
     state = first_state(plans, settings)
     files = sorted(folder.glob("*.update"))
-    registrations = {f"site{number:04d}": TOLD for number in range(sites)}
+    registrations = {f"site{number:04d}": REGISTRATION for number in range(sites)}
     replies = {
         site: StoredMessage(UnlinkedFile(files[number % len(files)])).open()
         for number, site in enumerate(registrations)
     }
     size = files[0].stat().st_size / 1e9
     changes = {site: reply.tensors for site, reply in replies.items()}
-    weights = dict.fromkeys(registrations, TOLD.weights)
-    norms = dict.fromkeys(registrations, dict.fromkeys(TOLD.weights, 1.0))  # a mean reads none
+    weights = dict.fromkeys(registrations, REGISTRATION.weights)
+    norms = dict.fromkeys(
+        registrations, dict.fromkeys(REGISTRATION.weights, 1.0)
+    )  # a mean reads none
 
     def merge() -> None:
         merge_blocks(state.weights, changes, weights, "mean", 0.2, norms, {})
@@ -200,7 +202,7 @@ def measure(
     copying, filing, reading = (
         sites * size / seconds(each, repeats, clock) for each in (copy, copy_files, read)
     )
-    return Found(1e3 * size, 1 / merging, 1 / passing, copying, filing, reading, memory_mb)
+    return MergeSpeed(1e3 * size, 1 / merging, 1 / passing, copying, filing, reading, memory_mb)
 
 
 def plans_of(megabytes: float) -> "Plans":

@@ -14,7 +14,7 @@ from mixmfl.core.errors import MixmflError
 from . import _options, _paths, _runner
 
 if TYPE_CHECKING:
-    from mixmfl.data.cases import Found, Given
+    from mixmfl.data.cases import FolderCases, MappingEntry
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.model import Model
     from mixmfl.inference.outcomes import Outcome
@@ -241,7 +241,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 def _write_mapping(
     options: argparse.Namespace,
     modalities: "Modalities",
-    mapping: "Mapping[str, Given] | None",
+    mapping: "Mapping[str, MappingEntry] | None",
     say: Callable[[str], None],
 ) -> int:
     """Write the table of what the images are taken for, in place of predicting."""
@@ -313,7 +313,7 @@ def _follow(
 def _say_results(
     options: argparse.Namespace,
     counts: Mapping[str, int],
-    found: "Found",
+    found: "FolderCases",
     say: Callable[[str], None],
 ) -> None:
     """Say how many cases came to what, and where everything is."""

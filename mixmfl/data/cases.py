@@ -84,7 +84,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Given:
+class MappingEntry:
     """An entry of a user's table: the case and modality of a series or a file.
 
     Attributes:
@@ -101,7 +101,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderCases:
     """The cases and other files of a folder.
 
     Attributes:
@@ -135,8 +135,8 @@ def find_cases(
     modalities: Modalities | None = None,
     *,
     labels_needed: bool = False,
-    mapping: Mapping[str, Given] | None = None,
-) -> Found:
+    mapping: Mapping[str, MappingEntry] | None = None,
+) -> FolderCases:
     """Find the cases of a folder by the names of its files.
 
     An image is opened only where its folder or first word says label and the rest says a sequence:
@@ -189,7 +189,7 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     cases, more = _with_unread(cases, folder, modalities)
-    return Found(
+    return FolderCases(
         tuple(cases),
         tuple(refused),
         ignored,
@@ -282,7 +282,7 @@ def holds_images(folder: Path) -> bool:
     return folder.is_dir() and bool(images_below(folder))
 
 
-def account(found: Found, known: Sequence[Path] = ()) -> Found:
+def account(found: FolderCases, known: Sequence[Path] = ()) -> FolderCases:
     """Add records of all files and folders that are no images.
 
     Args:
@@ -295,7 +295,7 @@ def account(found: Found, known: Sequence[Path] = ()) -> Found:
     return replace(found, records=(*found.records, *rest_below(found.folder, seen)))
 
 
-def describe(found: Found) -> str:
+def describe(found: FolderCases) -> str:
     """Return the report of what each file was taken for, which commands print first."""
     count = Counter(modality for case in found.cases for modality in case.images)
     counts = [f"{modality} in {count[modality]}" for modality in sorted(count)]
@@ -341,7 +341,7 @@ def _are_labels_beside(draft: Draft, imaged: Collection[Path]) -> bool:
     return bool(labels) and silent and not named and all(f.path.parent in imaged for f in files)
 
 
-def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) -> Found:
+def _single(file: Path, modalities: Modalities, mapping: Mapping[str, MappingEntry]) -> FolderCases:
     """Return a single image as the only case."""
     if not file.name.lower().endswith(FILE_ENDINGS):
         what = why_other(file) if other_format(file) else (
@@ -359,12 +359,12 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, Given]) ->
     own = {path: entry for path, entry in mapping.items() if path == file.name}
     _correct(drafts, file.parent, own)
     cases, refused, records = _choose(drafts, file.parent, labels_needed=False, patients={})
-    return Found(
+    return FolderCases(
         tuple(cases), tuple(refused), (), "a single file", None, file, records=tuple(records)
     )
 
 
-def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Given]) -> None:
+def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, MappingEntry]) -> None:
     """Move files to the cases and modalities of the user's table.
 
     A file that is not read, such as a hidden one, may stand there as set aside, as in the table

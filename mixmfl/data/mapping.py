@@ -10,7 +10,7 @@ from mixmfl.core.errors import DataError, why
 from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
 from mixmfl.core.text import LONGEST_FILE_NAME, can_name_file, quoted
 from mixmfl.data.accounting import LABEL, FileRecord, inside
-from mixmfl.data.cases import Given
+from mixmfl.data.cases import MappingEntry
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import FILE_ENDINGS
 from mixmfl.data.modalities import Modalities
@@ -45,7 +45,7 @@ def images_told(records: Iterable[FileRecord]) -> list[FileRecord]:
     return [each for each in records if each.path.name.lower().endswith(FILE_ENDINGS)]
 
 
-def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
+def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
     """Read case and modality from a table that ``mapping_table`` made and a user edited.
 
     Only the columns case, modality, series_uid and file are read, and one of the last two is
@@ -83,7 +83,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             f"{path}: needed is a table with columns case, modality, and series_uid or file; "
             "mixmfl_predict --write-mapping makes one"
         )
-    mapping: dict[str, Given] = {}
+    mapping: dict[str, MappingEntry] = {}
     modality_of = cache(partial(_modality, modalities=modalities))
     for number, row in rows:
         case, modality_text, uid, name = (from_cell(text.strip()) for text in row)
@@ -112,7 +112,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, Given]:
             raise DataError(
                 f"{place}: {column} {quoted(key)} is given before, in {mapping[key].place}"
             )
-        mapping[key] = Given(case, modality, place, is_file=bool(name))
+        mapping[key] = MappingEntry(case, modality, place, is_file=bool(name))
     return mapping
 
 

@@ -22,7 +22,7 @@ from mixmfl.core.files import replacing, write_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.spreadsheet import check_columns, open_table
 from mixmfl.core.text import one_line, quoted
-from mixmfl.data.cases import Case, Found
+from mixmfl.data.cases import Case, FolderCases
 from mixmfl.data.image import DETACHED, ending_of
 from mixmfl.data.labels import Labels
 from mixmfl.data.patients import patient_of
@@ -166,7 +166,7 @@ class Split:
         }
 
 
-def split_cases(found: Found, settings: Settings) -> Split:
+def split_cases(found: FolderCases, settings: Settings) -> Split:
     """Decide the site and the modalities of each case, and which cases are for testing.
 
     The same seed gives the same sites and test cases in all three settings.
@@ -239,7 +239,7 @@ def split_cases(found: Found, settings: Settings) -> Split:
     )
 
 
-def _site_of_cases(found: Found, settings: Settings) -> dict[str, str]:
+def _site_of_cases(found: FolderCases, settings: Settings) -> dict[str, str]:
     """Return the site of each case by name, from the partition or by random dealing."""
     names = [case.name for case in found.cases]
     if settings.partition is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mixmfl.core.errors import Refused
 from mixmfl.data.accounting import LABEL
-from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
-from mixmfl.data.dicom.cases import FoundDicom, Row, combine, find_dicom, split_mapping
+from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases, holds_images
+from mixmfl.data.dicom.cases import DicomCases, Row, combine, find_dicom, split_mapping
 from mixmfl.data.dicom.masks import MODALITY, DrawnMask
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Source
@@ -29,8 +29,8 @@ def find_training_cases(
     folder: Path,
     modalities: Modalities,
     describe: Callable[[], Labels],
-    mapping: Mapping[str, Given] | None = None,
-) -> tuple[Found, tuple[Row, ...]]:
+    mapping: Mapping[str, MappingEntry] | None = None,
+) -> tuple[FolderCases, tuple[Row, ...]]:
     """Find the cases of a folder that have a mask; refuse the others.
 
     Args:
@@ -48,11 +48,11 @@ def find_training_cases(
     """
     described = [folder / name for name in ("dataset.json", MAPPING)]
     of_files, of_series = split_mapping(mapping)
-    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else FoundDicom((), (), ())
+    dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else DicomCases((), (), ())
     if not (dicom.rows or dicom.damaged):
         found = find_cases(folder, modalities, labels_needed=True, mapping=of_files)
         return account(found, described), ()
-    found = Found((), (), (), "DICOM", None, folder)
+    found = FolderCases((), (), (), "DICOM", None, folder)
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import files_below
-from mixmfl.data.cases import Found
+from mixmfl.data.cases import FolderCases
 from mixmfl.data.file_names import read_name
 from mixmfl.data.image import ending_of
 from mixmfl.data.labels import read_dataset_json
@@ -17,7 +17,7 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _WORDS_SHOWN = 4
 
 
-def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None:
+def check_most_are_known(found: Sequence[FolderCases], modalities: Modalities) -> None:
     """Check that most images of a federation have a known modality.
 
     Args:
@@ -51,7 +51,7 @@ def check_most_are_known(found: Sequence[Found], modalities: Modalities) -> None
     )
 
 
-def _images(found: Found, modalities: Modalities) -> Iterable[tuple[Path, str | None]]:
+def _images(found: FolderCases, modalities: Modalities) -> Iterable[tuple[Path, str | None]]:
     """Yield a folder's images, each with None or, if its modality is unknown, its likely word."""
     images = {file for case in found.cases for file in case.files.values()}
     labels = {case.label for case in found.cases}

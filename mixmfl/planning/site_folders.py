@@ -13,7 +13,7 @@ from mixmfl.core.errors import DataError, NoImageError
 from mixmfl.core.files import read_json
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
-from mixmfl.data.cases import Case, Found
+from mixmfl.data.cases import Case, FolderCases
 from mixmfl.data.channel_numbers import only_data_set
 from mixmfl.data.dataset_card import DatasetCard, find_card
 from mixmfl.data.dicom.cases import Row
@@ -44,7 +44,7 @@ class SiteFolder:
     """
 
     name: str
-    found: Found
+    found: FolderCases
     labels: Labels
     alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
     rows: tuple[Row, ...] = ()

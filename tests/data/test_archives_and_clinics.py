@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixmfl.data.cases import Found, account, find_cases
+from mixmfl.data.cases import FolderCases, account, find_cases
 from mixmfl.data.grid import Grid
 from mixmfl.data.image import write_image
 from mixmfl.data.patients import patient_of
 from mixmfl.planning.site_folders import find_site
 
 
-def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
+def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
     """Make a file of other content for each word or line, and find the cases among them."""
     for number, name in enumerate(names.split("\n") if "\n" in names else names.split()):
         path = folder / name.strip()
@@ -22,7 +22,7 @@ def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
     return find_cases(folder, labels_needed=labels_needed)
 
 
-def uses(found: Found) -> dict[str, list[str]]:
+def uses(found: FolderCases) -> dict[str, list[str]]:
     """Return the files that each case is made from, below the folder and without endings."""
     return {
         case.name: sorted(

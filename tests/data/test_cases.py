@@ -10,7 +10,7 @@ import pytest
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.accounting import aside_table
-from mixmfl.data.cases import Found, Given, account, describe, find_cases
+from mixmfl.data.cases import FolderCases, MappingEntry, account, describe, find_cases
 from mixmfl.data.labels import Labels
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
@@ -31,7 +31,7 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def taken(found: Found) -> dict[str, dict[str, str]]:
+def taken(found: FolderCases) -> dict[str, dict[str, str]]:
     """Return the files of each case by modality, as paths below the folder."""
     assert found.refused == ()
     files: dict[str, dict[str, str]] = {}
@@ -44,7 +44,7 @@ def taken(found: Found) -> dict[str, dict[str, str]]:
     return files
 
 
-def refusals(found: Found) -> dict[str, str]:
+def refusals(found: FolderCases) -> dict[str, str]:
     return {refused.name: refused.reason for refused in found.refused}
 
 
@@ -1043,10 +1043,10 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     assert "Rename it, such as scan_t1.nii.gz, or say by --map" in unclear.refused[0].reason
     (row,) = csv.DictReader(mapping_table((), unclear.folder, unclear.records).splitlines())
     assert (row["case"], row["modality"], row["file"]) == ("scan", "-", "scan.nii.gz")
-    mapping = {"scan.nii.gz": Given("", "t2", "table, line 2", is_file=True)}
+    mapping = {"scan.nii.gz": MappingEntry("", "t2", "table, line 2", is_file=True)}
     (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
-    mapping["scan.nii.gz"] = Given("", "", "table, line 2", is_file=True)
+    mapping["scan.nii.gz"] = MappingEntry("", "", "table, line 2", is_file=True)
     aside = find_cases(tmp_path / "scan.nii.gz", mapping=mapping)
     assert (aside.cases, aside.refused) == ((), ())
     with pytest.raises(DataError, match="MINC is not read; convert it"):
@@ -1141,5 +1141,5 @@ def test_the_json_file_beside_an_image_may_contradict_its_name(
     (case,) = find_cases(tmp_path).cases
     assert list(case.images) == [name.lower()]
     assert [doubted in warning for warning in case.warnings] == [True] * bool(doubted)
-    chosen = {f"p1/{name}.nii.gz": Given("", name.lower(), "table, line 2", is_file=True)}
+    chosen = {f"p1/{name}.nii.gz": MappingEntry("", name.lower(), "table, line 2", is_file=True)}
     assert find_cases(tmp_path, mapping=chosen).cases[0].warnings == ()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.cases import Case, Found, find_cases
+from mixmfl.data.cases import Case, FolderCases, find_cases
 from mixmfl.data.grid import Grid
 from mixmfl.data.image import write_image
 from mixmfl.data.labels import Labels
@@ -49,8 +49,8 @@ def case(name: str, modalities: Sequence[str] = ALL) -> Case:
     return Case(name, {m: Path(f"{name}_{m}.nii.gz") for m in modalities}, Path(f"{name}_seg.nii"))
 
 
-def found(*cases: Case) -> Found:
-    return Found(cases, (), (), "by hand", None, Path("cases"))
+def found(*cases: Case) -> FolderCases:
+    return FolderCases(cases, (), (), "by hand", None, Path("cases"))
 
 
 def write_brats(folder: Path, name: str, words: Sequence[str]) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mixmfl.data.cases import Case, Found, find_cases
+from mixmfl.data.cases import Case, FolderCases, find_cases
 from mixmfl.data.patients import patient_of
 
 
-def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Found:
+def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
     """Make empty files, a word or a line each, and find the cases among them."""
     for name in names.split("\n") if "\n" in names else names.split():
         path = folder / f"{name.strip()}.nii.gz"

@@ -17,7 +17,7 @@ from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord, by_mapping
 from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_head
-from mixmfl.data.cases import Case, Found, Given, account, find_cases, holds_images
+from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.sequence_type import (
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class FoundDicom:
+class DicomCases:
     """The cases and series among the DICOM files of a folder.
 
     Attributes:
@@ -78,8 +78,8 @@ class FoundDicom:
 def find_dicom(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, Given] | None = None,
-) -> FoundDicom:
+    mapping: Mapping[str, MappingEntry] | None = None,
+) -> DicomCases:
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
     Args:
@@ -140,14 +140,14 @@ def find_dicom(
                 [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return FoundDicom(tuple(cases), tuple(refused), tuple(all_rows), found.damaged, found.copies)
+    return DicomCases(tuple(cases), tuple(refused), tuple(all_rows), found.damaged, found.copies)
 
 
 def find_all(
     folder: Path,
     modalities: Modalities,
-    mapping: Mapping[str, Given] | None = None,
-) -> tuple[Found, tuple[Row, ...]]:
+    mapping: Mapping[str, MappingEntry] | None = None,
+) -> tuple[FolderCases, tuple[Row, ...]]:
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
     Returns:
@@ -161,7 +161,7 @@ def find_all(
     dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
     if dicom is None or not (dicom.rows or dicom.damaged):
         return account(find_cases(folder, modalities, mapping=of_files)), ()
-    found = Found((), (), (), "DICOM", None, folder)
+    found = FolderCases((), (), (), "DICOM", None, folder)
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
@@ -169,8 +169,8 @@ def find_all(
 
 
 def split_mapping(
-    mapping: Mapping[str, Given] | None,
-) -> tuple[dict[str, Given], dict[str, Given]]:
+    mapping: Mapping[str, MappingEntry] | None,
+) -> tuple[dict[str, MappingEntry], dict[str, MappingEntry]]:
     """Return the entries of a table about files, and those about DICOM series."""
     entries = mapping or {}
     return {key: g for key, g in entries.items() if g.is_file}, {
@@ -178,7 +178,7 @@ def split_mapping(
     }
 
 
-def combine(found: Found, dicom: FoundDicom, known: Sequence[Path] = ()) -> Found:
+def combine(found: FolderCases, dicom: DicomCases, known: Sequence[Path] = ()) -> FolderCases:
     """Merge cases of files and of DICOM series, and account for all other files.
 
     Two cases of one name are refused.
@@ -226,7 +226,10 @@ def describe_rows(rows: Sequence[Row]) -> str:
 
 
 def _row(
-    series: Series, names: Mapping[str, str], modalities: Modalities, mapping: Mapping[str, Given]
+    series: Series,
+    names: Mapping[str, str],
+    modalities: Modalities,
+    mapping: Mapping[str, MappingEntry],
 ) -> Row:
     """Return the row of a series, without regard to the other series."""
     name = names[series.examination]

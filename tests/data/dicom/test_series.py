@@ -18,7 +18,7 @@ from small import write_model
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_enhanced, write_series
 
 from mixmfl.core.errors import DataError
-from mixmfl.data.cases import Given
+from mixmfl.data.cases import MappingEntry
 from mixmfl.data.dataset_card import Segment
 from mixmfl.data.dicom.cases import find_all, find_dicom
 from mixmfl.data.dicom.files import quiet
@@ -34,7 +34,7 @@ Command = Callable[..., int]
 KNOWN = Modalities()
 
 
-def taken(folder: Path, mapping: Mapping[str, Given] | None = None) -> dict[str, set[str]]:
+def taken(folder: Path, mapping: Mapping[str, MappingEntry] | None = None) -> dict[str, set[str]]:
     return {case.name: set(case.images) for case in find_dicom(folder, KNOWN, mapping).cases}
 
 

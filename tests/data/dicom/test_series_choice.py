@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import RLELossless
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_series
 
-from mixmfl.data.cases import Case, Given
+from mixmfl.data.cases import Case, MappingEntry
 from mixmfl.data.dicom.cases import find_dicom
 from mixmfl.data.grid import Grid
 from mixmfl.data.modalities import Modalities
@@ -249,7 +249,7 @@ def test_a_table_does_not_hide_why_a_series_was_set_aside(tmp_path: Path) -> Non
     write(tmp_path, 2, "T2 sag", BodyPartExamined="KNEE")
     uid = find_dicom(tmp_path, Modalities()).rows[1].series.uid
     for modality, why in (("", "mapping; else t2 ("), ("t1c", "mapping; else t2 ("), ("t2", "")):
-        mapping = {uid: Given("", modality, "table, line 2", is_file=False)}
+        mapping = {uid: MappingEntry("", modality, "table, line 2", is_file=False)}
         (row,) = (r for r in find_dicom(tmp_path, Modalities(), mapping).rows if r.given)
         assert row.modality == modality
         assert row.why.startswith(why or "mapping; is of KNEE")
