@@ -23,7 +23,8 @@ from mixmfl.data.cases import Case
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.grid import Grid
 from mixmfl.data.image import write_image
-from mixmfl.evaluation.reliability import entropy
+from mixmfl.evaluation.mask_quality import ConfidenceSums
+from mixmfl.evaluation.reliability import Reliability, entropy
 from mixmfl.evaluation.subset_dice import FEWEST_CASES
 from mixmfl.inference.dicom_seg import is_available, write_parametric_map
 from mixmfl.inference.model import Model
@@ -139,37 +140,42 @@ def write_maps_as_dicom(
 
 def unestimated(models: Sequence[Model]) -> list[str]:
     """Return a warning about labels whose Dice is estimated of no mask, and why."""
-    names = list(models[0].plans.labels.foreground)
-    if len(models) > 1:
-        why = "how sure the mean of several models is was never measured"
-    else:
-        sure = models[0].estimates(dict.fromkeys(names, 1.0))
-        names = [name for name in names if name not in sure]
-        known = models[0].confidence
-        why = "the model file does not say how Dice goes with the network's confidence"
-        if counts := [known[name].cases for name in names if name in known]:
-            why = (
-                f"it was measured on {plural(min(counts), 'validation case')}; at least "
-                f"{FEWEST_CASES} are needed, and in them Dice must rise with confidence"
-            )
-    return [f"this mask's Dice is not estimated, of {', '.join(names)}: {why}"] if names else []
+    usable = models[0].estimates(dict.fromkeys(models[0].plans.labels.foreground, 1.0))
+    needed = "and in them Dice must rise with confidence"
+    names, why = _lacking(models, usable, models[0].confidence, needed)
+    return [f"this mask's Dice is not estimated, of {names}: {why}"] if names else []
 
 
 def uncalibrated(models: Sequence[Model]) -> list[str]:
     """Return a warning about labels whose probabilities are not calibrated, and why."""
+    needed = "with and without the label in them"
+    names, why = _lacking(models, models[0].calibrations, models[0].reliability, needed)
+    return [f"probabilities of {names} are not calibrated: {why}"] if names else []
+
+
+def _lacking(
+    models: Sequence[Model],
+    usable: Collection[str],
+    measured: Mapping[str, Reliability | ConfidenceSums],
+    needed: str,
+) -> tuple[str, str]:
+    """Return for which labels a measurement on validation cases is not usable, and why.
+
+    Args:
+        models: Those that predict together.
+        usable: Labels for which that of the first model is usable.
+        measured: What was measured of the first model, by label.
+        needed: What it needs, beside enough cases.
+    """
     names = list(models[0].plans.labels.foreground)
     if len(models) > 1:
-        why = "those of the mean of several models were never measured"
-    else:
-        names = [name for name in names if name not in models[0].calibrations]
-        known = models[0].reliability
-        why = "the model file does not say how often they are right"
-        if counts := [known[name].cases for name in names if name in known]:
-            why = (
-                f"they were measured on {plural(min(counts), 'validation case')}; at least "
-                f"{FEWEST_CASES} are needed, with and without the label in them"
-            )
-    return [f"probabilities of {', '.join(names)} are not calibrated: {why}"] if names else []
+        return ", ".join(names), "the mean of several models was never measured"
+    names = [name for name in names if name not in usable]
+    why = "the model file does not say what was measured"
+    if counts := [measured[name].cases for name in names if name in measured]:
+        cases = plural(min(counts), "validation case")
+        why = f"measured on {cases}; at least {FEWEST_CASES} are needed, {needed}"
+    return ", ".join(names), why
 
 
 def _words(labels: Collection[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from mixmfl.data.cases import find_cases
 from mixmfl.data.grid import Grid
 from mixmfl.data.image import write_image
 from mixmfl.data.labels import Labels
-from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured
 from mixmfl.evaluation.reliability import BINS, Reliability
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import Model, TrainedOn
@@ -23,7 +23,7 @@ from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import OutputOptions
-from mixmfl.inference.uncertainty import Maps
+from mixmfl.inference.uncertainty import Maps, unestimated
 
 SHAPE = (6, 20, 18)
 LAS = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -87,7 +87,7 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
         assert not values[image.get_fdata() == 0].any()
     few = predicted([model_of(tmp_path, cases=4)], cases, plain)
     assert few.limits[-1] == (
-        "probabilities of lesion, core are not calibrated: they were measured on 4 validation "
+        "probabilities of lesion, core are not calibrated: measured on 4 validation "
         "cases; at least 5 are needed, with and without the label in them"
     )
     raw = maps_of(plain)["p.lesion.uncalibrated_probability.nii.gz"]
@@ -107,13 +107,25 @@ def test_maps_are_calibrated_where_the_model_is_and_lie_on_the_image(
     assert again.status == "done"
 
 
+def test_why_the_dice_of_a_mask_is_not_estimated(tmp_path: Path) -> None:
+    model = model_of(tmp_path)
+    start = "this mask's Dice is not estimated, of lesion, core: "
+    assert unestimated([model]) == [f"{start}the model file does not say what was measured"]
+    assert unestimated([model, model]) == [f"{start}the mean of several models was never measured"]
+    few = dataclasses.replace(model, confidence={"lesion": ConfidenceSums(cases=4, masks=8)})
+    assert unestimated([few]) == [
+        f"{start}measured on 4 validation cases; at least 5 are needed, and in them Dice must "
+        "rise with confidence"
+    ]
+
+
 def test_maps_of_several_models_are_not_calibrated(cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
     models = [model_of(tmp_path, seed=seed) for seed in (0, 1)]
     outcome = predicted(models, cases, out)
     assert outcome.limits[-1] == (
-        "probabilities of lesion, core are not calibrated: those of the mean of several models "
-        "were never measured"
+        "probabilities of lesion, core are not calibrated: the mean of several models was "
+        "never measured"
     )
     assert outcome.volume_ranges_ml == {}
 
