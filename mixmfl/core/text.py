@@ -41,17 +41,13 @@ def is_printable(text: str) -> bool:
     return text.isprintable() or all(map(_is_shown, text))
 
 
-LONGEST_FILE_NAME = 200
-"""Most characters of a name that a file is called by, so that it fits on a disk with its ending."""
-
-
 def can_name_file(name: str) -> bool:
     """Say whether a file can be called by a name wherever it lies, and seen there.
 
     A slash or, on Windows, a backslash would lead to another folder, and so would two dots; a name
-    that begins with a dot is hidden.
+    that begins with a dot is hidden. Whether it is too long is the disk's to say.
     """
-    fits = 0 < len(name) <= LONGEST_FILE_NAME and is_printable(name)
+    fits = bool(name) and is_printable(name)
     return fits and not name.startswith(".") and not {"/", "\\"} & set(name)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, why
 from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
-from mixmfl.core.text import LONGEST_FILE_NAME, can_name_file, quoted
+from mixmfl.core.text import can_name_file, quoted
 from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import MappingEntry
 from mixmfl.data.dicom.cases import Row
@@ -21,6 +21,9 @@ COLUMNS = (
 )  # fmt: skip
 
 _READ = ("case", "modality", "series_uid", "file")
+
+_LONGEST_CASE = 200
+"""Characters of a case's name, so that names of its files fit on a disk."""
 
 
 def mapping_table(rows: Iterable[Row], folder: Path, records: Iterable[FileRecord] = ()) -> str:
@@ -101,11 +104,11 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
                 f"{place}: {quoted(modality_text)} is no known modality (column modality); known "
                 f"are {', '.join(modalities.names)}, and - sets a series or file aside"
             )
-        if case and not can_name_file(case):
+        if case and not (can_name_file(case) and len(case) <= _LONGEST_CASE):
             raise DataError(
                 f"{place}: a file cannot be named after case {quoted(case)} (column case); it may "
                 "not begin with a dot nor hold a slash, a backslash or a control character, nor "
-                f"have more than {LONGEST_FILE_NAME} characters"
+                f"have more than {_LONGEST_CASE} characters"
             )
         column, key = ("series_uid", uid) if uid else ("file", _path(name))
         if key in mapping:
