@@ -14,7 +14,7 @@ PACKAGE ?= .
 
 BIN := $(VENV)/bin
 # Of pytest: a process per core; one that has no test left takes some of another's.
-PARALLEL := -n auto --dist worksteal
+PARALLEL := -n auto --dist loadfile
 SOURCES := pyproject.toml setup.py constraints.txt \
 	$(shell find mixmfl entrypoints plans -type f ! -name '*.pyc' ! -name '*.so')
 

@@ -176,11 +176,11 @@ def decode(content: bytes, most_bytes: int = MOST_BYTES) -> Message:
 
 
 def most_reply_bytes(task_bytes: int) -> int:
-    """Return how large the reply to a task can be: its blocks again, twice as wide, and a little.
+    """Return how large the reply to a task can be: its blocks again, four times as wide, and more.
 
-    Masked, a number of 4 bytes becomes one of 8; in plain replies it does not grow.
+    Weights travel in 2 bytes to a site, and in a masked reply become numbers of 8.
     """
-    return 2 * task_bytes + _REPLY_SLACK
+    return 4 * task_bytes + _REPLY_SLACK
 
 
 def _header(message: Message) -> dict[str, Any]:

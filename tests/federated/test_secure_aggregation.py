@@ -76,6 +76,19 @@ def whole_run(sites: Mapping[str, Site], tmp_path_factory: pytest.TempPathFactor
     return simulate(PLANS, list(sites.values()), SETTINGS, "all", folder / "run").folder
 
 
+def test_masked_replies_of_a_larger_network_are_taken(
+    sites: Mapping[str, Site], tmp_path: Path
+) -> None:
+    plans = small_plans()
+    architecture = plans.configuration("2d")["architecture"]["arch_kwargs"]
+    architecture["features_per_stage"] = [4, 32, 320]
+    settings = dataclasses.replace(ONE_ROUND, local_steps=1)
+    run = simulate(plans, list(sites.values()), settings, "all", tmp_path / "run")
+    (row,) = run.history
+    for site in row.values():  # a network for which twice the task and a mebibyte are too little
+        assert site.sent_bytes > 2 * site.received_bytes + 2**20
+
+
 def test_two_key_pairs_agree_on_a_secret_per_purpose() -> None:
     (mine, my_public), (theirs, their_public) = key_pair(), key_pair()
     assert agree(mine, their_public, "masks") == agree(theirs, my_public, "masks")
