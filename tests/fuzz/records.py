@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hostile import fingerprint, use_fingerprint
 from mutations import NAMES, NUMBERS, mutated_bytes, mutated_json
@@ -161,7 +162,6 @@ def _policy(folder: Path) -> JsonFile:
 
 
 def _jobs(folder: Path) -> JsonFile:
-    approval._WAIT_SECONDS = 0.0  # nobody is at the terminal
     job = Job("b" * 64, {"job": "x"}, 5, True, "a" * 64, 1.0)
     file = folder / "jobs" / f"{job.digest}.json"
     good = {
@@ -171,7 +171,8 @@ def _jobs(folder: Path) -> JsonFile:
 
     def use() -> Any:
         shown = [facts for _, facts in waiting(folder / "jobs")]
-        return shown, Approval(None, ask=True).decide(job, folder / "jobs")
+        with mock.patch.object(approval, "_WAIT_SECONDS", 0.0):  # nobody is at the terminal
+            return shown, Approval(None, ask=True).decide(job, folder / "jobs")
 
     return JsonFile(file, good, use)
 
