@@ -40,7 +40,8 @@ _REJECTED = {
                  "trash", "papierkorb", "nicht verwendet", "nicht benutzt", "nicht benutzen",
                  "ausgeschlossen", "do not use", "quarantine", "qc failed", "failed qc", "failed",
                  "augmented", "augmentation", "backup", "backups", "sicherung", "sicherungskopie",
-                 "sauvegarde", "$recycle bin", "#recycle", "@eadir", "macosx")
+                 "sauvegarde", "$recycle bin", "#recycle", "@eadir", "macosx",
+                 "dataforqc")  # of the FeTS tool, whose images are in DataForFeTS
 }  # fmt: skip
 
 # names that any image may have, as words

@@ -76,6 +76,8 @@ def uses(found: FolderCases) -> dict[str, list[str]]:
         ("p9/hdbet/p9_hdbet_brats_t1 p9/raw/p9_raw_t1", "p9/raw/p9_raw_t1"),
         ("p/1.2.840.1.1/T1 p/1.2.840.1.2/FLAIR", "p/1.2.840.1.1/T1 p/1.2.840.1.2/FLAIR"),
         ("p/T1 p/QC_failed/FLAIR", "p/T1"),
+        ("DataForFeTS/p1/p1_brain_t1 DataForQC/p1/reoriented/raw_t1",
+         "DataForFeTS/p1/p1_brain_t1"),
         ("p/T1 nat\np/T1 KM", "p/T1 KM p/T1 nat"),
         ("sub-1/sub-1_space-T2S_T1 sub-1/sub-1_space-T2S_T2S",
          "sub-1/sub-1_space-T2S_T1 sub-1/sub-1_space-T2S_T2S"),
