@@ -70,7 +70,7 @@ benchmark-patients: install ## the methods on patients in DATA=…, which is onl
 ATTACK ?=
 MEMORY ?=
 
-privacy: develop ## attack what sites send, with and without protection; half an hour on two cores
+privacy: develop ## attack what sites send, with and without protection; an hour on two cores
 ifeq ($(DATA),)
 	$(BIN)/mixmfl_demo_data -o privacy/federation --setting multi-modal --spacing 4 --cases 16
 endif
