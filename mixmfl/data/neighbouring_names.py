@@ -385,11 +385,11 @@ def with_agents_alone(files: Sequence[ImageFile], folder: Path) -> list[ImageFil
     So ``p1_POST`` in the folder ``p1`` or beside ``p1_T1``, while ``p1_CT_KM`` is something else.
     """
     doubt = "tells of a contrast agent, and not of which sequence"
+    own = folder.resolve().name
     around: dict[Path, set[str]] = defaultdict(lambda: set(ANY_IMAGE))
     for file in files:
         known = file.reading.head if file.reading.is_known else ""
-        folders = (folder.resolve().name, *file.path.parent.relative_to(folder).parts)
-        for name in (known, *folders):
+        for name in (known, own, *file.path.parent.relative_to(folder).parts):
             around[file.path.parent].update(lower_words(name))
 
     def is_silent(file: ImageFile) -> bool:
