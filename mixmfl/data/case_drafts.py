@@ -9,16 +9,22 @@ from pathlib import Path
 
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import ANATOMIES, differ, part_in
+from mixmfl.data.contrast_agent import agent_in_name
 from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies, may_be_labels
 from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
 from mixmfl.data.modalities import names_part, words_of
 from mixmfl.data.sequence_phrases import without_accents
-from mixmfl.data.sequence_vocabulary import HARMLESS, PROCESSING
+from mixmfl.data.sequence_vocabulary import EXTRACTED, HARMLESS, PROCESSING
+from mixmfl.data.sequence_words import is_in_phase, shows_water
 from mixmfl.data.sidecars import sidecar_doubt
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
+_MPR = (
+    "MPR is an MPRAGE, as OASIS and Siemens write it, or a reformatted image of any sequence; for "
+    "an MPRAGE, give --alias t1=mpr; "
+)
 # among several segmentations, these words mark the one to use
 _LESION = {
     "lesion", "lesions", "tumor", "tumour", "wmh", "lesionmask", "label-lesion", "consensus", "gtv",
@@ -43,6 +49,12 @@ _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "ma
 _WEIGHTED = {"trace", "tracew", "isotropic", "iso"}
 _LOW_B = re.compile(r"b_?=?(?:[1-9]|[1-9]\d|1\d\d|200)")
 _RUN = re.compile(r"_run-[^_]+")  # of BIDS
+# what programs do to an image so that nobody knows its patient
+_ANONYMISED = {
+    "defaced", "deface", "pydeface", "quickshear", "refaced", "deid", "anonymized", "anonymised",
+}  # fmt: skip
+# of an image on even slices, or one that a tilted gantry made uneven, which no program looked at
+_BY_CONVERTER = {EVEN, "tilt"}
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -120,6 +132,7 @@ class Draft:
         warnings: list[str] = []
         images: dict[str, Path] = {}
         used: list[GatheredFile] = []
+        extracted = _all_extracted([files for each, files in by_modality.items() if each])
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
@@ -131,7 +144,8 @@ class Draft:
                 for file in masks
             ]
             files = [file for file in files if file not in masks]
-            best = files if _show_several_parts(files) else _least_processed(files)
+            alike = [file for file in files if file.path in extracted] or files
+            best = alike if _show_several_parts(alike) else _least_processed(alike)
             if len(best) > 1 and (drawn_on := self._drawn_on(best)):
                 best = [drawn_on]
                 warnings.append(
@@ -179,9 +193,12 @@ class Draft:
                     f"{inside(path, folder)}: the {what} is called {other!r}, and the other images "
                     "are not; see that it is of this case"
                 )
-        processed = [file for file in used if file.reading.processing]
+        processed = [
+            file for file in used if {*map(str.lower, file.reading.processing)} - _BY_CONVERTER
+        ]
         has_twins = any(len(by_modality[modality]) > 1 for modality in images)
-        if has_twins and 0 < len(processed) < len(used):
+        is_mixed = has_twins or any(map(_is_extracted, processed))
+        if is_mixed and 0 < len(processed) < len(used):
             warnings.append(
                 f"by its name {listed(processed, folder)} was processed, such as stripped of the "
                 "skull, and the other images were not; see that all are alike"
@@ -267,7 +284,8 @@ class Draft:
         what = sorted(
             inside(path, folder) + (f" ({each})" if each else "") for path, each in why.items()
         )
-        return f"no known modality, only {', '.join(what)}; {self.hint}"
+        is_mpr = any("mpr" in lower_words(stem_of(path)) for path in why)
+        return f"no known modality, only {', '.join(what)}; {_MPR * is_mpr}{self.hint}"
 
 
 def corrected(file: GatheredFile, modality: str) -> GatheredFile:
@@ -288,6 +306,20 @@ def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
     """Say whether names of images say other parts of the body: T2_neck beside T2_pelvis."""
     parts = [part_in(stem_of(file.path)) for file in files]
     return not any(file.given for file in files) and differ(parts)
+
+
+def _is_extracted(file: GatheredFile) -> bool:
+    """Say whether an image's name, or its folder's, says that it shows the brain alone."""
+    return not EXTRACTED.isdisjoint(lower_words(" ".join(file.reading.processing)))
+
+
+def _all_extracted(kinds: Sequence[Sequence[GatheredFile]]) -> set[Path]:
+    """Return the images without a skull if all modalities have one, and some have no other."""
+    brains = [[file.path for file in files if _is_extracted(file)] for files in kinds]
+    alone = [len(own) == len(files) for own, files in zip(brains, kinds, strict=True)]
+    is_given = any(file.given for files in kinds for file in files)
+    is_needed = any(alone) and all(brains) and not is_given
+    return {path for own in brains for path in own} if is_needed else set()
 
 
 def _run_of(file: GatheredFile) -> str:
@@ -318,14 +350,41 @@ def _least_processed(
     files = [file for file in files if _is_weighted(file)] or list(files)
     files = [file for file in files if not _is_hardly_weighted(file)] or list(files)
     files = [file for file in files if EVEN in file.reading.processing] or list(files)
-    steps = [
-        sum(word.lower() not in no_processing for word in file.reading.processing) for file in files
-    ]
+    if any(shows_water(_without_number(stem_of(file.path))) for file in files):
+        files = [f for f in files if not is_in_phase(_without_number(stem_of(f.path)))] or files
+    files = _surely_native(files)
+    steps = [_steps(file, no_processing) for file in files]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
     if len({file.path.with_name(stem_of(file.path)) for file in best}) == 1:  # T1.nii and T1.mgz
         in_nifti = [file for file in best if file.path.name.lower().endswith((".nii", ".nii.gz"))]
         best = in_nifti or best
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
+
+
+def _steps(file: GatheredFile, no_processing: Set[str]) -> tuple[int, int]:
+    """Return how far an image is from the one that a scanner made: steps, those without a face.
+
+    What is called unstripped lies beside the same without the skull.
+    """
+    words = {word.lower() for word in file.reading.processing} - no_processing
+    counted = sum(-1 if "unstripped" in lower_words(word) else 1 for word in words - _ANONYMISED)
+    return counted, len(words & _ANONYMISED)
+
+
+def _surely_native(files: Sequence[GatheredFile]) -> list[GatheredFile]:
+    """Return the T1 whose names deny an agent, beside others whose names say nothing of one.
+
+    So is ``t1_pre`` beside ``bravo``, but not ``T1_pre`` beside ``T1``, of which it may be made.
+    """
+    sure = [
+        file
+        for file in files
+        if file.reading.modality == "t1" and agent_in_name(stem_of(file.path)) == "without"
+    ]
+    names = [spaced(stem_of(file.path)).rstrip() for file in sure]
+    others = [spaced(stem_of(file.path)).rstrip() for file in files if file not in sure]
+    is_made = any(name.startswith(other) for name in names for other in others)
+    return list(files) if is_made else sure or list(files)
 
 
 def _words_of_label(file: GatheredFile) -> set[str]:

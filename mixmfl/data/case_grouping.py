@@ -15,7 +15,13 @@ from pathlib import Path
 
 from mixmfl.data.case_identifiers import identifiers
 from mixmfl.data.case_keys import CaseKeys, keys_of_known
-from mixmfl.data.case_questions import misplaced, of_doubtful_parts, of_other_parts, questions_about
+from mixmfl.data.case_questions import (
+    brought_to_other_states,
+    misplaced,
+    of_doubtful_parts,
+    of_other_parts,
+    questions_about,
+)
 from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.folder_roles import (
     folders_of_labels,
@@ -131,17 +137,16 @@ def _placed(
     for file in known:
         if patient := _folder_in_name(file):
             of_patient.setdefault(patient, key_of[file.path])
-    elsewhere = of_other_parts(known, key_of)
-    doubts = misplaced(known, key_of)
-    doubts |= {p: d for p, d in of_doubtful_parts(known, key_of).items() if p not in elsewhere}
+    elsewhere = of_other_parts(known, key_of) | brought_to_other_states(known)
+    doubts = misplaced(known, key_of) | of_doubtful_parts(known, key_of)
     placed = []
     for file in files:
         if file.reading.is_known:
-            if doubt := doubts.get(file.path):
+            if why := elsewhere.get(file.path):
+                file = replace(file, reading=file.reading.set_aside(why))
+            elif doubt := doubts.get(file.path):
                 reading = replace(file.reading, modality=None, is_label=False, doubt=doubt)
                 file = replace(file, reading=reading)
-            elif part := elsewhere.get(file.path):
-                file = replace(file, reading=file.reading.set_aside(part))
             placed.append((file, name_of[key_of[file.path]]))
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()

@@ -15,7 +15,14 @@ from mixmfl.data.series_numbers import (
     is_uid,
     numbered_images,
 )
-from mixmfl.data.time_points import are_of_other_times, is_day, names_examination, names_patient
+from mixmfl.data.time_points import (
+    are_of_other_times,
+    is_day,
+    is_days_folder,
+    is_examination,
+    names_examination,
+    names_patient,
+)
 
 _HOW_TO_NAME = (
     "looks like one patient, or like several of one image each; name the files PATIENT_t1.nii.gz, "
@@ -28,6 +35,9 @@ _WHICH_DAY = (
     "modality alone (t1.nii.gz), or say by --mapping which case each is of"
 )
 
+
+# the words of a name up to the first with a number, as patients have, and what follows
+_PATIENT_AND_REST = re.compile(r"([^\d]*\d[^ _.-]*)[ _.-]*(.*)")
 
 # a number that no scanner gives to a series, and that is no time
 _LONG_NUMBER = re.compile(r"(?<!\d)(?!(?:19|20)\d{6}(?!\d))\d{7,13}(?!\d)")
@@ -55,8 +65,10 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
         rests.update(_parts_of_names(home, mine))
         if any(each.home == home and not each.name for each in numbered):
             continue  # see below
-        if len(mine) == 1 and any(map(names_patient, home)) and is_series(mine[0].reading.head):
-            rests[mine[0].path] = ""  # P1/E2/S1_T1
+        head = mine[0].reading.head
+        is_of_series = any(map(names_patient, home)) and is_series(head)  # P1/E2/S1_T1
+        if len(mine) == 1 and (is_of_series or (head.isdecimal() and is_days_folder(home))):
+            rests[mine[0].path] = ""
             continue
         is_one, question = _is_one_patient(home, mine, rests, homes_of)
         if is_one:
@@ -68,7 +80,7 @@ def identifiers(files: Sequence[ImageFile]) -> tuple[dict[Path, str], dict[Path,
         if are_series:
             for path in each.paths:
                 unclear.pop(path, None)
-    unclear |= _of_other_times(at_home, rests)
+    unclear |= _in_pieces(at_home, rests) | _of_other_times(at_home, rests)
     for each, are_series in zip(numbered, of_series, strict=True):
         if are_series is False:
             rests.update({image.path: image.reading.case for image in each.images})
@@ -173,6 +185,32 @@ def _of_other_times(
         if are_of_other_times([stem_of(each.path) for each in images]) or _mix_parts(images)
         for image in images
     }
+
+
+def _in_pieces(
+    at_home: Mapping[Parts, Sequence[ImageFile]], rests: Mapping[Path, str]
+) -> dict[Path, str]:
+    """Return a question about images that may be one patient's, and each of another modality.
+
+    So ``p01_T1`` beside ``p01_01_FLAIR``, and ``p1_Skyra_T1`` beside ``p1_Aera_FLAIR``.
+    """
+    pieces: dict[tuple[Parts, str], dict[str, list[ImageFile]]] = defaultdict(dict)
+    for home, mine in at_home.items():
+        for image in mine:
+            if rests[image.path] and (parts := _PATIENT_AND_REST.fullmatch(rests[image.path])):
+                pieces[home, parts[1]].setdefault(parts[2], []).append(image)
+    unclear = {}
+    for behind in pieces.values():
+        images = [image for mine in behind.values() for image in mine]
+        are_cases = any(map(is_examination, behind)) or any(map(names_examination, behind))
+        are_numbered = "" not in behind and any(re.search(r"\d", each) for each in behind)
+        is_each_new = len({image.reading.modality for image in images}) == len(images)
+        if len(behind) > 1 and is_each_new and not (are_cases or are_numbered):
+            unclear |= dict.fromkeys(
+                (image.path for image in images),
+                f"{names_of([image.path for image in images])}: {_HOW_TO_NAME}",
+            )
+    return unclear
 
 
 def _mix_parts(images: Sequence[ImageFile]) -> bool:

@@ -98,6 +98,9 @@ def _key_of_label(
     begun = [rest for rest in rests if rest and spaced(label_rest).startswith(spaced(rest))]
     if begun:  # p1_consensus_seg is of p1
         return place, max(begun, key=len)
+    sessions = [rest for rest in rests if label_rest and rest.startswith(f"{label_rest}_ses-")]
+    if len(sessions) == 1:  # BIDS: sub-01_label-lesion_mask of sub-01_ses-1_T1w
+        return place, sessions[0]
     if len(rests) == 1 and place and not label_rest:
         return place, next(iter(rests))
     # Bilder/p1_T1 and Masken/p1, where we know of one of these folders alone what it is for

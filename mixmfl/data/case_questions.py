@@ -85,6 +85,18 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
     return doubts
 
 
+def brought_to_other_states(files: Sequence[ImageFile]) -> dict[Path, str]:
+    """Return files of another state of treatment that were registered to that of their folder.
+
+    So is ``midRT/2_preRT_T2_registered``, each with the reason why it is not used.
+    """
+    return {
+        file.path: "another state of treatment, registered to that of its folder"
+        for file in files
+        if file.reading.processing and is_of_another_state(stem_of(file.path), file.parents)
+    }
+
+
 def of_other_parts(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
     """Return images of other parts of the body in examinations of the head, each with the reason.
 

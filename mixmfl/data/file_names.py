@@ -85,6 +85,8 @@ _FILLED = re.compile(
 )
 # HD-GLIO's "reoriented to standard", which elsewhere is a map of R2*
 _ORIENTED = re.compile(r"(?i)(?<![a-z0-9])(flair|ct1|t1[a-z]*|t2w?)([ _.-])r2s(?![a-z0-9])")
+# a number glued to a sequence at the end of a name: FLAIR1
+_COUNTED = re.compile(r"(?i)(?<![a-z0-9])(flair|mprage|dwi|adc|swi|[a-z]?t[12]w)(\d{1,4})$")
 # what dcm2niix appends; a letter more tells files of one name apart
 _PART = re.compile(r"(?i)_(ph|real|imaginary)[a-z]?$")
 _EVEN = re.compile(r"(?i)_eq(?:_\d+)?[a-z]?$")
@@ -107,7 +109,7 @@ _MAKERS = frozenset(
      "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
-     "ciftify", "tractoflow", "glistrboost")
+     "ciftify", "tractoflow", "glistrboost", "drawem9", "drawem87")
 )  # fmt: skip
 SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model"))
 """Further ones, which may be of a patient's name, too."""
@@ -182,7 +184,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
-    stem = _FILLED.sub("filled", stem)
+    stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", stem))
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
     return _by_program(_read_converted(_TIMED.sub(_without_time, stem), modalities), stem)
@@ -361,7 +363,7 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
     """Return the index of the first word about the sequence, not the patient."""
     if subject := _SUBJECT.match(stem):
         start = len(words_of(subject[0]))
-    elif len(words) > 1 and words[0].lower() == "sub" and re.search(r"\d", words[1]):
+    elif len(words) > 1 and words[0].lower() == "sub" and _is_number(words[1]):
         start = 2
     else:
         start = 0

@@ -60,7 +60,8 @@ _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, 
 
 # beside a word for processing: resampled_1mm, skull_stripped
 _HOW_PROCESSED = re.compile(
-    r"111|\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space|(?:in|on)?to|in|on"
+    r"111|\d{1,2}mm|iso(?:\d{1,2}mm|tropic)?|skull|space|(?:in|on)?to|in|on|"
+    r"extract(?:ed|ion)|field|correction|raw|brats"
 )
 _NATIVE = re.compile(r"native(?:[ _-]?space)?", re.IGNORECASE)
 
@@ -119,7 +120,8 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
     images elsewhere are of ``p1``. A folder is called as
     labels and holds none where a case has images of several kinds, or an image and a label, in it
     and no image beside it: ``Tumor/p1_T1`` and ``Tumor/p1_T2``, and ``lesion01`` as a patient. Nor
-    does it where its files are called as images, and the first has the values of one.
+    does it where its files are called as images, and the first, the middle or the last has the
+    values of one: a single one may be damaged.
     """
     places = {path.parent for path in paths} - {folder}
     named = {place for place in places if _is_label_folder(place.name, modalities)}
@@ -139,11 +141,15 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
             if is_twin or stems <= cases:
                 trees.add(place)
     named -= _holding_images(named, paths, modalities)
-    called_as_images: dict[Path, Path] = {}
+    called_as_images: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
         if path.parent in named and read_name(stem_of(path), modalities).modality:
-            called_as_images.setdefault(path.parent, path)
-    named -= {place for place, path in called_as_images.items() if not may_be_labels(path)}
+            called_as_images[path.parent].append(path)
+    named -= {
+        place
+        for place, found in called_as_images.items()
+        if not all(map(may_be_labels, {found[0], found[len(found) // 2], found[-1]}))
+    }
     return named | trees
 
 
@@ -293,14 +299,12 @@ def with_places(
             name = f"{file.reading.case}/{file.reading.modality}"  # p1_T1_bet is of p1_T1
             rest = "/".join((*file.parents[depth:], name))
             contents[file.parents[:depth]].add(rest if file.reading.case else "")
+    processed = {each for each in contents if _is_processed(each[-1], each[:-1], contents)}
     placed = []
     for file in files:
-        made = {
-            file.parents[: depth + 1]: part
-            for depth, part in enumerate(file.parents)
-            if _is_processed(part, file.parents[:depth], contents)
-        }
-        beside = _beside_originals(file.parents, made, contents)
+        around = [file.parents[: depth + 1] for depth in range(len(file.parents))]
+        made = {each: each[-1] for each in around if each in processed}
+        beside = _beside_originals(file.parents, made, processed, contents)
         home = _home(replace(file, parents=beside), modalities, patients, {*made, *series}, groups)
         reading = replace(file.reading, processing=(*file.reading.processing, *made.values()))
         case = reading.case if reading.is_known else reading.head or reading.case
@@ -341,7 +345,10 @@ def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
 
 
 def _beside_originals(
-    parents: Parts, made: Collection[Parts], contents: Mapping[Parts, Set[str]]
+    parents: Parts,
+    made: Collection[Parts],
+    processed: Set[Parts],
+    contents: Mapping[Parts, Set[str]],
 ) -> Parts:
     """Return folders with those of processed images replaced by the one that holds the originals.
 
@@ -351,7 +358,7 @@ def _beside_originals(
         originals = [
             other
             for other, names in contents.items()
-            if other[:-1] == folder[:-1] and other not in made and names & contents[folder]
+            if other[:-1] == folder[:-1] and other not in processed and names & contents[folder]
         ]
         if len(originals) == 1:
             parents = (*originals[0], *parents[len(folder) :])
@@ -380,7 +387,8 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
         for word in lower_words(part)
         if word not in KIND_FOLDERS and not _HOW_PROCESSED.fullmatch(word)
     ]
-    if not words or not all(word in PROCESSING for word in words):
+    made = "".join(words) in PROCESSING or all(word in PROCESSING for word in words)
+    if not words or not made:
         return False
     mine = contents[(*above, part)] - {""}
     return (

@@ -155,7 +155,17 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 
 def are_copies(paths: Sequence[Path]) -> bool:
-    """Say whether image files hold the same bytes, packed by gzip or not; empty ones do not."""
+    """Say whether images are of the same bytes, in header and voxels, packed by gzip or not.
+
+    Empty ones are not.
+    """
+    parts = [files_of(path) for path in paths]
+    return len({len(each) for each in parts}) == 1 and all(
+        map(_are_alike, zip(*parts, strict=True))
+    )
+
+
+def _are_alike(paths: Sequence[Path]) -> bool:
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(nifti.unpacked(path)) for path in paths]

@@ -150,13 +150,11 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
     beside ``lesion/lesion_001_T1``.
     """
     images = {
-        (place, written): file
+        (place, spaced(_without_first(name, ANY_IMAGE | {"image"}))): file
         for file in files
         if file.reading.modality
         for name in (stem_of(file.path), file.reading.head)
         for place in (file.path.parent, None)
-        for own in (spaced(_without_first(name, ANY_IMAGE | {"image"})),)
-        for written in (own, own.replace(" mr ", " "))
     }
     label_words = set(LABEL_WORDS)
     holding_labels: dict[Path, bool] = {}
@@ -167,8 +165,8 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
             return None
         rest = _without_first(stem, label_words)
         if rest == stem:
-            rest = _without_labels(stem, modalities)
-            return images.get((folder, rest)) if file.reading.doubt else None
+            rests = _without_labels(stem, modalities) if file.reading.doubt else ()
+            return next((images[folder, each] for each in rests if (folder, each) in images), None)
         if beside := images.get((folder, spaced(rest))):
             return beside
         own = read_name(rest, modalities)
@@ -272,17 +270,17 @@ def with_patients_called_as_labels(
     return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
 
 
-def _without_labels(stem: str, modalities: Modalities) -> str:
-    """Return the words of a name, between spaces, without those that say label.
+def _without_labels(stem: str, modalities: Modalities) -> list[str]:
+    """Return a name without the words that say label, and with ever fewer of those behind them.
 
-    Nor has it MR, which ReMIND writes before the sequence: ``P1-SEG-tumor-MR-T1``.
+    So ``P1-SEG-tumor_residual-MR-T1``, of ReMIND, is of ``P1-T1``.
     """
     words = words_of(stem)
     spoken = [each for each in modalities.matches(words) if each.kind == LABEL]
-    left = [
-        word for at, word in enumerate(words) if not any(e.start <= at < e.stop for e in spoken)
-    ]
-    return spaced(" ".join(left)).replace(" mr ", " ")
+    if not spoken:
+        return []
+    before, behind = words[: spoken[0].start], range(spoken[-1].stop, len(words))
+    return [spaced(" ".join(before + words[stop:])) for stop in behind]
 
 
 def _without_first(stem: str, words: Set[str]) -> str:

@@ -15,7 +15,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 # Words about the contrast of the image.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "t1": _phrases("""
-        t1, t1w, t1wi, t1mri, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond
+        t1, t1w, t1wi, t1mri, t1 weighted, t1weighted, t1 wi, st1w, et1w, sst1, t1 pond, t1dual
     """),
     "t1 native": _phrases("t1n, t1nat"),
     "t1 with agent": _phrases("t1c, t1ce, t1gd, t1wce, t1wc, t1wks, ct1"),
@@ -30,7 +30,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2fse
     """),
     "flair": _phrases("""
-        flair, flairw, eflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, fluid
+        flair, flairw, eflair, sflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, fluid
         dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
     """),
     "t2star": _phrases("""
@@ -38,8 +38,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         t2 stern, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
-        swi, swan, ven bold, venous bold, susceptibility weighted, swip, venobold, venbold,
-        swi images, vensuz, suszeptibilitat, qsm swi
+        swi, swan, ven bold, sven bold, venous bold, susceptibility weighted, swip, venobold,
+        venbold, swi images, vensuz, suszeptibilitat, qsm swi
     """),
     "pd": _phrases("""
         pd, pdw, pdwi, proton density, protondensity, densite de protons, dp, protonendichte,
@@ -171,7 +171,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         phase, pha, phasen, pha images, imaginary, phase images, ph map, swi phase
     """),
     "magnitude of an SWI": _phrases("""
-        mag images, magnitude images, mag image, swi mag, mag swi, swi images mag
+        mag images, magnitude images, mag image, swi mag, mag swi, swi images mag, swi total mag
     """),
     "deformation": _phrases("""
         warp, inversewarp, inversewarped, 0warp, 1warp, 1inversewarp, deformation, jacobian,
@@ -182,7 +182,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         aparc, roi, rois, contour, contours, rtstruct, parcellation, maske, masque, mascara,
         maschera, pveseg, brainmask, tissue, defacemask, headmask
     """),
-    "another imaging method": _phrases("ct, cta, pet, fdg, spect, cbct, ultrasound"),
+    "another imaging method": _phrases("ct, cta, ctp, ncct, pet, fdg, spect, cbct, ultrasound"),
 }  # fmt: skip
 
 # Words about a contrast agent, alone or with the word beside them.
@@ -282,7 +282,8 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         whole, vol, volume, ist, iso, isotropic, hr, highres
     """),
     "technique": _phrases("""
-        tse, fse, isofse, frfse, se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir,
+        tse, fse, isofse, frfse, fase, fase2d, fase3d, fse2d, fse3d, primefse, fe2d, fe3d,
+        se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir,
         mdixon, fl2d, fl3d, flash, gre, fsp, ffe, ge, eg, me2d, gradiente, gradient,
         gradientecho, fgre, mffe, tirm,
         space, spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial,
@@ -310,6 +311,13 @@ PROCESSING = frozenset(
     whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
     noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
     headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax
+""")
+)
+
+# Those of them that say that the skull was removed.
+EXTRACTED = frozenset(
+    _phrases("""
+    bet, brain, hdbet, stripped, skullstripped, synthstrip, robex, noskull, deskulled
 """)
 )
 

@@ -6,6 +6,7 @@ contradict each other, or where the sign of a contrast agent is lost, the modali
 a T1 with a contrast agent and one without are never taken for each other.
 """
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ _T1 = {"t1", "t1 native", "t1 with agent", "t1 by technique"}
 LONGEST_TEXT = 1000
 """Characters of a text that is read; DICOM's descriptions have 64."""
 
+_WATER = re.compile(r"(?i)(?<![a-z])(?:water|w)[ _]*$|^water[ _:]")
+_IN_PHASE = re.compile(r"(?i)(?<![a-z])(?:in[ _-]?phase|ip|in)[ _]*$|^in[ _-]?phase[ _:]")
 _INVERSIONS = frozenset(("tirm", "ir", "tir", "inversion", "dark", "fluid"))
 _FAT_SUPPRESSED_T1 = frozenset(("vibe", "starvibe", "lava", "thrive", "ethrive"))
 
@@ -58,7 +61,7 @@ def read_words(text: str) -> Reading:
     modality, doubt = _contrast(kinds, words, {each.meaning for each in phrases})
     if modality != "t1":
         return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
-    if phrases[-1].words == "f":  # of a Dixon, or a woman
+    if _last_word(phrases) == "f":  # of a Dixon, or a woman
         return Reading("", f"{names} is a T1, but 'f' may say that it shows fat", "", ("f",))
     agent, agent_words = agent_of(phrases, kinds)
     if agent == "unclear":
@@ -77,12 +80,24 @@ def read_words(text: str) -> Reading:
     )
 
 
+def shows_water(text: str) -> bool:
+    """Say whether the beginning or end of a description says the water image of a Dixon."""
+    return bool(_WATER.search(text))
+
+
+def is_in_phase(text: str) -> bool:
+    """Say whether the beginning or end of a description says the in-phase image of a Dixon."""
+    return bool(_IN_PHASE.search(text))
+
+
 def _aside(phrases: Sequence[Phrase], kinds: Set[str]) -> str:
     """Return the kind of an image that is no modality of ours; empty where no word says so."""
     words = {word for each in phrases for word in each.words.split()}
     meanings = {each.meaning for each in phrases}
-    if words & _FAT_SUPPRESSED_T1 and [each.words for each in phrases][-1:] == ["f"]:
+    if words & _FAT_SUPPRESSED_T1 and _last_word(phrases) == "f":
         return "fat image"  # of a Dixon, as its end says
+    if phrases and phrases[0].words == "fat" and kinds and _fat_alone(phrases):
+        return "fat image"  # as GE writes it: FAT: Ax LAVA
     if words & FAT_AND_WATER and (words & {"f", "out"} or _fat_alone(phrases)):
         return "fat image"
     if "b0" in words and kinds and kinds <= {"dwi", "t2"}:
@@ -104,6 +119,11 @@ def _aside(phrases: Sequence[Phrase], kinds: Set[str]) -> str:
             continue
         return aside
     return ""
+
+
+def _last_word(phrases: Sequence[Phrase]) -> str:
+    """Return the last word of a text that is not a number, as of a series."""
+    return next((each.words for each in reversed(phrases) if not each.words.isdecimal()), "")
 
 
 def _is_of_time(phrases: Sequence[Phrase]) -> bool:

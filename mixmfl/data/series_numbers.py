@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
 from mixmfl.data.sequence_phrases import names_both_echoes
-from mixmfl.data.time_points import is_day, names_patient
+from mixmfl.data.time_points import is_day, is_days_folder, names_patient
 
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
@@ -154,6 +154,8 @@ def are_of_series(
         return False
     if {i.reading.head for i in group.images} <= labelled:  # 001_t1, 001_seg, 002_flair, …
         return None if group.home and is_protocol else False
+    if is_days_folder(group.home):
+        return True  # Meier/2019-05-03/3_t1, Meier/2019-05-03/5_flair
     if any(map(names_patient, group.home)) and all(is_series(i.reading.head) for i in group.images):
         return True  # P1/E1/S1_t1, P1/E1/S2_t2
     if group.home and all(_OF_SERIES.match(i.reading.head.lower()) for i in group.images):

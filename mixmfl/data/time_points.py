@@ -88,7 +88,7 @@ _WHEN = (
         r"(?<!\d)(?:(?:19|20)\d\d[01]\d[0-3]\d(?=\d{4}(?!\d)|\d{6}(?!\d)|\D|$)"
         rf"|(?:{_LOOSE_DAY})(?!\d))"
     ),
-    re.compile(r"(?<!\d)[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
+    re.compile(r"(?<![a-z0-9])[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
     re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
     re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
     re.compile(rf"(?<![a-z0-9])(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}(?![a-z0-9])"),
@@ -119,6 +119,11 @@ def is_examination(text: str) -> bool:
 def begins_with_examination(text: str) -> bool:
     """Say whether a text is a time point, or begins with a word that surely is one."""
     return is_examination(text) or bool(_FIRST_WORDS.match(text.lower()))
+
+
+def is_days_folder(folders: Sequence[str]) -> bool:
+    """Say whether the last of several folders begins with a day, and is in one of its patient."""
+    return len(folders) > 1 and is_day(folders[-1].split(" ")[0])
 
 
 def names_patient(text: str) -> bool:

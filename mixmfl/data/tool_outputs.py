@@ -9,13 +9,12 @@ from pathlib import Path
 from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
 from mixmfl.data.image_files import ImageFile, shape_of, spaced, stem_of
 from mixmfl.data.sequence_phrases import without_accents
+from mixmfl.data.sequence_vocabulary import EXTRACTED
 
 # what SPM and CAT12 write before the name of an image that they made something of
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
-# what programs append to the name of an image without its skull, whose mask lies beside it
-_EXTRACTED = {"bet", "brain", "hdbet", "stripped", "skullstripped", "synthstrip", "robex"}
 # of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
 _OF_FREESURFER = re.compile(r"[lr]h\..+|.+\.v\d{1,2}(?:\..+)?")
 _TISSUE = re.compile(r"_label-(?:gm|wm|csf)_probseg$")
@@ -171,8 +170,8 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
             other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others
         ):
             return "FAST"
-        extracted = {stem.replace("_mask", f"_{word}") for word in _EXTRACTED}
-        if file.path.parent.name.lower() in _EXTRACTED - {"brain"}:
+        extracted = {stem.replace("_mask", f"_{word}") for word in EXTRACTED}
+        if file.path.parent.name.lower() in EXTRACTED - {"brain"}:
             extracted.add(stem.removesuffix("_mask"))
         if stem.endswith("_mask") and extracted & images[file.path.parent]:
             return "brain extraction"

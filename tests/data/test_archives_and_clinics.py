@@ -86,6 +86,21 @@ def uses(found: FolderCases) -> dict[str, list[str]]:
         ("p/DWI_b0 p/DWI_b1000", "p/DWI_b1000"),
         ("p/p_hbv p/p_t2w", "p/p_hbv p/p_t2w"),
         ("sub-1/sub-1_T1w sub-1/sub-1_rec-norm_T1w", "sub-1/sub-1_T1w"),
+        ("images_structural/p1/p1_T2 images_structural_unstripped/p1/p1_T2_unstripped",
+         "images_structural_unstripped/p1/p1_T2_unstripped"),  # of UPENN-GBM
+        ("p/bravo p/t1_pre p/t1_gd", "p/t1_gd p/t1_pre"),  # of Stanford's metastases
+        ("p/t1_vibe_in_7 p/t1_vibe_W_8 p/t1_vibe_F_9", "p/t1_vibe_W_8"),
+        ("p/WATER_LAVA p/FAT_LAVA p/InPhase_LAVA p/OutPhase_LAVA", "p/WATER_LAVA"),
+        ("s1/mprage_anonymized s1/mprage_skullstripped", "s1/mprage_anonymized"),
+        ("p/T1 p/FLAIR1", "p/FLAIR1 p/T1"),
+        ("p/SWI p/SWI_TOTAL_MAG p/T1", "p/SWI p/T1"),
+        ("p/T1_KM p/Sub_T1_KM-T1", "p/T1_KM"),
+        ("in/q_T1 HD-BET/q_T1_bet", "in/q_T1"),
+        ("in/q_T1 brain_extracted/q_T1 bias_field_corrected/q_T1", "in/q_T1"),
+        ("2_S_4/M/2011-06-02/I240811/2_S_4_T1_I240811 2_S_4/F/2011-06-02/I240815/2_S_4_T2_I240815",
+         "2_S_4/F/2011-06-02/I240815/2_S_4_T2_I240815 2_S_4/M/2011-06-02/I240811/2_S_4_T1_I240811"),
+        ("M/20190101 MRI/3 T1/3 T1\nM/20190101 MRI/5 T2/5 T2",
+         "M/20190101 MRI/3 T1/3 T1 M/20190101 MRI/5 T2/5 T2"),
         ("p/T1 p/CT1 p/T1_r2s_bet p/CT1_r2s_bet_reg", "p/CT1 p/T1"),
         ("p/anat_T1 p/mri/p7anat_T1", "p/anat_T1"),
         ("p/p_t1 p/p_t1_BrainExtractionPrior0GenericAffine", "p/p_t1"),
@@ -161,6 +176,7 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p/T1 masks/p masks/predict_from_raw_data_args.json", None),
         ("p/study1_T1 p/study2_T1 p/gt", None),
         ("R/R-MR-T1 R/R-SEG-tumor-MR-T1", "R/R-SEG-tumor-MR-T1"),
+        ("R/R-T1 R/R-SEG-tumor_residual-MR-T1", "R/R-SEG-tumor_residual-MR-T1"),
         ("R/R-T1 R/R-SEG-tumor-MR-T1 R/R-SEG-cerebrum-MR-T1", "R/R-SEG-tumor-MR-T1"),
         ("p/X.O.MR_T1/X.O.MR_T1.7.nii.gz p/X_3more.XX.XX.OT/X_3more.XX.XX.OT.9.nii.gz",
          "p/X_3more.XX.XX.OT/X_3more.XX.XX.OT.9"),
@@ -301,6 +317,16 @@ def test_a_folder_called_as_labels_may_be_of_a_diagnosis_by_its_voxels(
     assert found.refused == ()
     assert {case.label is not None for case in found.cases} == {cases == 2}
     assert not any(case.warnings for case in found.cases)
+
+
+def test_a_damaged_image_does_not_make_a_folder_one_of_labels(tmp_path: Path) -> None:
+    grid = Grid((4, 8, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+    (tmp_path / "lesion").mkdir()
+    (tmp_path / "lesion" / "001_T1.nii.gz").write_bytes(b"damaged")
+    image = np.arange(256, dtype=np.float32).reshape(grid.shape) * 3
+    for number in ("002", "003"):
+        write_image(tmp_path / "lesion" / f"{number}_T1.nii.gz", image, grid)
+    assert [list(case.images) for case in find_cases(tmp_path).cases] == [["t1"]] * 3
 
 
 def test_freesurfers_subject_by_another_name_is_a_question(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mixmfl.core.errors import DataError
 from mixmfl.data.accounting import aside_table
 from mixmfl.data.cases import FolderCases, MappingEntry, account, describe, find_cases
+from mixmfl.data.image import are_copies
 from mixmfl.data.labels import Labels
 from mixmfl.data.mapping import mapping_table, read_mapping
 from mixmfl.data.modalities import Modalities
@@ -757,6 +758,17 @@ def test_copies_of_a_file_count_once(tmp_path: Path) -> None:
     (case,) = find_cases(tmp_path).cases
     assert list(case.images) == ["flair", "t1"]
     assert [warning[:30] for warning in case.warnings] == ["not used: 2 files for t2: p/T2"]
+
+
+def test_images_in_two_files_are_copies_if_their_voxels_are(tmp_path: Path) -> None:
+    for place, voxels in (("p/a", b"x"), ("p/b", b"y"), ("q/a", b"x"), ("q/b", b"x")):
+        make_files(tmp_path, f"{place}/T1.hdr")
+        (tmp_path / place / "T1.hdr").write_bytes(b"the same header")
+        (tmp_path / place / "T1.img").write_bytes(voxels)
+    assert are_copies([tmp_path / "q" / "a" / "T1.hdr", tmp_path / "q" / "b" / "T1.hdr"])
+    assert not are_copies([tmp_path / "p" / "a" / "T1.hdr", tmp_path / "p" / "b" / "T1.hdr"])
+    (tmp_path / "q" / "b" / "T1.img").unlink()
+    assert not are_copies([tmp_path / "q" / "a" / "T1.hdr", tmp_path / "q" / "b" / "T1.hdr"])
 
 
 def test_even_slices_go_before_the_uneven_ones_that_they_were_made_of(tmp_path: Path) -> None:

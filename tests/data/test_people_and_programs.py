@@ -79,6 +79,7 @@ def patient(case: Case) -> str:
         "S1/Pre/FLAIR S1/Post/FLAIR",
         "S01_R1_T1 S01_R2_T1",
         "hv01_scan1/T1 hv01_scan2/T1",
+        "2/preRT/2_preRT_T2 2/midRT/2_midRT_T2 2/midRT/2_preRT_T2_registered",  # of HNTS-MRG
         "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
@@ -244,6 +245,8 @@ def test_parts_of_an_image_by_freesurfer_are_no_image(tmp_path: Path) -> None:
         "p1_t1_sag_p2 p1_flair_sag_p2 p1_seg p2_t1_sag_p2 p2_flair_sag_p2 p2_seg",
         "images/img_001_T1 images/img_002_T1 labels/seg_001 labels/seg_002",
         "p1/T1 p1/CT_KM p1/seg p2/T1 p2/p2_CT_nativ p2/seg",
+        "sub-1/ses-a/sub-1_ses-a_T1w derivatives/m/sub-1/sub-1_label-lesion_mask "
+        "sub-2/ses-b/sub-2_ses-b_T1w derivatives/m/sub-2/sub-2_space_T1_label-tumor",
         "p1/T2_prostate p1/prostate_seg p2/T2_prostate p2/prostate_seg",
     ],
 )
@@ -311,6 +314,10 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
         ("Gado_T1 Gado_FLAIR", "or the patient"),
         ("p1/T1_1 p1/T1_2 p1/FLAIR_1", "2 files for t1"),
+        ("p01_01_T1 p01_FLAIR p02_01_T1 p02_FLAIR", "looks like one patient, or like several"),
+        ("p1_Skyra_T1 p1_Aera_FLAIR", "looks like one patient, or like several"),
+        ("OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-1 OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-2", "--alias t1=mpr"),
+        ("p1/T1_pre p1/T1", "2 files for t1"),  # preprocessed, perhaps
         ("brain_AXFLAIR_200_6002425 brain_AXT1POST_201_6002688", "several patients"),  # of fastMRI
     ],
 )
@@ -322,9 +329,13 @@ def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> 
 
 
 def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> None:
-    names = "raw/p1/FLAIR skull_stripped/p1/FLAIR skull_stripped/p1/T1"
+    names = "raw/p1/FLAIR raw/p1/T2 skull_stripped/p1/FLAIR skull_stripped/p1/T1"
     (case,) = found_in(tmp_path, names).cases
     assert case.warnings[0].startswith("by its name skull_stripped/p1/T1.nii.gz was processed")
+    (case,) = found_in(tmp_path / "more", "p1/T1_bet p1/FLAIR").cases
+    assert case.warnings[0].startswith("by its name p1/T1_bet.nii.gz was processed")
+    (case,) = found_in(tmp_path / "tilted", "p1/T1 p1/T1_bet p1/FLAIR_6_Tilt_1").cases
+    assert case.warnings == ()  # the converter did it
 
 
 @pytest.mark.parametrize(
@@ -332,6 +343,10 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
     [
         ("native/p1_T1 mni/p1_T1", {"t1": "native/p1_T1"}),
         ("raw/p1/T1 skull_stripped/p1/T1", {"t1": "raw/p1/T1"}),
+        (  # all without a skull, as there is no other T1
+            "raw/p1/FLAIR stripped/p1/FLAIR stripped/p1/T1",
+            {"flair": "stripped/p1/FLAIR", "t1": "stripped/p1/T1"},
+        ),
         ("p1/T1 resampled_1mm/p1/T1", {"t1": "p1/T1"}),
         ("p1/T1 p1/FLAIR backup/p1/T1", {"t1": "p1/T1", "flair": "p1/FLAIR"}),
         ("p1/T1 $RECYCLE.BIN/S-1-5/T1", {"t1": "p1/T1"}),

@@ -177,6 +177,8 @@ def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
         ("T1 FL2D OPP", "opposed-phase image"),
         ("Ph2/AX T1 LAVA", "dynamic"), ("Syn T2 FLAIR", "synthetic"), ("synth T1", "synthetic"),
         ("FLAIR_synthesized", "synthetic"), ("predicted T1c", "synthetic"),
+        ("t1_vibe_tra_F_9", "fat image"), ("FAT_Ax_LAVA", "fat image"),
+        ("SWI_TOTAL_MAG", "magnitude of an SWI"),
         ("T1 VIBE F", "fat image"), ("T1 phase", "phase"), ("T1 time of flight", "angiography"),
         ("T1 Curved MPR", "projection"),
         ("post minus pre T1", "subtraction"), ("T1 KM minus nativ", "subtraction"),
@@ -199,6 +201,7 @@ def test_what_is_none_to_segment_is_known_for_what_it_is(text: str, aside: str) 
         ("DIR FLAIR", ""), ("T1 IR real part", ""), ("T2 inversion recovery", ""), ("T2 dark", ""),
         ("T2 multi echo", ""), ("AX T2 DUAL_TSE", ""),
         ("T1 C-SPINE", "t1"), ("SAG T2 C-SPINE", "t2"), ("T1 3D POST FOSSA", "t1"),
+        ("fat sat T1", "t1"), ("sVEN_BOLD", "swi"), ("T1DUAL in", "t1"), ("T1_F_9", ""),
     ],
 )  # fmt: skip
 def test_sequences_are_told_by_all_their_words(text: str, modality: str) -> None:

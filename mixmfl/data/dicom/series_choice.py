@@ -19,6 +19,7 @@ import numpy as np
 from mixmfl.core.errors import DataError
 from mixmfl.data.dicom.sequence_type import is_silent_on_agent, is_wordless
 from mixmfl.data.dicom.series import Series
+from mixmfl.data.sequence_words import is_in_phase, shows_water
 
 MOST_BODY = 0.6
 """The share of the largest field of view below which a series shows a part of the body only."""
@@ -30,8 +31,6 @@ PART = 0.05
 """The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
 _CORRECTED = {"DIS2D", "DIS3D"}
-_WATER = re.compile(r"(?i)(?<![a-z])(water|w)[ _]*$|^water:")
-_IN_PHASE = re.compile(r"(?i)(?<![a-z])(in[ _-]?phase|ip|in)[ _]*$|^in[ _-]?phase:")
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
@@ -272,13 +271,13 @@ def _is_worse_twin(one: Series, other: Series) -> bool:
 def _is_in_phase(series: Series) -> bool:
     """Say whether ImageType, or the end of the description, says the in-phase image of a Dixon."""
     types = set(series.header.image_type)
-    return bool({"IP", "IN_PHASE"} & types or _IN_PHASE.search(series.header.description))
+    return bool({"IP", "IN_PHASE"} & types or is_in_phase(series.header.description))
 
 
 def _is_water(series: Series) -> bool:
     """Say whether ImageType, or the description, says the water image of a Dixon."""
     types = set(series.header.image_type)
-    return bool({"W", "WATER"} & types or _WATER.search(series.header.description))
+    return bool({"W", "WATER"} & types or shows_water(series.header.description))
 
 
 def _unfiltered(description: str) -> tuple[str, ...]:
