@@ -11,6 +11,7 @@ from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
 from mixmfl.data.image_files import (
     ImageFile,
     Key,
+    composed,
     name_read,
     names_of,
     part_behind_patient,
@@ -20,6 +21,11 @@ from mixmfl.data.image_files import (
 )
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import is_of_another_state
+
+_TWO_FOLDERS = (
+    "has files in {}, folders whose names differ in how their letters are stored alone, and which "
+    "may be of two patients; put the files of one patient into one folder, and rename the other"
+)
 
 _WHOSE_IMAGE = (
     "{} lies beside several cases and is named by its kind alone; put it into the folder of its "
@@ -54,6 +60,8 @@ def questions_about(
             f"differs from {others} in upper and lower case or leading zeros alone, and may be of "
             "one patient with it; rename one"
         )
+    for key, question in _of_folders_called_alike(key_of, folder).items():
+        faults[name_of[key]].append(question)
     asked = dict(unclear)
     at_top = [path for path, key in key_of.items() if key == ((), "") and path.parent == folder]
     if len(at_top) == 1 and len(name_of) > 2:
@@ -159,6 +167,23 @@ def _written_alike(names: Collection[str]) -> dict[str, str]:
         for group in alike.values()
         for name in group
         if len(group) > 1
+    }
+
+
+def _of_folders_called_alike(key_of: Mapping[Path, Key], folder: Path) -> dict[Key, str]:
+    """Return questions about cases that lie in two folders beside each other of one name.
+
+    Their names are the same to a reader: an accent is stored in two ways, or ``%20`` is a space.
+    """
+    stored: dict[tuple[Key, Path, str], set[str]] = defaultdict(set)
+    for path, key in key_of.items():
+        for place in path.relative_to(folder).parents:
+            if place.name:
+                stored[key, place.parent, composed(place.name)].add(place.name)
+    return {
+        key: _TWO_FOLDERS.format(" and ".join(map(ascii, sorted(names))))
+        for (key, _, _), names in stored.items()
+        if len(names) > 1
     }
 
 

@@ -912,11 +912,29 @@ def test_a_short_word_behind_a_t1_is_the_patients_where_other_sequences_have_it(
 
 
 def test_letters_with_accents_are_one_name_however_they_are_stored(tmp_path: Path) -> None:
-    make_files(tmp_path, unicodedata.normalize("NFD", "Müller/T1.nii.gz"))
-    make_files(tmp_path, unicodedata.normalize("NFC", "Müller/FLAIR.nii.gz"))
+    folder = tmp_path / "images" / unicodedata.normalize("NFC", "Müller")
+    make_files(folder, unicodedata.normalize("NFC", "Müller_FLAIR.nii.gz"))
+    make_files(folder, unicodedata.normalize("NFD", "Müller_T1.nii.gz"))
+    make_files(tmp_path, unicodedata.normalize("NFD", "labels/Müller.nii.gz"))
     (case,) = find_cases(tmp_path).cases
     assert case.name == unicodedata.normalize("NFC", "Müller")
     assert set(case.images) == {"t1", "flair"}
+    assert case.label is not None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Mu\u0308ller", "M\u00fcller"), ("p 1", "p%201"), ("a/p 1", "a/p%201")]
+)
+def test_folders_that_a_reader_takes_for_one_are_asked_about(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    """Else the images of two patients would make one mask."""
+    make_files(tmp_path, f"{one}/T1.nii.gz", f"{other}/T2.nii.gz", "p3/T1.nii.gz")
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["p3"]
+    (refused,) = found.refused
+    shown = f"{Path(one).name!a} and {Path(other).name!a}"
+    assert f"has files in {shown}, folders whose names differ in how" in refused.reason
 
 
 def test_labels_that_cannot_be_read_do_not_matter_to_prediction(tmp_path: Path) -> None:
