@@ -35,21 +35,26 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         begin_configurations,
         begin_folds,
         begun_fold,
+        choice_lines,
         choose_configuration,
+        compare_folds,
         configurations_of,
+        in_order,
     )
     from mixmfl.inference.model_folder import (
         EVERY_CASE,
         MODEL,
+        best_configurations,
         fold_folder,
         holds_folds,
+        model_files,
         models_of_folds,
         read_folds,
     )
     from mixmfl.planning.plans import usual_configuration
 
     out = options.out
-    names = configurations_of(out) or list(dict.fromkeys(options.configuration))
+    names = configurations_of(out) or in_order(options.configuration)
     if strange := sorted(set(options.configuration) - set(names)):
         raise MixmflError(
             f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
@@ -70,37 +75,41 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         folders = {names[0] if names else usual_configuration(options.input, plans): out}
     known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
     folds = options.fold or (list(known[0]) if known else ["0"])
-    found = []
+    found: list[CrossValidation | None] = []
+    before: Path | None = None
     for name, folder in folders.items():
         begin_folds(folder, name, folds, resume=options.resume)
         begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
-        asked = replace(_training.asked_of(options, folder, "", name), like=next(begun, None))
-        found.append(_train_folds(folds, asked, train))
+        asked = _training.asked_of(options, folder, "", name)
+        found.append(_train_folds(folds, replace(asked, like=next(begun, None)), before, train))
+        before = folder
     done = [each for each in found if each is not None]
     if len(done) < len(found):
         print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return None
-    chosen = done[0]
     if len(done) > 1:
-        best = choose_configuration(done, out)
-        chosen = next(each for each in done if each.configuration == best)
-        print(f"best configuration by cross-validated Dice: {best}")
-    first, *more = models_of_folds(chosen.folder)
-    takes = f"the mean of {1 + len(more)} models" if more else f"the model of fold {first}"
+        print("\n".join(choice_lines(choose_configuration(done, compare_folds(done), out))))
+    chosen = best_configurations(out)
+    files = model_files(out)
+    takes = f"the mean of {len(files)} models"
+    if len(files) == 1:
+        takes = f"the model of fold {next(iter(models_of_folds(chosen[0])))}"
     print(f"mixmfl_predict -m {out} takes {takes}")
     # one model, of all cases, is what it was trained for
-    of_all = fold_folder(chosen.folder, EVERY_CASE) / MODEL
-    return of_all if of_all.is_file() else out
+    of_all = fold_folder(chosen[0], EVERY_CASE) / MODEL
+    return of_all if len(chosen) == 1 and of_all.is_file() else out
 
 
 def _train_folds(
-    folds: Sequence[str], asked: _training.Asked, train: Train
+    folds: Sequence[str], asked: _training.Asked, before: Path | None, train: Train
 ) -> "CrossValidation | None":
     """Train the folds of one configuration; return what they measured, if all are done.
 
     Args:
         folds: The folds to train.
         asked: What is asked of them all; ``out`` is the folder that has theirs in it.
+        before: The folder of the configuration that was trained before, with whose folds those of
+            this one are compared as they end.
         train: Trains a fold.
     """
     from mixmfl.federated.server.cross_validation import (
@@ -122,6 +131,8 @@ def _train_folds(
             one = replace(one, like=begun_fold(folder) or asked.like)
         if fold == EVERY_CASE:
             one = replace(one, stop_when_flat=0)  # nothing tells when it is
+        elif before is not None and fold not in unfinished_folds(before):
+            one = replace(one, beside=fold_folder(before, fold))
         print(f"{asked.configuration}, fold {fold}: {out}")
         train(one)
     if left := unfinished_folds(folder):

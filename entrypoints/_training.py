@@ -31,6 +31,7 @@ class Asked:
         stop_when_flat: See ``--stop-when-flat``; None: as that run or ``like``.
         resume: Whether the run has begun.
         like: The run of another fold, as which one that has not begun is trained.
+        beside: Folder of the same fold of another configuration, with which it is compared.
     """
 
     out: Path
@@ -41,6 +42,7 @@ class Asked:
     stop_when_flat: int | None
     resume: bool
     like: "Run | None" = None
+    beside: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Training:
         init: File whose weights a new run starts from.
         stop_when_flat: See ``--stop-when-flat``.
         resume: Whether the run has begun.
+        beside: Folder of the same fold of another configuration, with which it is compared.
     """
 
     out: Path
@@ -66,6 +69,7 @@ class Training:
     init: Path | None
     stop_when_flat: int
     resume: bool
+    beside: Path | None
 
 
 def asked_of(options: argparse.Namespace, out: Path, fold: str, configuration: str) -> Asked:
@@ -135,6 +139,7 @@ def settle(options: argparse.Namespace, plans: "Plans", asked: Asked) -> Trainin
         asked.init,
         stop_when_flat or 0,
         asked.resume,
+        asked.beside,
     )
 
 

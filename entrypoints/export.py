@@ -54,24 +54,26 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.server.run_record import open_run
     from mixmfl.inference.model_folder import (
-        best_configuration,
+        best_configurations,
         fold_folder,
         holds_folds,
-        models_of_folds,
+        model_files,
         read_folds,
     )
 
-    run = best_configuration(options.input)
-    if holds_folds(run):
-        files = models_of_folds(run)
+    runs = best_configurations(options.input)
+    if all(map(holds_folds, runs)):
+        files = model_files(options.input)
         if options.out.suffix == ".safetensors" or options.site or options.round != "best":
-            folds = ", ".join(str(fold_folder(run, fold)) for fold in read_folds(run).folds)
+            folds = ", ".join(
+                str(fold_folder(run, fold)) for run in runs for fold in read_folds(run).folds
+            )
             raise MixmflError(
                 f"{options.input}: is a run in folds, and a file holds one model, of a round or a "
                 f"site; name one of {folds}. -o FOLDER, without --round and --site, writes those "
                 "that mixmfl_predict averages"
             )
-        export_folds(run, options.out)
+        export_folds(options.input, options.out)
         mean = ", of which prediction takes the mean" if len(files) > 1 else ""
         print(f"{plural(len(files), 'model')}{mean}: {options.out}")
         return 0

@@ -180,7 +180,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
     from mixmfl.inference.default_model import check_registered, registered_model
-    from mixmfl.inference.model_folder import model_files, notes_of_mean
+    from mixmfl.inference.model_folder import model_files, notes_of_mean, small_parts_of
 
     modalities = Modalities().with_aliases(options.alias)
     alignment = replace(_options.alignment(options, modalities), leave_out=not options.strict)
@@ -216,7 +216,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             only=tuple(modalities.find(word) or word for word in words if word),
             alignment=alignment,
             brains=brains,
-            networks=Options(options.step, options.mirror),
+            networks=Options(options.step, options.mirror, small_parts_of(named)),
             least_dice=options.min_expected_dice,
             subjects=subjects_of(options.input),
             force=options.force,

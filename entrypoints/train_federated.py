@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         choices=("2d", "3d_fullres"),
         help="which to train; default: the preprocessed one; if both are, 3d_fullres. With both, "
-        "each is trained in RUN/2d and RUN/3d_fullres, and the one with the higher "
-        "cross-validated Dice is best",
+        "each is trained in RUN/2d and RUN/3d_fullres, and best is what has the highest "
+        "cross-validated Dice of both and their ensemble",
     )
     parser.add_argument(
         "--rounds",
@@ -245,6 +245,7 @@ def _simulated(options: argparse.Namespace, training: Training) -> None:
             training.out,
             beginning=Beginning(training.resume, change=True, initial=initial),
             stop_when_flat=training.stop_when_flat,
+            beside=training.beside,
             callbacks=Callbacks(report, progress=progress),
         )
         if options.personalize:
@@ -391,6 +392,7 @@ def _training_job(
         training.stop_when_flat,
         training.init.resolve() if training.init else None,
         tuple(options.alias),
+        training.beside.resolve() if training.beside else None,
     )
     if isinstance(before, TrainingJob) and not holds_run(out):
         return replace(job, init=before.init, aliases=before.aliases)

@@ -56,6 +56,10 @@ SENT: Mapping[str, Mapping[str, str]] = {
         "Dice from all their modalities, and, as means over all subsets, the sum of Dice of masks "
         "as they are and without components below 5, 10 and 20 % of the largest",
     },
+    "compare": {
+        "round": "number of the round",
+        "components": "of two configurations and of the mean of both, the same as in measure",
+    },
     "keys": {
         "round": "number of the round",
         "key": "a public key of this round, for masks",

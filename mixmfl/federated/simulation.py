@@ -36,7 +36,7 @@ from mixmfl.federated.server.coordinator import (
 from mixmfl.federated.server.merge import personalization_task, read_personal
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import MEASURE, RunSettings, Site, register
+from mixmfl.federated.state import COMPARE, MEASURE, RunSettings, Site, register
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
@@ -71,6 +71,7 @@ def simulate(
     *,
     beginning: Beginning = NEW,
     stop_when_flat: int = 0,
+    beside: Path | None = None,
     variation: Variation = AS_PLANNED,
     callbacks: Callbacks = SILENT,
 ) -> Run:
@@ -87,6 +88,7 @@ def simulate(
         beginning: Whether the run in ``out`` is resumed, and what a new one starts from.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
+        beside: Folder of a run of another configuration to compare with; see ``finish``.
         variation: What research changes of the method.
         callbacks: What is called meanwhile.
 
@@ -107,14 +109,14 @@ def simulate(
         check_registration(name, registration, plans)
     asked = Run(out, plans, settings, fold, registrations, stop_when_flat=stop_when_flat)
     run, state, optimizers = begin(asked, beginning, optimizers=True)
-    cases = sum(len(site.validation) for site in sites)
+    cases = sum(len(site.validation) for site in sites) * (1 if beside is None else 2)
     step = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step, variation) as executors:
         ask: Ask = _LocalSites(sites, executors, out, optimizers, callbacks.after_task, step)
         if variation.between is not None:
             ask = variation.between(run, ask)
         train_rounds(run, state, ask, optimizers, report=callbacks.after_round, variation=variation)
-        finish(run, ask)
+        finish(run, ask, beside)
     return run
 
 
@@ -221,7 +223,7 @@ class _LocalSites:
         # on disk until the round is merged, so that memory does not grow with the sites
         stored_reply = StoredMessage.store(done.reply, self.folder)
         reply = stored_reply.open(most_reply_bytes(received_bytes))
-        if reply.kind == MEASURE and len(self.executors) > 1:  # in other processes
+        if reply.kind in (MEASURE, COMPARE) and len(self.executors) > 1:  # in other processes
             for _ in site.validation:
                 self.step()
         if done.optimizer:

@@ -60,6 +60,12 @@ CASES_PER_SUBSET = 16  # few, for the number of subsets doubles with every modal
 
 MEASURE = "measure"
 
+COMPARE = "compare"
+"""The task to measure two configurations and their mean on the same cases and voxels."""
+
+BESIDE = "beside."
+"""What the names of the second network's tensors begin with, in a task with two."""
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -282,6 +288,17 @@ def read_dice(reply: Message) -> dict[str, DiceSum]:
         name: DiceSum(float(total), int(cases))
         for name, (total, cases) in reply.record["dice"].items()
     }
+
+
+def tensors_of_both(task: Message) -> tuple[State, State]:
+    """Return the tensors of the two networks of a task ``COMPARE``, by their own names."""
+    own = {name: each for name, each in task.tensors.items() if not name.startswith(BESIDE)}
+    other = {
+        name.removeprefix(BESIDE): each
+        for name, each in task.tensors.items()
+        if name.startswith(BESIDE)
+    }
+    return own, other
 
 
 def learning_rate_of(round_number: int, settings: RunSettings) -> float:

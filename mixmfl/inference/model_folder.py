@@ -20,6 +20,7 @@ from mixmfl.core.declarations import entries, one_of, within
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import exists, is_file, read_json, read_long_json
 from mixmfl.core.records import read_record
+from mixmfl.evaluation.small_components import Components, best_shares
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 
@@ -30,11 +31,17 @@ CONFIGURATIONS_FILE = "configurations.json"
 EVERY_CASE = "all"
 """The fold in which every case trains; its model is no part of an ensemble."""
 
+ENSEMBLE = "ensemble"
+"""The mean of all configurations that a run compares, as a candidate beside each of them."""
+
+CANDIDATES = (*CONFIGURATIONS, ENSEMBLE)
+
 FOLD_COUNT = 5
 
 FOLD_NAMES = (*map(str, range(FOLD_COUNT)), EVERY_CASE)
 
 Configuration = Annotated[str, one_of(CONFIGURATIONS)]
+Candidate = Annotated[str, one_of(CANDIDATES)]
 Fold = Annotated[str, one_of(FOLD_NAMES)]
 _Rounds = Annotated[
     Mapping[Fold, Annotated[int, within(1, MOST_ROUNDS)]], entries(0, len(FOLD_NAMES))
@@ -68,18 +75,19 @@ class ConfigurationsRecord:
 
     Attributes:
         configurations: Configurations that the run compares.
-        best: The best of them; None: not all are done.
-        dice: The mean Dice of each, where that is known.
+        best: The best of them, or their ensemble; None: not all are done.
+        dice: The mean Dice of each candidate, where that is known.
+        components: What the Dice of the ensemble is without small components, where that is known.
     """
 
     configurations: Annotated[
         tuple[Configuration, ...], entries(1, len(CONFIGURATIONS), distinct=True)
     ]
-    best: Configuration | None = None
+    best: Candidate | None = None
     dice: Annotated[
-        Mapping[Configuration, Annotated[float, within(0, 1)] | None],
-        entries(0, len(CONFIGURATIONS)),
+        Mapping[Candidate, Annotated[float, within(0, 1)] | None], entries(0, len(CANDIDATES))
     ] = field(default_factory=dict)
+    components: Components = field(default_factory=dict)
 
 
 def holds_folds(folder: Path) -> bool:
@@ -92,21 +100,42 @@ def fold_folder(folder: Path, fold: str) -> Path:
     return folder / f"fold_{fold}"
 
 
-def best_configuration(folder: Path) -> Path:
-    """Return the folder of the best of several configurations; of a single one its own folder.
+def best_configurations(folder: Path) -> list[Path]:
+    """Return the folders whose models prediction averages: of a single configuration its own.
+
+    Of several it is that of the best one, or all of theirs where their ensemble is best.
 
     Raises:
         ModelError: None was chosen yet.
     """
     if not (folder / CONFIGURATIONS_FILE).is_file():
-        return folder
-    best = read_configurations(folder).best
-    if best is None or not holds_folds(folder / best):
+        return [folder]
+    record = read_configurations(folder)
+    best = record.configurations if record.best == ENSEMBLE else [record.best]
+    folders = [folder / name for name in best if name is not None]
+    if not folders or not all(map(holds_folds, folders)):
         raise ModelError(
             f"{folder / CONFIGURATIONS_FILE}: no configuration was chosen yet; end the run by "
             "mixmfl_train_federated --resume, or name the folder of one configuration"
         )
-    return folder / best
+    return folders
+
+
+def small_parts_of(paths: Sequence[Path]) -> dict[str, float] | None:
+    """Return which small parts are removed from the mean of models, as was measured of it.
+
+    None where nothing was: then those are removed on which all models agree.
+
+    Args:
+        paths: Files and folders that ``model_files`` takes, of which all models are averaged.
+
+    Returns:
+        By label the share of its largest component below which others are removed.
+    """
+    if len(paths) != 1 or not (paths[0] / CONFIGURATIONS_FILE).is_file():
+        return None
+    record = read_configurations(paths[0])
+    return best_shares(record.components) if record.best == ENSEMBLE else None
 
 
 def models_of_folds(folder: Path) -> dict[str, Path]:
@@ -135,7 +164,8 @@ def model_files(path: Path) -> list[Path]:
 
     Args:
         path: A model file; the folder of a run; or that of a run in folds, whose models are
-            averaged. Of a run of several configurations the best by cross-validation is taken.
+            averaged. Of a run of several configurations the best by cross-validation is taken,
+            which may be all of them.
 
     Raises:
         ModelError: There is no model, or a fold is not trained to its end.
@@ -144,13 +174,13 @@ def model_files(path: Path) -> list[Path]:
         return [path]
     if not exists(path) or not path.is_dir():
         raise ModelError(f"{path}: there is no such model file or run")
-    folder = best_configuration(path)
-    if holds_folds(folder):
-        return list(models_of_folds(folder).values())
-    if (folder / MODEL).is_file():
-        return [folder / MODEL]
+    folders = best_configurations(path)
+    if all(map(holds_folds, folders)):
+        return [file for folder in folders for file in models_of_folds(folder).values()]
+    if (path / MODEL).is_file():
+        return [path / MODEL]
     raise ModelError(
-        f"{folder}: holds no {MODEL}; a model file is needed, or the folder of a run that "
+        f"{path}: holds no {MODEL}; a model file is needed, or the folder of a run that "
         "mixmfl_train_federated has trained to its end"
     )
 
@@ -159,12 +189,12 @@ def model_file(path: Path) -> Path:
     """Return the one model file that a file or folder stands for.
 
     Raises:
-        ModelError: There is no model, or there are several, of folds.
+        ModelError: There is no model, or there are several, of folds or configurations.
     """
     files = model_files(path)
     if len(files) > 1:
         raise ModelError(
-            f"{path}: holds the models of {len(files)} folds, and one model is needed here; name "
+            f"{path}: holds {len(files)} models, and one model is needed here; name "
             f"one of {', '.join(map(str, files))}. mixmfl_predict -m {path} takes the mean of all"
         )
     return files[0]
@@ -182,8 +212,10 @@ def folder_notes(path: Path) -> list[str]:
     Args:
         path: A file or folder that ``model_files`` takes.
     """
-    if path.is_dir() and holds_folds(folder := best_configuration(path)):
-        return unequal_lengths(read_folds(folder).lengths)
+    if path.is_dir():
+        folders = filter(holds_folds, best_configurations(path))
+        if lengths := [read_folds(folder).lengths for folder in folders]:
+            return [note for each in lengths for note in unequal_lengths(each)]
     run, fold = _run_and_fold(path)
     if not fold:
         return []

@@ -83,10 +83,13 @@ class Options:
     Attributes:
         step: Distance of neighbouring patches, as a share of the patch.
         mirror: Whether to average over mirrored patches as well: slower, a little better.
+        small_parts: By label, the share of its largest component below which others are removed,
+            as measured of the mean of these models; None: what all of them would remove goes.
     """
 
     step: float = 0.5
     mirror: bool = False
+    small_parts: Mapping[str, float] | None = None
 
 
 def check_models_agree(recipes: Sequence[Recipe]) -> None:
@@ -172,7 +175,7 @@ def segment(
 
     Models that share their input, such as the folds of a run, are averaged in their logits, and
     these results in their probabilities, as nnU-Net does with folds and with configurations. Small
-    components go that all models would remove.
+    components go as the options say, or those that all models would remove.
 
     Args:
         models: One model, or several that are averaged.
@@ -222,7 +225,7 @@ def segment(
         mask[~prepared.head] = 0
         for share in shares.values():
             share[~prepared.head] = 0
-    small = _common_shares(models)
+    small = _common_shares(models) if options.small_parts is None else options.small_parts
     mask, removed = remove_small(mask, described.consecutive(), small)
     return Segmented(mask, sure, ranges, shares, removed, small)
 

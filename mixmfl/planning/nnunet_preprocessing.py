@@ -366,6 +366,31 @@ def _back(
     return _resampling(planned, "probabilities", logits.shape[1:], target, after, before)
 
 
+def onto_grid(
+    logits: Tensor,
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    new_spacing: Sequence[float],
+    plans: Mapping[str, Any],
+    configuration: str,
+) -> Tensor:
+    """Return logits ``(heads, *shape)`` float32 on the grid of another configuration of a case.
+
+    Both grids are of the same box, as ``preprocess`` crops for every configuration alike.
+
+    Args:
+        logits: ``(heads, Z, Y, X)`` on the grid of ``configuration``.
+        spacing: mm, (Z, Y, X) of that grid.
+        shape: Voxels of the other grid.
+        new_spacing: mm of the other grid.
+        plans: nnU-Net's plans, whose resampling of probabilities of ``configuration`` is used.
+        configuration: ``"2d"`` or ``"3d_fullres"``.
+    """
+    planned = plans["configurations"][configuration]
+    way = _resampling(planned, "probabilities", logits.shape[1:], shape, spacing, new_spacing)
+    return way.planes(logits, 0, int(shape[0]))
+
+
 def _uncrop(
     cropped: np.ndarray, properties: Mapping[str, Any], plans: Mapping[str, Any]
 ) -> np.ndarray:

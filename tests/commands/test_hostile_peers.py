@@ -42,6 +42,7 @@ from mixmfl.federated.exchange_log import note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
 from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.secure_aggregation.signatures import SignedKey
+from mixmfl.federated.server.comparison import read_compared
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -57,6 +58,7 @@ from mixmfl.federated.server.orders import (
 from mixmfl.federated.server.subset_validation import read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_reply, check_validation
 from mixmfl.federated.state import Minimum, Site, first_state, register
+from mixmfl.inference.model_folder import CANDIDATES
 from mixmfl.inference.outcomes import Outcome, Records
 from mixmfl.planning.fingerprint import (
     MOST_CASES,
@@ -429,6 +431,19 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
                 {},
             ),
             lambda m: read_measured("north", m, 1, PLANS),
+        ),
+        (
+            Message(
+                "compare",
+                {
+                    "round": 1,
+                    "components": dict.fromkeys(
+                        CANDIDATES, dict.fromkeys(counts, ComponentSums(1, 0.5).to_json())
+                    ),
+                },
+                {},
+            ),
+            lambda m: read_compared("north", m, 1, PLANS),
         ),
     ]
     for reply, check in checks:

@@ -15,6 +15,7 @@ from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.core.errors import AggregationError, MixmflError
 from mixmfl.core.version import __version__
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.outbound import outgoing, outgoing_fingerprint
 from mixmfl.federated.client.task_checks import check_task
@@ -23,6 +24,7 @@ from mixmfl.federated.flare import controller
 from mixmfl.federated.messages import SENT, Message, encode
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.server import orders
+from mixmfl.federated.server.comparison import read_compared
 from mixmfl.federated.server.merge import (
     merge_round,
     personalization_task,
@@ -33,6 +35,7 @@ from mixmfl.federated.server.merge import (
 from mixmfl.federated.server.subset_validation import measure_task, read_measured
 from mixmfl.federated.server.update_checks import check_registration, check_validation
 from mixmfl.federated.state import RunSettings, first_state, read_dice, register
+from mixmfl.inference.model_folder import CANDIDATES
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import Fingerprint, fingerprint_case, merge_fingerprints
 from mixmfl.planning.plans import load_preset
@@ -75,6 +78,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         train_task(start, registrations["north"]),
         validation_task(start, "north", registrations),
     )
+    compared = dict.fromkeys(PLANS.labels.foreground, ComponentSums(1, 0.5, (0.5,) * 4).to_json())
     measure = measure_task(start, "north", registrations)
     personal = personalization_task(start, "north", registrations)
     return {
@@ -95,6 +99,10 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         "measure": (
             client.handle(measure, {}).reply,
             lambda m: read_measured("north", m, 0, PLANS),
+        ),
+        "compare": (
+            outgoing("compare", {"round": 0, "components": dict.fromkeys(CANDIDATES, compared)}),
+            lambda m: read_compared("north", m, 0, PLANS),
         ),
         "personalize": (
             client.handle(personal, {}).reply,

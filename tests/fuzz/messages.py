@@ -18,9 +18,11 @@ from targets import HARMLESS, REFUSED, WrongError, judged, plain
 
 from mixmfl.core import errors
 from mixmfl.core.version import __version__
+from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.service import ClientService
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, encode
+from mixmfl.federated.server.comparison import read_compared
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import (
     personalization_task,
@@ -43,6 +45,7 @@ from mixmfl.federated.server.secure_aggregation import (
 from mixmfl.federated.server.subset_validation import measure_task, read_measured
 from mixmfl.federated.server.update_checks import check_validation
 from mixmfl.federated.state import Minimum, first_state, register
+from mixmfl.inference.model_folder import CANDIDATES
 
 OURS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 
@@ -153,6 +156,12 @@ def _labels() -> Any:
     return Labels.from_dataset_json(LABELS_JSON, "here")
 
 
+def _compared() -> Message:
+    sums = ComponentSums(3, 1.5, (1.5, 1.6, 1.6, 1.4)).to_json()
+    components = dict.fromkeys(CANDIDATES, dict.fromkeys(PLANS.labels.foreground, sums))
+    return Message("compare", {"round": 1, "components": components}, {})
+
+
 class Replies:
     """Each reply of a hospital, at the coordinator: left out, or merged into finite numbers."""
 
@@ -177,6 +186,7 @@ class Replies:
             (federation.replies["north"], self._merge),
             (answers["validate"], lambda m: check_validation("north", m, 1, None, PLANS)),
             (answers["measure"], lambda m: read_measured("north", m, 1, PLANS)),
+            (_compared(), lambda m: read_compared("north", m, 1, PLANS)),
             (answers["personalize"], lambda m: read_personal("north", m)),
             (registration, self._register),
             (Message("preprocess", {"cases": {"2d": [3, 0]}}, {}), self._count),

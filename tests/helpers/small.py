@@ -119,6 +119,13 @@ def small_plans(
     )
 
 
+def both_configurations() -> Plans:
+    """Return the small plans with a 2-D and a 3-D configuration."""
+    flat, full = small_plans(), small_plans(patch=(8, 16, 16))
+    planned = {**flat.nnunet["configurations"], **full.nnunet["configurations"]}
+    return dataclasses.replace(flat, nnunet={**flat.nnunet, "configurations": planned})
+
+
 def with_residual_encoders(plans: Plans) -> Plans:
     """Return plans whose encoders are of residual blocks, as nnU-Net's ResEnc planners write."""
     nnunet = copy.deepcopy(dict(plans.nnunet))

@@ -161,7 +161,7 @@ def test_a_folder_stands_for_the_models_in_it(tmp_path: Path) -> None:
     assert model_files(run) == files[:2]  # that of all cases is no part of the mean
     assert describe_model(run) == f"{run}, the mean of 2 models"
     assert model_file(run / "fold_1") == files[1]
-    with pytest.raises(ModelError, match=r"run: holds the models of 2 folds, and one model is nee"):
+    with pytest.raises(ModelError, match=r"run: holds 2 models, and one model is needed"):
         load_model(run)
     alone = {"configuration": "2d", "folds": ["all"], "rounds": {"all": 1}}
     (run / "cross_validation.json").write_text(json.dumps(alone))

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from small import small_plans
 
+from mixmfl.planning.nnunet_preprocessing import onto_grid
 from mixmfl.planning.resampling import Resampling
 
 BEFORE = (11, 14, 13)
@@ -36,3 +38,17 @@ def test_resampling_is_nnunets(order: int, apart: int | None, after: tuple[int, 
 def test_nothing_is_done_where_the_grid_stays() -> None:
     volume = torch.randn(BEFORE)
     assert Resampling(BEFORE, BEFORE, 3)(volume) is volume
+
+
+@pytest.mark.parametrize("thick", [1.0, 5.0])
+def test_logits_come_onto_another_configurations_grid_as_nnunet_resamples(thick: float) -> None:
+    """A 2-D configuration leaves thick slices as they are, the 3-D one makes voxels of 1 mm."""
+    plans = small_plans().nnunet
+    logits = torch.randn((3, 6, 9, 8), generator=torch.Generator().manual_seed(0))
+    spacing, shape, after = (thick, 2.0, 2.0), (round(6 * thick), 18, 16), (1.0, 1.0, 1.0)
+    got = onto_grid(logits, spacing, shape, after, plans, "2d")
+    assert got.shape == (3, *shape)
+    options = plans["configurations"]["2d"]["resampling_fn_probabilities_kwargs"]
+    want = resample_data_or_seg_to_shape(logits.numpy(), shape, spacing, after, **options)
+    np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
+    assert onto_grid(logits, after, (6, 9, 8), after, plans, "2d").equal(logits)

@@ -7,6 +7,7 @@ from mixmfl.core.errors import AggregationError, PrivacyError
 from mixmfl.core.nan import or_none
 from mixmfl.core.tensor_store import Tensors
 from mixmfl.core.text import quoted
+from mixmfl.federated.client.comparison import compare_at_site
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.client.personalization import personalize_at_site
 from mixmfl.federated.client.secure_aggregation import (
@@ -18,7 +19,7 @@ from mixmfl.federated.client.secure_aggregation import (
 from mixmfl.federated.client.subset_validation import measure_at_site
 from mixmfl.federated.client.training import judged_cases, train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
-from mixmfl.federated.state import MEASURE, RunSettings, Site
+from mixmfl.federated.state import COMPARE, MEASURE, RunSettings, Site
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 from mixmfl.training.trainer import BatchLoss
@@ -120,6 +121,9 @@ class Client:
     def _measure(self, task: Message, optimizer: Tensors) -> Handled:
         return Handled(measure_at_site(task, self.site, self.plans, self.settings, self._step))
 
+    def _compare(self, task: Message, optimizer: Tensors) -> Handled:
+        return Handled(compare_at_site(task, self.site, self.plans, self.settings, self._step))
+
     def _personalize(self, task: Message, optimizer: Tensors) -> Handled:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
@@ -141,6 +145,7 @@ _HANDLERS: Mapping[str, Callable[[Client, Message, Tensors], Handled]] = {
     "masked": Client._train_masked,
     "validate": Client._validate,
     MEASURE: Client._measure,
+    COMPARE: Client._compare,
     "personalize": Client._personalize,
 }
 KINDS = tuple(_HANDLERS)

@@ -8,7 +8,7 @@ from mixmfl.core.text import one_line, shorten
 from mixmfl.federated.client.approval import Job
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
-from mixmfl.federated.state import MEASURE, Minimum, RunSettings
+from mixmfl.federated.state import COMPARE, MEASURE, Minimum, RunSettings
 from mixmfl.planning.plans import Plans
 from mixmfl.training.privacy_budget import Privacy, epsilon_of, read_ledger
 
@@ -76,7 +76,7 @@ def training_job(
         "rounds": f"{settings.rounds} of {settings.local_steps} steps, learning rate "
         f"{settings.learning_rate:g}, {settings.configuration}, fold {record['fold']}",
         "masked": "yes, the coordinator learns sums over all sites" if settings.masked else "no",
-        "leaves": _leaving(["join", *trained, "validate", MEASURE, "personalize"]),
+        "leaves": _leaving(["join", *trained, "validate", MEASURE, COMPARE, "personalize"]),
         "withheld": _withheld(least),
         "privacy": _privacy(privacy),
         "used": used,

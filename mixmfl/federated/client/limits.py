@@ -30,6 +30,7 @@ _COUNTED = {
     "keys": "rounds",  # of which each serves one masked training
     "validate": "queries",
     "measure": "queries",
+    "compare": "queries",
     "personalize": "queries",
 }
 """What a task uses up, by its kind."""

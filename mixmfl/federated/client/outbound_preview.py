@@ -17,6 +17,7 @@ from mixmfl.federated.client.outbound import (
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.training import agreed_minimum, outgoing_registration
 from mixmfl.federated.state import Minimum, RunSettings, Site, first_state, register
+from mixmfl.inference.model_folder import CANDIDATES
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
 from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
@@ -32,9 +33,9 @@ def preview_outbound(
 ) -> list[OutboundField]:
     """Return all that will leave a site in a run, with its sizes, before anything does.
 
-    The list includes replies that only some runs ask for (``measure``, ``personalize``) and
-    ``failed``, which replaces any other reply. It is that of a plain run: in a masked one the
-    tensors of ``train`` leave as masked numbers of 8 bytes each.
+    The list includes replies that only some runs ask for (``measure``, ``compare``,
+    ``personalize``) and ``failed``, which replaces any other reply. It is that of a plain run: in a
+    masked one the tensors of ``train`` leave as masked numbers of 8 bytes each.
 
     Args:
         site: The site with its training cases.
@@ -76,6 +77,7 @@ def preview_outbound(
             "measure",
             {**measured, "confidence": sums, "reliability": right, "components": components},
         ),
+        outgoing("compare", {"round": 0, "components": dict.fromkeys(CANDIDATES, components)}),
         outgoing("personalize", {"dice": 0.0, "dice_before": 0.0}),
         outgoing("failed", {"error": "MixmflError", "version": __version__}),
     ]

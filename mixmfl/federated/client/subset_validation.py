@@ -8,7 +8,7 @@ remove.
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from mixmfl.data.labels import Labels
@@ -61,19 +61,34 @@ def measure_at_site(
     usable = set(task.record["modalities"])
     runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
-    used: Counter[Subset] = Counter()  # number of cases
     measured = _Measured(plans.labels)
-    for case in judged_cases(site, usable):
-        available = all_subsets(sorted(usable.intersection(case.modalities)))
-        subsets = [subset for subset in available if used[subset] < CASES_PER_SUBSET]
-        used.update(subsets)
+    for case, subsets, whole in measured_subsets(judged_cases(site, usable), usable):
         segmentations = segment_subsets(
             runner, memory, case, subsets, plans, settings.configuration, site.device
         )
-        measured.add(case, segmentations, whole=available[-1])
+        measured.add(case, segmentations, whole)
         step()
     record = measured.record(fewest=site.validation_cases)
     return outgoing(MEASURE, {"round": task.record["round"], **record})
+
+
+def measured_subsets(
+    cases: Iterable[PreprocessedCase], usable: Collection[str]
+) -> Iterator[tuple[PreprocessedCase, list[Subset], Subset]]:
+    """Yield each case, the subsets that it is measured from, and that of all that it has.
+
+    A subset is measured on ``CASES_PER_SUBSET`` cases at most.
+
+    Args:
+        cases: Cases with any usable modality each.
+        usable: Modalities that the network can use.
+    """
+    used: Counter[Subset] = Counter()  # number of cases
+    for case in cases:
+        available = all_subsets(sorted({*usable}.intersection(case.modalities)))
+        subsets = [subset for subset in available if used[subset] < CASES_PER_SUBSET]
+        used.update(subsets)
+        yield case, subsets, available[-1]
 
 
 class _Measured:

@@ -4,6 +4,7 @@ Every field of every kind of task has a type and bounds, and every tensor is one
 of the run have. Anything else is refused before anything is computed, written or allocated.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -13,12 +14,21 @@ from mixmfl.core.declarations import entries, one_of
 from mixmfl.core.errors import AggregationError, PlansError
 from mixmfl.core.json_fields import Range, named, whole
 from mixmfl.core.records import read_record, read_value
-from mixmfl.core.tensor_store import Form, form_of
+from mixmfl.core.tensor_store import Form, Tensors, form_of
 from mixmfl.core.text import quoted, shorten
 from mixmfl.federated.client.task_records import TASKS
 from mixmfl.federated.messages import MOST_BYTES, Message
 from mixmfl.federated.secure_aggregation.protocol import LOSS, Participants
-from mixmfl.federated.state import RunSettings, Site, block_weights, first_state, register
+from mixmfl.federated.state import (
+    BESIDE,
+    COMPARE,
+    RunSettings,
+    Site,
+    block_weights,
+    first_state,
+    register,
+    tensors_of_both,
+)
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.planning.plans import Plans
@@ -27,7 +37,7 @@ from mixmfl.training.hardware import compute, map_memory_gb
 Forms = Mapping[str, Form]
 """Shapes and types that the tensors of a run can have, by name."""
 
-_WITH_TENSORS = ("train", "masked", "validate", "measure", "personalize", "model")
+_WITH_TENSORS = ("train", "masked", "validate", "measure", COMPARE, "personalize", "model")
 
 _ROUNDED = ("train", "masked", "validate")  # their weights may come in half precision
 
@@ -99,7 +109,7 @@ def check_run_task(
             or lacks blocks that the site needs for it.
     """
     source = f"the coordinator's task {task.kind!r}"
-    validates = task.kind in ("validate", "measure", "personalize")
+    validates = task.kind in ("validate", "measure", COMPARE, "personalize")
     if "round" in task.record:  # a model is judged after a round, the last one too
         last = settings.rounds if validates else settings.rounds - 1
         whole(task.record["round"], Range(0, last), f"{source}: round", AggregationError)
@@ -121,23 +131,50 @@ def check_run_task(
         holders = named(task.record.get("holders"), most, at, AggregationError)
         if strange := sorted(holders.keys() - blocks - places - {LOSS}):
             raise AggregationError(f"{at}: the run has no block {quoted(strange[0])}")
-    if task.kind != "model":
-        _check_tensors(source, task, forms, needed)
+    if task.kind == COMPARE:
+        own, other = tensors_of_both(task)
+        _check_tensors(source, task.kind, own, forms, needed)
+        beside = _forms_beside(task, plans, settings, site.device)
+        _check_tensors(f"{source}, {BESIDE}", task.kind, other, beside, needed)
+    elif task.kind != "model":
+        _check_tensors(source, task.kind, task.tensors, forms, needed)
 
 
-def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -> None:
-    if strange := sorted(task.tensors.keys() - forms.keys()):
+def _forms_beside(
+    task: Message, plans: Plans, settings: RunSettings, device: torch.device
+) -> dict[str, Form]:
+    """Return the tensors that the second network of a comparison can have, as ``forms_of``.
+
+    Raises:
+        AggregationError: It is of the run's own configuration.
+        PlansError: The plans do not have its configuration, or it takes too much memory.
+    """
+    name = task.record["beside"]
+    if name == settings.configuration:
+        raise AggregationError(
+            f"the coordinator's task {task.kind!r}: beside: {quoted(name)} is the run's own "
+            "configuration, and another is needed"
+        )
+    plans.configuration(name)
+    check_memory(plans, name, device)
+    return forms_of(plans, dataclasses.replace(settings, configuration=name))
+
+
+def _check_tensors(
+    source: str, kind: str, tensors: Tensors, forms: Forms, needed: set[str]
+) -> None:
+    if strange := sorted(tensors.keys() - forms.keys()):
         names = shorten([quoted(name) for name in strange[:3]])
         raise AggregationError(f"{source}: the run's plans have no tensor {names}")
-    for name in task.tensors:
-        form, (shape, _) = form_of(task.tensors, name), forms[name]
-        rounds = task.kind in _ROUNDED and not name.startswith("memory.")
+    for name in tensors:
+        form, (shape, _) = form_of(tensors, name), forms[name]
+        rounds = kind in _ROUNDED and not name.startswith("memory.")
         if form != forms[name] and not (rounds and form == (shape, torch.float16)):
             raise AggregationError(
                 f"{source}: {name} came as {form[0]} {form[1]}; the run's plans have "
                 f"{forms[name][0]} {forms[name][1]}"
             )
-    begun = {name.rpartition(".")[0] for name in task.tensors if name.startswith("memory.")}
+    begun = {name.rpartition(".")[0] for name in tensors if name.startswith("memory.")}
     expected = {
         name
         for name in forms
@@ -147,5 +184,5 @@ def _check_tensors(source: str, task: Message, forms: Forms, needed: set[str]) -
             else block_of(name) in needed
         )
     }
-    if missing := sorted(expected - task.tensors.keys()):
+    if missing := sorted(expected - tensors.keys()):
         raise AggregationError(f"{source}: {shorten(missing)} is missing")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.federated.state import Cases, RunSettings, Voxels
-from mixmfl.inference.model_folder import Fold
+from mixmfl.inference.model_folder import Configuration, Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 
@@ -80,6 +80,17 @@ class ValidationTask:
 
 
 @dataclass(frozen=True)
+class ComparisonTask(ValidationTask):
+    """Measure a model, that of another configuration, and the mean of both.
+
+    Attributes:
+        beside: The other configuration, whose tensors' names begin with ``BESIDE``.
+    """
+
+    beside: Configuration
+
+
+@dataclass(frozen=True)
 class ModelTask:
     """Keep the finished model, which is the task's tensor."""
 
@@ -92,6 +103,7 @@ TASKS: Mapping[str, type] = {
     "keys": RoundTask,
     "validate": ValidationTask,
     "measure": ValidationTask,
+    "compare": ComparisonTask,
     "personalize": ValidationTask,
     "model": ModelTask,
 }

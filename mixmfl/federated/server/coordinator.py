@@ -17,6 +17,12 @@ from mixmfl.federated.server.checkpoint import (
     load_state_of,
     save_round,
 )
+from mixmfl.federated.server.comparison import (
+    comparison_tasks,
+    load_comparison,
+    merge_compared,
+    save_comparison,
+)
 from mixmfl.federated.server.export import export_model
 from mixmfl.federated.server.measured import load_measured, save_measured
 from mixmfl.federated.server.merge import (
@@ -28,6 +34,7 @@ from mixmfl.federated.server.merge import (
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
+from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
     gather_participants,
@@ -147,7 +154,7 @@ def train_rounds(
     return True
 
 
-def finish(run: Run, ask: Ask) -> Path:
+def finish(run: Run, ask: Ask, beside: Path | None = None) -> Path:
     """Draw how a run went, export the model of its best round, and write the page of both.
 
     Returns the model's file.
@@ -156,9 +163,13 @@ def finish(run: Run, ask: Ask) -> Path:
         run: A run with at least one round.
         ask: Sends tasks to the sites, which measure the model's Dice from every subset of
             modalities, unless that was done before.
+        beside: Folder of a run of the same fold and another configuration that has ended, with
+            which and with whose mean the sites compare this one's model; None: there is none.
     """
     draw_progress(run, run.folder / "progress.png")
     _measure(run, ask)
+    if beside is not None:
+        _compare(run, open_run(beside), ask)
     model = run.folder / "model.safetensors"
     export_model(run.folder, "best", model)
     write_run_page(run)
@@ -179,6 +190,15 @@ def _measure(run: Run, ask: Ask) -> None:
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
     save_measured(run, number, merge_measured(list(measured.values())), measured)
+
+
+def _compare(run: Run, beside: Run, ask: Ask) -> None:
+    if load_comparison(run, beside) is not None:
+        return
+    states = (load_state_of(each, choose_round(each, "best")) for each in (run, beside))
+    answers = ask(comparison_tasks(run, beside, *states))
+    replies = {site: answer.message for site, answer in answers.came.items()}
+    save_comparison(run, beside, merge_compared(run, replies))
 
 
 def _one_round(

@@ -7,7 +7,7 @@ cases, each segmented by a model that did not train on it.
 import dataclasses
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from mixmfl.core.files import replacing, write_json, write_text
 from mixmfl.core.nan import mean, or_none
 from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.evaluation.small_components import best_shares, shares_text
+from mixmfl.evaluation.small_components import Components, best_shares, shares_text
+from mixmfl.federated.server.comparison import add_compared, load_comparison
 from mixmfl.federated.server.export import Pooled, export_model
 from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
+from mixmfl.federated.server.reply_records import Compared
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_page import write_folds_page
 from mixmfl.federated.server.run_record import holds_run, open_run
@@ -27,10 +29,13 @@ from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.model_folder import (
     CONFIGURATIONS_FILE,
     CROSS_VALIDATION_FILE,
+    ENSEMBLE,
     EVERY_CASE,
     FOLD_NAMES,
     MODEL,
+    ConfigurationsRecord,
     FoldsRecord,
+    best_configurations,
     fold_folder,
     holds_folds,
     models_of_folds,
@@ -38,6 +43,7 @@ from mixmfl.inference.model_folder import (
     read_folds,
     unequal_lengths,
 )
+from mixmfl.planning.nnunet_plans import CONFIGURATIONS
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class CrossValidation:
     @property
     def dice(self) -> dict[str, float]:
         """Return mean Dice by label or region, each case from all modalities that it has."""
-        return _dice_of(self.measured)
+        return _dice_of(self.measured.components)
 
     def lines(self) -> list[str]:
         """Return what was measured, as text."""
@@ -72,15 +78,15 @@ class CrossValidation:
         ]
         for site, at_site in {"all sites": self.measured, **self.sites}.items():
             cases = max((sums.cases for sums in at_site.components.values()), default=0)
-            dice = ", ".join(f"{name} {value:.3f}" for name, value in _dice_of(at_site).items())
+            dice = ", ".join(f"{n} {d:.3f}" for n, d in _dice_of(at_site.components).items())
             lines.append(f"  {site}: {dice or 'not measured'} ({plural(cases, 'case')})")
         if small := shares_text(best_shares(self.measured.components)):
             lines.append(f"  prediction removes small parts of: {small}")
         return lines + unequal_lengths(self.lengths)
 
 
-def _dice_of(measured: Measured) -> dict[str, float]:
-    return {n: sums.dice / sums.cases for n, sums in measured.components.items() if sums.cases}
+def _dice_of(components: Components) -> dict[str, float]:
+    return {name: sums.dice / sums.cases for name, sums in components.items() if sums.cases}
 
 
 def begin_folds(
@@ -193,26 +199,36 @@ def export_folds(folder: Path, out: Path) -> None:
     The folder can be named wherever that of the run can to predict, and holds nothing else of it.
 
     Args:
-        folder: Folder of a run in folds, of one configuration.
+        folder: Folder of a run in folds, maybe of several configurations, of which the best one is
+            copied, or all where their ensemble is best.
         out: The folder to write.
 
     Raises:
         ModelError: The folds are not all trained, or ``out`` is there already.
     """
-    record, files = read_folds(folder), models_of_folds(folder)
+    folders = best_configurations(folder)
     if out.exists():
         raise ModelError(f"{out}: exists already; name a new folder")
     with replacing(out.resolve()) as temporary:
-        for fold, file in files.items():
-            fold_folder(temporary, fold).mkdir(parents=True)
-            shutil.copyfile(file, fold_folder(temporary, fold) / MODEL)
-        copied = dataclasses.replace(
-            record,
-            folds=tuple(files),
-            rounds={fold: record.rounds[fold] for fold in files},
-            lengths={fold: n for fold, n in record.lengths.items() if fold in files},
-        )
-        _write(temporary, copied)
+        for each in folders:
+            _copy_folds(each, temporary / each.name if len(folders) > 1 else temporary)
+        if len(folders) > 1:
+            shutil.copyfile(folder / CONFIGURATIONS_FILE, temporary / CONFIGURATIONS_FILE)
+
+
+def _copy_folds(folder: Path, out: Path) -> None:
+    """Copy the models of a run in folds, of one configuration, and their record without others."""
+    record, files = read_folds(folder), models_of_folds(folder)
+    for fold, file in files.items():
+        fold_folder(out, fold).mkdir(parents=True)
+        shutil.copyfile(file, fold_folder(out, fold) / MODEL)
+    copied = dataclasses.replace(
+        record,
+        folds=tuple(files),
+        rounds={fold: record.rounds[fold] for fold in files},
+        lengths={fold: n for fold, n in record.lengths.items() if fold in files},
+    )
+    _write(out, copied)
 
 
 def pooled_of(run_folder: Path, number: int) -> Pooled | None:
@@ -250,34 +266,83 @@ def begin_configurations(folder: Path, names: Sequence[str], *, resume: bool) ->
     write_json(folder / CONFIGURATIONS_FILE, {"configurations": list(names), "best": None})
 
 
+def in_order(configurations: Collection[str]) -> list[str]:
+    """Return configurations in the order in which they are trained, each once."""
+    return [name for name in CONFIGURATIONS if name in configurations]
+
+
 def configurations_of(folder: Path) -> list[str]:
     """Return the configurations that a run compares; empty: it is none of several."""
     if not (folder / CONFIGURATIONS_FILE).is_file():
         return []
-    return list(read_configurations(folder).configurations)
+    return in_order(read_configurations(folder).configurations)
 
 
-def choose_configuration(trained: Sequence[CrossValidation], folder: Path) -> str:
-    """Return the configuration with the highest cross-validated Dice, the first of equals.
+def compare_folds(trained: Sequence[CrossValidation]) -> Compared:
+    """Return what the sites measured of two configurations and their mean, over all folds.
 
-    Dice is the mean over labels, each case from all modalities that it has, as in nnU-Net.
+    Empty where some fold was not compared, as in a run of an earlier version that was not resumed.
+
+    Args:
+        trained: The folds of each configuration, in the order in which they were trained.
+    """
+    first, second = trained
+    parts = []
+    for fold in second.folds:
+        runs = (open_run(fold_folder(each.folder, fold)) for each in (second, first))
+        if (part := load_comparison(*runs)) is None:
+            return {}
+        parts.append(part)
+    return add_compared(parts)
+
+
+def choose_configuration(
+    trained: Sequence[CrossValidation], compared: Compared, folder: Path
+) -> ConfigurationsRecord:
+    """Choose the configuration with the highest cross-validated Dice, or the ensemble of all.
+
+    Dice is the mean over labels, each case from all modalities that it has, as in nnU-Net. Of
+    equals the first is chosen, and the ensemble is last.
 
     Args:
         trained: The folds of each configuration.
+        compared: What ``compare_folds`` returns. Where that is nothing, each configuration counts
+            by what its own folds measured, and the ensemble is no candidate.
         folder: Where the choice is recorded.
+
+    Raises:
+        ModelError: No fold has validation cases.
     """
-    means = {each.configuration: mean(each.dice.values()) for each in trained}
+    means = {name: mean(_dice_of(components).values()) for name, components in compared.items()}
+    if not means or any(map(math.isnan, means.values())):
+        means = {each.configuration: mean(each.dice.values()) for each in trained}
     known = {name: dice for name, dice in means.items() if not math.isnan(dice)}
     if not known:
         raise ModelError(f"{folder}: no fold has validation cases, so that none can be chosen")
-    best = max(known, key=lambda name: known[name])
-    content = {
-        "configurations": list(means),
-        "best": best,
-        "dice": {name: or_none(dice) for name, dice in means.items()},
-    }
-    write_json(folder / CONFIGURATIONS_FILE, content)
-    return best
+    record = ConfigurationsRecord(
+        tuple(each.configuration for each in trained),
+        max(known, key=lambda name: known[name]),
+        {name: or_none(dice) for name, dice in means.items()},
+        compared[ENSEMBLE] if ENSEMBLE in known else {},
+    )
+    write_json(folder / CONFIGURATIONS_FILE, dataclasses.asdict(record))
+    return record
+
+
+def choice_lines(record: ConfigurationsRecord) -> list[str]:
+    """Return which configuration was chosen, and why, as text."""
+    dice = ", ".join(f"{n} {d:.3f}" for n, d in record.dice.items() if d is not None)
+    if ENSEMBLE not in record.dice:
+        lines = [f"cross-validated Dice: {dice}; no site measured their ensemble"]
+    else:
+        lines = [f"cross-validated Dice, all on the same cases and voxels: {dice}"]
+    both = f"the ensemble of {' and '.join(record.configurations)}"
+    best = both if record.best == ENSEMBLE else record.best
+    lines.append(f"best configuration by cross-validated Dice: {best}")
+    small = shares_text(best_shares(record.components))
+    if record.best == ENSEMBLE and small:
+        lines.append(f"  prediction removes small parts of: {small}")
+    return lines
 
 
 def _write(folder: Path, record: FoldsRecord) -> None:

@@ -101,6 +101,7 @@ class TrainingJob:
             has all rounds.
         init: File whose weights a new run starts from; None: from random ones.
         aliases: Other words for modalities, as ``Modalities.with_aliases`` takes them.
+        beside: Folder of a run of another configuration to compare with; see ``finish``.
     """
 
     work: Path
@@ -114,6 +115,7 @@ class TrainingJob:
     stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
     init: Path | None = None
     aliases: Annotated[tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, 1000)] = ()
+    beside: Path | None = None
 
 
 Orders = PlanningJob | TrainingJob
@@ -142,7 +144,7 @@ def load_job(path: Path) -> Orders:
     if job == "PlanningJob":
         return read_record(PlanningJob, content, str(path), DataError, whole=True)
     # those of before this could be asked for
-    content = {"stop_when_flat": 0, "init": None, "aliases": [], **content}
+    content = {"stop_when_flat": 0, "init": None, "aliases": [], "beside": None, **content}
     orders = read_record(TrainingJob, content, str(path), DataError, whole=True)
     whole(orders.quorum, Range(1, len(orders.sites)), f"{path}: quorum", DataError)
     return orders
@@ -219,7 +221,7 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
 
     if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
         return False
-    model = finish(run, ask_those_here)
+    model = finish(run, ask_those_here, orders.beside)
     if orders.personalize:
         _personalize(run, ask_those_here)
     size = model.stat().st_size

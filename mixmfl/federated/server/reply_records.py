@@ -26,7 +26,7 @@ from mixmfl.federated.secure_aggregation.signatures import (
     SignedKey,
 )
 from mixmfl.federated.state import Cases, Registration
-from mixmfl.inference.model_folder import Configuration
+from mixmfl.inference.model_folder import CANDIDATES, Candidate, Configuration
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES
 
@@ -54,6 +54,9 @@ BinCounts = Annotated[
     entries(0, MOST_LABELS),
 ]
 """By label or region, how many cases have a Dice in each of the ranges."""
+
+Compared = Annotated[Mapping[Candidate, Components], entries(0, len(CANDIDATES))]
+"""By configuration, and of the mean of all, the sums of Dice without small components."""
 
 Reply = TypeVar("Reply")
 
@@ -150,6 +153,14 @@ class MeasureReply:
     confidence: Confidence
     reliability: Reliabilities
     components: Components
+
+
+@dataclass(frozen=True)
+class ComparisonReply:
+    """Dice of two configurations and of their mean."""
+
+    round: Round
+    components: Compared
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.core.text import quoted
 from mixmfl.evaluation.mask_quality import Measured, add_sums
 from mixmfl.evaluation.reliability import add_reliability
-from mixmfl.evaluation.small_components import add_components
+from mixmfl.evaluation.small_components import Components, add_components
 from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.merge import validation_task
@@ -67,8 +67,7 @@ def read_measured(
     _check_sums(site, read.confidence, lambda sums: sums.masks, plans, labelled, words)
     words = "voxels by probability that none are", "probabilities of"
     _check_sums(site, read.reliability, lambda sums: sums.cases, plans, labelled, words)
-    words = "sums of Dice that no cases have", "Dice without small components of"
-    _check_sums(site, read.components, lambda sums: sums.cases, plans, labelled, words)
+    check_components(site, read.components, plans, labelled)
     return Measured(
         tuple(expected.values()),
         dict(read.confidence),
@@ -93,6 +92,18 @@ def _check_counts(
             f"{quoted(dict(by_label), 200)}"
         )
     check_labelled(site, "Dice of", [n for n, counts in by_label.items() if any(counts)], labelled)
+
+
+def check_components(
+    site: str, components: Components, plans: Plans, labelled: Collection[str] | None
+) -> None:
+    """Check that sums of Dice without small components can be those of a site's cases.
+
+    Raises:
+        AggregationError: They cannot be true, or are of a label that the site does not label.
+    """
+    words = "sums of Dice that no cases have", "Dice without small components of"
+    _check_sums(site, components, lambda sums: sums.cases, plans, labelled, words)
 
 
 def _check_sums(

@@ -13,7 +13,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 from masked_federation import write_keys
-from small import LABELS_JSON, small_plans, stored_site, write_model, write_site
+from small import (
+    LABELS_JSON,
+    both_configurations,
+    small_plans,
+    stored_site,
+    write_model,
+    write_site,
+)
 
 import mixmfl
 from mixmfl.core import version
@@ -38,6 +45,7 @@ from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.secure_aggregation.protocol import Participants
 from mixmfl.federated.server.checkpoint import load_state_of
+from mixmfl.federated.server.comparison import load_comparison
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.orders import (
@@ -208,6 +216,33 @@ def test_hospitals_train_what_one_process_would(
     assert model == simulated
     for config in federation.configs.values():  # the model is every hospital's to use
         assert (config.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
+
+
+def test_hospitals_compare_configurations_as_one_process_would(tmp_path: Path) -> None:
+    plans = both_configurations()
+    federation = Federation(*configs_of(tmp_path, CASES, plans))
+    for name, cases in CASES.items():
+        stored_site(tmp_path / name, name, cases, plans, "3d_fullres")
+    plans.save(tmp_path / "plans.json")
+    settings = dataclasses.replace(SETTINGS, rounds=1)
+    flat, full, here = (tmp_path / name for name in ("flat", "full", "here"))
+    first = TrainingJob(tmp_path, flat, tuple(sorted(CASES)), "first", settings, "0")
+    assert train(federation, first)
+    settings = dataclasses.replace(settings, configuration="3d_fullres")
+    second = dataclasses.replace(first, out=full, name="second", settings=settings, beside=flat)
+    save_job(second, tmp_path / "orders.json")
+    assert load_job(tmp_path / "orders.json") == second
+    assert train(federation, second)
+    sites = [
+        site
+        for name in CASES
+        for site in open_sites(tmp_path / name, plans, "3d_fullres", "0", 0, [name])
+    ]
+    run = simulate(plans, sites, settings, "0", here, beside=flat)
+    compared = load_comparison(run, open_run(flat))
+    assert compared == load_comparison(open_run(full), open_run(flat))
+    assert compared is not None
+    assert compared["ensemble"]["lesion"].cases == sum(len(site.validation) for site in sites) > 0
 
 
 def test_a_run_resumes_after_coordinator_and_sites_were_restarted(

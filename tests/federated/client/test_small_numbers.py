@@ -60,6 +60,8 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("measure", "confidence"): WITHHELD,
     ("measure", "reliability"): WITHHELD,
     ("measure", "components"): WITHHELD,
+    ("compare", "round"): NOTHING,
+    ("compare", "components"): WITHHELD,
     ("keys", "round"): NOTHING,
     ("keys", "key"): NOTHING,
     ("keys", "certificate"): NOTHING,
@@ -78,7 +80,13 @@ FIELDS: Mapping[tuple[str, str], str] = {
 def test_every_field_that_leaves_is_decided_upon() -> None:
     assert set(FIELDS) == {(kind, field) for kind, fields in SENT.items() for field in fields}
     withheld = {kind for (kind, _), what in FIELDS.items() if what == WITHHELD}
-    assert withheld == {"fingerprint", "validate", "measure", "personalize"}  # tested below
+    assert withheld == {
+        "fingerprint",
+        "validate",
+        "measure",
+        "compare",
+        "personalize",
+    }  # tested below; compare in test_comparison
     assert {kind for (kind, _), what in FIELDS.items() if what == REFUSED} == {"train"}
 
 

@@ -1,6 +1,5 @@
 """A run in folds: trained by one command, resumed, and what its folds measured added up."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mixmfl.entrypoints import train_federated
-from small import small_plans, stored_site
+from small import both_configurations, small_plans, stored_site
 from small_federation import Cases, write_work
 
 from mixmfl.core.errors import ModelError
@@ -17,15 +16,23 @@ from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
+    choice_lines,
     choose_configuration,
     configurations_of,
 )
 from mixmfl.federated.server.measured import load_measured
+from mixmfl.federated.server.reply_records import Compared
+from mixmfl.federated.server.run import choose_round
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.model_file import load_model
-from mixmfl.inference.model_folder import model_files, read_folds
+from mixmfl.inference.model_folder import (
+    model_files,
+    read_configurations,
+    read_folds,
+    small_parts_of,
+)
 
 Command = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -185,41 +192,88 @@ def folds_of(name: str, dice: Mapping[str, float], folder: Path) -> CrossValidat
 def test_the_configuration_with_the_higher_mean_dice_is_best(tmp_path: Path) -> None:
     flat = folds_of("2d", {"lesion": 0.8, "core": 0.3}, tmp_path)
     full = folds_of("3d_fullres", {"lesion": 0.6, "core": 0.6}, tmp_path)
-    assert choose_configuration([flat, full], tmp_path) == "3d_fullres"
+    assert choose_configuration([flat, full], {}, tmp_path).best == "3d_fullres"
     record = json.loads((tmp_path / "configurations.json").read_text())
     assert record["dice"] == pytest.approx({"2d": 0.55, "3d_fullres": 0.6})
     assert configurations_of(tmp_path) == ["2d", "3d_fullres"]
-    assert choose_configuration([flat, flat], tmp_path) == "2d"
+    assert choose_configuration([flat, flat], {}, tmp_path).best == "2d"
     with pytest.raises(ModelError, match="no fold has validation cases"):
-        choose_configuration([folds_of("2d", {}, tmp_path)], tmp_path)
+        choose_configuration([folds_of("2d", {}, tmp_path)], {}, tmp_path)
     with pytest.raises(ModelError, match="holds a run; nothing was written"):
         begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=False)
     begin_configurations(tmp_path, ["2d", "3d_fullres"], resume=True)
     assert json.loads((tmp_path / "configurations.json").read_text())["best"] is None
 
 
+def test_the_ensemble_is_best_where_its_dice_is_higher_on_the_same_cases(tmp_path: Path) -> None:
+    flat = folds_of("2d", {"lesion": 0.8, "core": 0.3}, tmp_path)
+    full = folds_of("3d_fullres", {"lesion": 0.6, "core": 0.6}, tmp_path)
+    small = {"core": ComponentSums(10, 6.0, (6.0, 6.1, 6.2, 6.1)), "lesion": ComponentSums(10, 8.0)}
+    alone = {"core": ComponentSums(10, 3.5), "lesion": ComponentSums(10, 8.0)}
+    compared = {"2d": alone, "3d_fullres": alone, "ensemble": small}
+    record = choose_configuration([flat, full], compared, tmp_path)
+    assert record == read_configurations(tmp_path)
+    assert record.dice == pytest.approx({"2d": 0.575, "3d_fullres": 0.575, "ensemble": 0.7})
+    assert choice_lines(record) == [
+        "cross-validated Dice, all on the same cases and voxels: "
+        "2d 0.575, 3d_fullres 0.575, ensemble 0.700",
+        "best configuration by cross-validated Dice: the ensemble of 2d and 3d_fullres",
+        "  prediction removes small parts of: core (below 10 % of its largest)",
+    ]
+    # nothing of what the folds measured on voxels of their own counts beside it
+    assert (
+        choose_configuration([full, flat], {**compared, "ensemble": alone}, tmp_path).best == "2d"
+    )
+    none: Compared = {"2d": {}, "3d_fullres": {}, "ensemble": {}}
+    record = choose_configuration([flat, full], none, tmp_path)
+    assert (record.best, record.components) == ("3d_fullres", {})
+    assert choice_lines(record)[0].endswith("3d_fullres 0.600; no site measured their ensemble")
+
+
 def test_configurations_are_trained_alike_and_the_best_one_predicts(
     tmp_path: Path, command: Command, capsys: Said
 ) -> None:
-    flat, full = small_plans(), small_plans(patch=(8, 16, 16))
-    planned = {**flat.nnunet["configurations"], **full.nnunet["configurations"]}
-    plans = dataclasses.replace(flat, nnunet={**flat.nnunet, "configurations": planned})
+    plans = both_configurations()
+    planned = plans.configurations
     work, out = write_work(tmp_path / "work", {}, plans), tmp_path / "run"
     for configuration in planned:
         stored_site(work, "north", [("t1",)] * 3, plans, configuration)
-    both = ("-i", work, "-o", out, "-c", "2d", "3d_fullres", "--fold", 0, *SHORT)
+    both = ("-i", work, "-o", out, "-c", "3d_fullres", "2d", "--fold", 0, *SHORT)
     assert command("mixmfl_train_federated", *both) == 0
     record = json.loads((out / "configurations.json").read_text())
+    assert list(record["dice"]) == ["2d", "3d_fullres", "ensemble"]
     best = max(record["dice"], key=lambda name: record["dice"][name])
     assert record["best"] == best
-    assert model_files(out) == [out / best / "fold_0" / "model.safetensors"]
-    assert command("mixmfl_export", "-i", out, "-o", tmp_path / "best") == 0
-    (copied,) = model_files(tmp_path / "best")
-    assert copied.read_bytes() == model_files(out)[0].read_bytes()
+    compared = json.loads((out / "3d_fullres" / "fold_0" / "comparison.json").read_text())
+    assert compared["components"]["ensemble"] == record["components"]
+    assert record["components"]["lesion"]["cases"] == 1
 
-    before = (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes()
+    models = {name: out / name / "fold_0" / "model.safetensors" for name in planned}
+    for chosen, files in (
+        ("2d", [models["2d"]]),
+        ("3d_fullres", [models["3d_fullres"]]),
+        ("ensemble", [*models.values()]),
+    ):
+        (out / "configurations.json").write_text(json.dumps({**record, "best": chosen}))
+        assert model_files(out) == files
+        copy = tmp_path / chosen
+        assert command("mixmfl_export", "-i", out, "-o", copy) == 0
+        assert [f.read_bytes() for f in model_files(copy)] == [f.read_bytes() for f in files]
+        assert small_parts_of([copy]) == small_parts_of([out])
+        assert (small_parts_of([out]) is None) == (chosen != "ensemble")
+
+    before = models["3d_fullres"].read_bytes()
     shutil.rmtree(out / "3d_fullres")  # as if it had been stopped after the first one
     capsys.readouterr()
     assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
-    assert f"best configuration by cross-validated Dice: {best}" in capsys.readouterr().out
-    assert (out / "3d_fullres" / "fold_0" / "model.safetensors").read_bytes() == before
+    assert json.loads((out / "configurations.json").read_text()) == record
+    printed = capsys.readouterr().out
+    assert "cross-validated Dice, all on the same cases and voxels: 2d 0." in printed
+    assert models["3d_fullres"].read_bytes() == before
+
+    # the first configuration alone is trained on, and its model is another
+    longer = ("-i", work, "-o", out / "2d", "--resume", "--rounds", 2)
+    assert command("mixmfl_train_federated", *longer) == 0
+    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
+    rounds = json.loads((out / "3d_fullres" / "fold_0" / "comparison.json").read_text())["rounds"]
+    assert rounds["2d"] == choose_round(open_run(out / "2d" / "fold_0"), "best")
