@@ -199,7 +199,7 @@ def _in_pieces(
         for image in mine:
             if rests[image.path] and (parts := _PATIENT_AND_REST.fullmatch(rests[image.path])):
                 pieces[home, parts[1]].setdefault(parts[2], []).append(image)
-    unclear = {}
+    unclear: dict[Path, str] = {}
     for behind in pieces.values():
         images = [image for mine in behind.values() for image in mine]
         are_cases = any(map(is_examination, behind)) or any(map(names_examination, behind))

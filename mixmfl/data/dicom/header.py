@@ -11,6 +11,7 @@ from typing import Any
 
 from mixmfl.core.errors import DataError
 from mixmfl.data.body_parts import described_part
+from mixmfl.data.contrast_agent import agent_in_name
 from mixmfl.data.dicom.elements import (
     MOST_PARTS,
     Values,
@@ -42,7 +43,7 @@ _NAMES = [
     "AcquisitionNumber", "AcquisitionTime", "SeriesDescription", "ProtocolName", "SequenceName",
     "PulseSequenceName", "BodyPartExamined", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusVolume", "ContrastBolusTotalDose", "ContrastBolusStartTime",
-    "ContrastBolusIngredient", "ContrastBolusRoute",
+    "ContrastBolusIngredient", "ContrastBolusRoute", "ImageComments",
     "AcquisitionContrast", "AngioFlag", "TimeOfFlightContrast", "PhaseContrast",
     "ComplexImageComponent", "ScanningSequence", "SequenceVariant",
     "EchoPulseSequence", "EchoPlanarPulseSequence", "InversionRecovery", "EchoTime",
@@ -96,6 +97,7 @@ class Header:
             header has of an agent.
         phase: ``"native"`` or ``"contrast"`` where the header says whether an agent was given
             before; else empty.
+        comment: ImageComments where they name an agent that was given; else empty.
         contrast: AcquisitionContrast, such as ``"FLUID_ATTENUATED"``.
         angiography: Whether AngioFlag, TimeOfFlightContrast or PhaseContrast say so.
         component: ComplexImageComponent, such as ``"MAGNITUDE"``.
@@ -118,6 +120,7 @@ class Header:
     body_part: str = ""
     agent: str = ""
     phase: str = ""
+    comment: str = ""
     contrast: str = ""
     angiography: bool = False
     component: str = ""
@@ -392,6 +395,7 @@ def _header(values: Any) -> Header:
         text_in(values, "BodyPartExamined"),
         _agent(values),
         _phase(values),
+        _comment_on_agent(values),
         text_in(values, "AcquisitionContrast").upper(),
         any(
             is_yes(values, name) for name in ("AngioFlag", "TimeOfFlightContrast", "PhaseContrast")
@@ -437,6 +441,12 @@ def _agent(values: Any) -> str:
     if not agent and 0 not in amounts and text_in(values, "ContrastBolusRoute"):
         return "of unknown name"  # how it is given may be the protocol's own
     return f"{agent} 0 ml" if agent and 0 in amounts and not max(amounts) > 0 else agent
+
+
+def _comment_on_agent(values: Any) -> str:
+    """Return ImageComments where they say that an agent was given; else nothing."""
+    comment = text_in(values, "ImageComments")
+    return comment if agent_in_name(comment) == "with" else ""
 
 
 def _phase(values: Any) -> str:

@@ -366,6 +366,8 @@ def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Re
         return Recognised("t1c", f"{why}, contrast agent {header.agent!r}")
     if field == "unclear":
         return Recognised("", f"{UNSURE}: {why} says a T1, and the contrast agent {header.agent!r}")
+    if header.comment:
+        return Recognised("", f"{UNSURE}: {why} says a T1, and ImageComments {header.comment!r}")
     return Recognised("t1", why)
 
 

@@ -50,6 +50,9 @@ from mixmfl.data.modalities import Modalities
         (Header(description="t1_mprage nativ", protocol="t1_mprage_KM"), "t1"),
         # a word that may tell of an agent, and a field that does
         (Header(description="AX T1 xyz"), ""),
+        (Header(description="AX T1", comment="post Gd"), ""),
+        (Header(description="AX T1", comment="post Gd", agent="Gadovist"), "t1c"),
+        (Header(description="AX T1 PRE", comment="post Gd"), "t1"),
         (Header(description="AX T1 xyz", agent="Gadovist"), "t1c"),
         (Header(description="AX T1 xyz", agent="NONE"), ""),
         (Header(description="AX T1 xyz", phase="native"), "t1"),
