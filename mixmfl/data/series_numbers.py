@@ -154,8 +154,6 @@ def are_of_series(
         return False
     if {i.reading.head for i in group.images} <= labelled:  # 001_t1, 001_seg, 002_flair, …
         return None if group.home and is_protocol else False
-    if is_days_folder(group.home):
-        return True  # Meier/2019-05-03/3_t1, Meier/2019-05-03/5_flair
     if any(map(names_patient, group.home)) and all(is_series(i.reading.head) for i in group.images):
         return True  # P1/E1/S1_t1, P1/E1/S2_t2
     if group.home and all(_OF_SERIES.match(i.reading.head.lower()) for i in group.images):
@@ -173,6 +171,8 @@ def are_of_series(
     jumps = last - first > len(mine) - 1
     if counted or len({*mine.values()}) < len(mine):
         return None
+    if is_days_folder(group.home):
+        return True  # Meier/2019-05-03/3_t1, Meier/2019-05-03/5_flair
     if group.have_zeros and not (group.home and jumps and len(mine) > 2):
         return None
     if group.name and not is_patient:

@@ -315,6 +315,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("Gado_T1 Gado_FLAIR", "or the patient"),
         ("p1/T1_1 p1/T1_2 p1/FLAIR_1", "2 files for t1"),
         ("p01_01_T1 p01_FLAIR p02_01_T1 p02_FLAIR", "looks like one patient, or like several"),
+        ("Klinik/2021-02-03/1_T1 Klinik/2021-02-03/2_FLAIR", "several patients"),
         ("p1_Skyra_T1 p1_Aera_FLAIR", "looks like one patient, or like several"),
         ("OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-1 OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-2", "--alias t1=mpr"),
         ("p1/T1_pre p1/T1", "2 files for t1"),  # preprocessed, perhaps
