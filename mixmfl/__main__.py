@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = commands()
     words = [name.removeprefix("mixmfl_") for name in found]
     made = argparse.ArgumentParser(
-        prog="python -m mixmfl",
+        prog="python -I -m mixmfl",
         description="Run mixmfl_COMMAND. Commands:\n\n" + _list(found),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

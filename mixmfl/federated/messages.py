@@ -88,8 +88,9 @@ FORMAT = 5
 MOST_BYTES = 4 * 2**30
 """Largest message, where its reader knows no closer limit."""
 
-# what a reply may have beyond its task: prototypes, and names in the header
-_REPLY_SLACK = 2**20
+# what a reply may have beyond its task: statistics, names in the header, and prototypes, of which a
+# thousand labels, four modalities and three levels of 320 channels have 30 MB where they are masked
+_REPLY_SLACK = 64 * 2**20
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -69,10 +70,17 @@ def test_every_command_tells_its_version(word: str, capsys: Said) -> None:
     assert capsys.readouterr().out == f"mixmfl_{word} {__version__}\n"
 
 
-def test_python_runs_the_package() -> None:
+def test_python_runs_the_package_as_it_is_documented_and_nothing_of_the_current_folder(
+    tmp_path: Path,
+) -> None:
+    for name in ("mixmfl.py", "argparse.py", "torch.py"):
+        (tmp_path / name).write_text("raise SystemExit('run from the current folder')")
+    documented = set(re.findall(r"python (.*?)-m mixmfl", Path("docs/commands.md").read_text()))
+    (options,) = documented
     done = subprocess.run(
-        [sys.executable, "-m", "mixmfl", "--version"], capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, *options.split(), "-m", "mixmfl", "--version"],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"mixmfl {__version__}\n")
 
 

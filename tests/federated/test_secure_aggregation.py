@@ -18,6 +18,8 @@ from small_federation import SETTINGS as OPEN
 from mixmfl.core.errors import AggregationError, MixmflError, PlansError, PrivacyError, QuorumError
 from mixmfl.core.files import write_json
 from mixmfl.core.tensor_store import Stored
+from mixmfl.data.labels import Labels
+from mixmfl.federated import messages
 from mixmfl.federated.client.client import Client, Handled
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.client.training import train_at_site
@@ -76,10 +78,15 @@ def whole_run(sites: Mapping[str, Site], tmp_path_factory: pytest.TempPathFactor
     return simulate(PLANS, list(sites.values()), SETTINGS, "all", folder / "run").folder
 
 
+@pytest.mark.parametrize("labels", [2, 999])
 def test_masked_replies_of_a_larger_network_are_taken(
-    sites: Mapping[str, Site], tmp_path: Path
+    sites: Mapping[str, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: int
 ) -> None:
-    plans = small_plans()
+    """One has many weights, one many labels, whose prototypes are in no first task."""
+    if labels == 2:  # else what is allowed for prototypes would be enough for the weights
+        monkeypatch.setattr(messages, "_REPLY_SLACK", 2**20)
+    names = {"background": 0} | {f"label{number}": number for number in range(1, labels + 1)}
+    plans = small_plans(labels=Labels(names))
     architecture = plans.configuration("2d")["architecture"]["arch_kwargs"]
     architecture["features_per_stage"] = [4, 32, 320]
     settings = dataclasses.replace(ONE_ROUND, local_steps=1)

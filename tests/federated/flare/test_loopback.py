@@ -283,6 +283,30 @@ def test_the_coordinator_of_a_masked_run_is_sent_no_update(running: Loopback) ->
 
 
 @pytest.mark.slow
+def test_masked_replies_of_a_network_of_real_size_cross_the_network(tmp_path: Path) -> None:
+    """What grows with a network is its bytes, their pieces and the time that these take."""
+    preset = write_preset(tmp_path / "wide.json", local_steps=1)
+    content = json.loads(preset.read_text())
+    content["planner"] |= {"memory_gb": 2, "base_features": 512, "max_features_2d": 512}
+    preset.write_text(json.dumps(content))
+    federation = Loopback(tmp_path, preset)
+    try:
+        for name in MODALITIES:
+            federation.start_site(name)
+        training = federation.train("wide", "--masked", rounds=1)
+        assert ended(training) == 0, federation.printed("wide")
+    finally:
+        federation.close()
+    run = federation.history("wide")
+    assert run is not None
+    (row,) = run.history
+    assert [site.absent for site in row.values()] == [""] * 3
+    came = re.findall(r"came from \w+: masked.*, (\d+) bytes", federation.exchanged("wide"))
+    assert len(came) == 3
+    assert min(map(int, came)) > 2**27  # more than what any reply may have beyond its task
+
+
+@pytest.mark.slow
 def test_a_site_whose_client_dies_connects_again_and_ends_with_its_command(
     running: Loopback,
 ) -> None:
