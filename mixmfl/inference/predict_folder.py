@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -228,6 +229,7 @@ class _Run:
         self.files = CaseFiles(models, out, output)
         self.records = self.files.records
         self.settings = _settings(prediction)
+        self._case_of: dict[str, str] = {}  # by the file that is written for it
         self._unwritten: OSError | None = None
 
     def renaming_notes(self, case: str) -> list[str]:
@@ -250,27 +252,45 @@ class _Run:
         return job
 
     def existing(self, job: _Job) -> Outcome | None:
-        """Return the outcome of a case with nothing to do; None where it is to be predicted."""
-        overwrite = self.output.overwrite
-        mask, before = self.files.mask_of(job.case.name), self.records[job.case.name]
-        if not mask.exists() or (overwrite and not self.records.owns(job.case.name, mask)):
+        """Return the outcome of a case with nothing to do; None where it is to be predicted.
+
+        Raises:
+            DataError: A file that would be written beside the mask is not ours, or another case's.
+        """
+        overwrite, name = self.output.overwrite, job.case.name
+        mask, before = self.files.mask_of(name), self.records[name]
+        requested = self.files.requested(job.case)
+        for file in requested:
+            if (other := self._case_of.setdefault(file, name)) != name:
+                raise DataError(f"{file} would be of case {other!r}, too; rename one of them")
+        ours = before.files if before else ()
+        foreign = [
+            file
+            for file in requested[1:]  # the mask is known by its digest
+            if not overwrite and file not in ours and os.path.lexists(self.out / file)
+        ]
+        theirs = (
+            f"{foreign[0]} is there and is not ours; --overwrite replaces it" if foreign else ""
+        )
+        is_there = mask.is_symlink() or mask.exists()  # raise where the name is too long
+        if not is_there or (overwrite and not self.records.owns(name, mask)):
+            if theirs:
+                raise DataError(theirs)
             return None
         if before is not None:  # whether that warning still holds is checked below
             warnings = tuple(each for each in before.warnings if each != _EDITED)
             before = dataclasses.replace(before, warnings=warnings)
-        if before is None or not self.records.owns(job.case.name, mask):
+        if before is None or not self.records.owns(name, mask):
             reason = f"{mask.name} is there and is not as we wrote it; --overwrite replaces it"
             if before is None or not before.mask_sha256:
-                return Outcome(job.case.name, "kept", reason)
+                return Outcome(name, "kept", reason)
             return dataclasses.replace(
                 before, status="kept", reason=reason, warnings=(*before.warnings, _EDITED)
             )
-        for file in self.files.requested(job.case)[1:]:  # the mask is known by its digest
-            if not overwrite and (self.out / file).exists() and file not in before.files:
-                reason = f"{file} is there and is not ours; --overwrite replaces it"
-                return dataclasses.replace(before, status="kept", reason=reason)
+        if theirs:
+            return dataclasses.replace(before, status="kept", reason=theirs)
         same = (before.models, before.settings) == (self.digests, self.settings)
-        complete = all((self.out / file).is_file() for file in self.files.requested(job.case))
+        complete = all((self.out / file).is_file() for file in requested)
         if overwrite or not same or not complete or dict(before.inputs) != digests_of(job.case):
             return None
         reason = "made before by the same model and settings from the same images"

@@ -32,6 +32,7 @@ from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
 from mixmfl.inference.predict_folder import predict_folder
 from mixmfl.inference.prediction_options import OutputOptions, PredictionOptions
+from mixmfl.inference.report import shown_name
 from mixmfl.inference.segmentation import Options, segment
 from mixmfl.networks.parameters import network_state
 from mixmfl.planning.heads import SKULLS, STRIPPED
@@ -414,6 +415,38 @@ def test_nothing_is_written_through_a_link_in_the_folder_of_masks(
     (tmp_path / "masks" / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=f"{name}: is a link, and files would be written where"):
         predicted(model, cases, tmp_path / "masks", overwrite=True)
+
+
+def test_what_is_beside_a_mask_that_is_not_there_yet_is_not_replaced_either(
+    model: Model, cases: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    (out / "uncertainty").mkdir(parents=True)
+    mine = out / "uncertainty" / "a.core.uncalibrated_entropy.nii.gz"
+    mine.write_text("mine")
+    (out / "b.nii.gz").symlink_to(tmp_path / "nowhere")
+    outcomes = predicted(model, cases, out, uncertainty=True)
+    assert statuses(outcomes) == {"a": "failed", "b": "kept", "c": "done"}
+    assert outcomes["a"].reason == (
+        f"{mine.relative_to(out)} is there and is not ours; --overwrite replaces it"
+    )
+    assert mine.read_text() == "mine"
+    assert (out / "b.nii.gz").is_symlink()
+    outcomes = predicted(model, cases, out, uncertainty=True, overwrite=True)
+    assert {outcomes[name].status for name in "ab"} == {"done"}
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_two_cases_do_not_write_the_same_file(model: Model, tmp_path: Path) -> None:
+    """A name may be what the page calls another case; the DICOM files of x are called x.sr, too."""
+    cases, called = tmp_path / "cases", shown_name("anna")
+    for name in ("anna", called):
+        write_case(cases / name, ("t1",))
+    outcomes = predicted(model, cases, tmp_path / "masks", report=True)
+    assert statuses(outcomes) == {"anna": "done", called: "failed"}
+    assert (
+        f"report/{called}.jpg would be of case 'anna', too; rename one" in outcomes[called].reason
+    )
 
 
 def test_a_name_that_no_disk_takes_costs_its_case_alone(model: Model, tmp_path: Path) -> None:
