@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
-from mixmfl.core.errors import MixmflError
+from mixmfl.core.errors import MixmflError, ModelError
 
 from . import _options, _paths, _runner
 
@@ -179,7 +179,11 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.dicom.cases import describe_rows, find_all
     from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
-    from mixmfl.inference.default_model import check_registered, registered_model
+    from mixmfl.inference.default_model import (
+        check_registered,
+        registered_model,
+        registered_path,
+    )
     from mixmfl.inference.model_folder import model_files, notes_of_mean, small_parts_of
 
     modalities = Modalities().with_aliases(options.alias)
@@ -190,9 +194,14 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         return _write_mapping(options, modalities, mapping, say)
     _check_out(options)
     # checked first, so that a large archive is not read in vain
-    named = options.model or [registered_model(_runner.home())]
+    named = options.model or [registered_path(_runner.home())]
     files = [file for path in named for file in model_files(path)]
-    models = _load_models(files, options.device, say)
+    try:
+        models = _load_models(files, options.device, say)
+    except ModelError:
+        if not options.model:
+            registered_model(_runner.home())  # of a file that was exchanged, that is what to know
+        raise
     if not options.model:
         check_registered(_runner.home(), [model.sha256 for model in models])
     found, rows = find_all(options.input, modalities, mapping)

@@ -16,10 +16,10 @@ from mixmfl.core.text import each_once, plural
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
 from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_doubt
-from mixmfl.planning.nnunet_planner import spacings
 from mixmfl.planning.nnunet_preprocessing import preprocess_each
 from mixmfl.planning.nonzero import head_mask
 from mixmfl.planning.plans import Plans
+from mixmfl.planning.slices import spacings
 from mixmfl.planning.typical import Difference, describe_image, unusual
 
 Array = npt.NDArray[Any]

@@ -48,6 +48,17 @@ def registered_model(home: Path) -> Path:
         ModelError: No model is registered, the record is damaged, or the model file is gone or
             has changed.
     """
+    model = registered_path(home)
+    check_registered(home, [sha256(file) for file in model_files(model)])
+    return model
+
+
+def registered_path(home: Path) -> Path:
+    """Return the registered model for who loads it and then calls ``check_registered``.
+
+    Raises:
+        ModelError: No model is registered, the record is damaged, or the model file is gone.
+    """
     registered = _registered(home)
     model = Path(registered.model)
     if not exists(model):
@@ -55,7 +66,6 @@ def registered_model(home: Path) -> Path:
             f"{one_line(registered.model, 1000)}: the registered model is gone; mixmfl_use_model "
             "MODEL registers another. mixmfl_predict -m MODEL needs none"
         )
-    check_registered(home, [sha256(file) for file in model_files(model)])
     return model
 
 

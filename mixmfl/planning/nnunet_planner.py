@@ -32,16 +32,8 @@ from mixmfl.planning.fingerprint import (
 from mixmfl.planning.heads import DEEPBET, OWN
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, known_fields
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings
-from mixmfl.planning.slices import Turn, slices_first
 
 log = logging.getLogger(__name__)
-
-# What a case may become when it is resampled; more comes of a wrong spacing, not of patients
-MOST_AXIS = 1 << 13  # voxels along an axis
-
-MOST_RESAMPLED = 1 << 29  # voxels: two metres of a body at 1 mm
-
-MOST_TIMES = 2000  # as many voxels as before: a cube of 12 mm at 1 mm
 
 
 def plan(
@@ -228,21 +220,3 @@ def _captured_output() -> Iterator[None]:
     with contextlib.redirect_stdout(text):
         yield
     log.debug("nnU-Net: %s", text.getvalue())
-
-
-def turn_of(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
-    """Return how a canonical case is turned so that its axes are those of the plans."""
-    turn = slices_first(spacing) if plans.get("slices_first") else Turn()
-    return turn.then(plans["transpose_forward"])
-
-
-def spacings(
-    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
-) -> tuple[list[float], list[float]]:
-    """Return a case's and the planned spacing in mm, axes in the planned order.
-
-    A 2-D configuration leaves the first axis as it is.
-    """
-    before = turn_of(spacing, plans).of(spacing)
-    planned = plans["configurations"][configuration]["spacing"]
-    return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]

@@ -8,12 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.preprocessing.resampling.default_resampling import (
-    compute_new_shape,
-    determine_do_sep_z_and_axis,
-    resample_data_or_seg_to_shape,
-)
 from torch import Tensor
 
 from mixmfl.core.errors import DataError
@@ -21,13 +15,20 @@ from mixmfl.core.process_memory import available_bytes
 from mixmfl.core.text import times
 from mixmfl.data.labels import Labels
 from mixmfl.planning.nnunet_labels import label_manager
-from mixmfl.planning.nnunet_planner import MOST_AXIS, MOST_RESAMPLED, MOST_TIMES, spacings, turn_of
 from mixmfl.planning.nnunet_plans import NORMALIZATIONS, check_resampling
 from mixmfl.planning.nonzero import box_of, head_mask
-from mixmfl.planning.resampling import Resampling
+from mixmfl.planning.resampling import Resampling, axis_apart, resampled_shape
 from mixmfl.planning.skull import tissue_level
+from mixmfl.planning.slices import spacings, turn_of
 
 log = logging.getLogger(__name__)
+
+# What a case may become when it is resampled; more comes of a wrong spacing, not of patients
+_MOST_AXIS = 1 << 13  # voxels along an axis
+
+_MOST_RESAMPLED = 1 << 29  # voxels: two metres of a body at 1 mm
+
+_MOST_TIMES = 2000  # as many voxels as before: a cube of 12 mm at 1 mm
 
 
 def preprocess(
@@ -54,6 +55,10 @@ def preprocess(
         The images ``(K, Z', Y', X')`` float32; the labels ``(1, Z', Y', X')``, -1 outside the
         head; and what ``restore`` needs to go back, with nnU-Net's ``class_locations``.
     """
+    # only here: with pandas and skimage they take long to import, and prediction does without
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+
     crop = _Crop(head_mask(images), spacing, plans, configuration)
     # nnU-Net resamples labels in double precision, a few times over
     crop.check_memory(4 * len(images) + 32)
@@ -138,12 +143,11 @@ class _Crop:
         self.full = turned.shape
         self.box = box_of(turned)
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
-        shape = compute_new_shape(self.outside.shape[1:], self.before, self.after)
-        self.shape = tuple(map(int, shape))
-        most = min(MOST_RESAMPLED, MOST_TIMES * self.outside.size)
-        if max(self.shape) > MOST_AXIS or math.prod(self.shape) > most:
+        self.shape = resampled_shape(self.outside.shape[1:], self.before, self.after)
+        most = min(_MOST_RESAMPLED, _MOST_TIMES * self.outside.size)
+        if max(self.shape) > _MOST_AXIS or math.prod(self.shape) > most:
             raise DataError(
-                f"{self._becomes()}; of such an image at most {most} are made, {MOST_AXIS} along "
+                f"{self._becomes()}; of such an image at most {most} are made, {_MOST_AXIS} along "
                 "an axis. Check the spacing in its files"
             )
 
@@ -228,12 +232,11 @@ def _resampling(
         PlansError: The plans name another function than nnU-Net's default.
     """
     asked = check_resampling(planned, what, "plans")
-    apart, axis = determine_do_sep_z_and_axis(asked["force_separate_z"], spacing, new_spacing)
     return Resampling(
         tuple(map(int, shape)),
         tuple(map(int, new_shape)),
         asked["order"],
-        int(axis) if apart else None,
+        axis_apart(asked["force_separate_z"], spacing, new_spacing),
         asked["order_z"],
     )
 

@@ -5,11 +5,13 @@ linear. So each axis has a matrix, made by asking scipy's spline for what become
 and a volume is multiplied by three of them: some hundred times faster than point by point.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from nnunetv2.configuration import ANISO_THRESHOLD
 from scipy import ndimage
 from torch import Tensor
 
@@ -71,6 +73,42 @@ class Resampling:
         before, after = self.before[axis], self.after[axis]
         order = self.order_apart if axis == self.apart else self.order
         return None if before == after else _weights(before, after, order)
+
+
+def resampled_shape(
+    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> tuple[int, ...]:
+    """Return how many voxels a volume has after resampling, along each axis, as nnU-Net rounds it.
+
+    Args:
+        shape: Voxels before.
+        spacing: mm before.
+        new_spacing: mm after.
+    """
+    lengths = zip(shape, spacing, new_spacing, strict=True)
+    return tuple(round(float(before / after * voxels)) for voxels, before, after in lengths)
+
+
+def axis_apart(
+    forced: bool | None, spacing: Sequence[float], new_spacing: Sequence[float]
+) -> int | None:
+    """Return the axis that nnU-Net resamples by itself, as its voxels are much longer; else None.
+
+    It is that of the old voxels, or else of the new ones, where one side is longer than all others.
+
+    Args:
+        forced: Whether the longest side is taken however little longer it is; None: only where it
+            is more than ``ANISO_THRESHOLD`` times the shortest.
+        spacing: mm before.
+        new_spacing: mm after.
+    """
+    if forced is False:
+        return None
+    limit = 0.0 if forced else ANISO_THRESHOLD
+    long = next((s for s in (spacing, new_spacing) if max(s) / min(s) > limit), None)
+    if long is None or [*long].count(max(long)) > 1:
+        return None
+    return [*long].index(max(long))
 
 
 @lru_cache(maxsize=32)

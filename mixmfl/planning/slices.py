@@ -5,7 +5,7 @@ and knees are taken in thick slices of any direction. There the slices' axis is 
 common, as nnU-Net takes it for granted by leaving arrays in the order of the file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +70,21 @@ def slices_first(spacing: Sequence[float]) -> Turn:
         spacing: mm, (Z, Y, X), to the head, to the back, to the left.
     """
     return _FIRST[slice_axis(spacing) or 0]
+
+
+def turn_of(spacing: Sequence[float], plans: Mapping[str, Any]) -> Turn:
+    """Return how a canonical case is turned so that its axes are those of the plans."""
+    turn = slices_first(spacing) if plans.get("slices_first") else Turn()
+    return turn.then(plans["transpose_forward"])
+
+
+def spacings(
+    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
+) -> tuple[list[float], list[float]]:
+    """Return a case's and the planned spacing in mm, axes in the planned order.
+
+    A 2-D configuration leaves the first axis as it is.
+    """
+    before = turn_of(spacing, plans).of(spacing)
+    planned = plans["configurations"][configuration]["spacing"]
+    return before, [float(mm) for mm in (*before[: 3 - len(planned)], *planned)]

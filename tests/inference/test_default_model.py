@@ -9,7 +9,12 @@ from mixmfl.entrypoints import train_federated
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import sha256, write_json
-from mixmfl.inference.default_model import check_registered, registered_model, use_model
+from mixmfl.inference.default_model import (
+    check_registered,
+    registered_model,
+    registered_path,
+    use_model,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +49,13 @@ def test_the_folder_of_a_run_is_registered_as_what_it_stands_for(tmp_path: Path)
     record = {"configuration": "2d", "folds": ["0", "1"], "rounds": {"0": 1, "1": 1}}
     write_json(run / "cross_validation.json", record)
     use_model(run, home)
-    assert registered_model(home) == run
+    assert registered_model(home) == registered_path(home) == run
     (run / "fold_1" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match=r"run: the contents changed since it was registered; if"):
         registered_model(home)
     with pytest.raises(ModelError, match="the contents changed since it was registered"):
         check_registered(home, [sha256(f) for f in sorted(run.glob("*/*.safetensors"))])
+    assert registered_path(home) == run  # who loads the files looks at them then
     shutil.rmtree(run)
     with pytest.raises(ModelError, match=r"is gone; mixmfl_use_model MODEL registers another"):
         registered_model(home)

@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    determine_do_sep_z_and_axis,
+    resample_data_or_seg_to_shape,
+)
 from small import small_plans
 
 from mixmfl.planning.nnunet_preprocessing import onto_grid
-from mixmfl.planning.resampling import Resampling
+from mixmfl.planning.resampling import Resampling, axis_apart, resampled_shape
 
 BEFORE = (11, 14, 13)
 
@@ -52,3 +56,18 @@ def test_logits_come_onto_another_configurations_grid_as_nnunet_resamples(thick:
     want = resample_data_or_seg_to_shape(logits.numpy(), shape, spacing, after, **options)
     np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
     assert onto_grid(logits, after, (6, 9, 8), after, plans, "2d").equal(logits)
+
+
+@pytest.mark.parametrize("forced", [None, True, False])
+def test_shapes_and_the_axis_apart_are_nnunets(forced: bool | None) -> None:
+    random, sides = np.random.default_rng(0), [0.5, 1.0, 1.25, 3.0, 5.0]
+    found = set()
+    for _ in range(200):
+        spacing, after = random.choice(sides, (2, 3)).tolist()
+        shape = random.integers(1, 40, 3).tolist()
+        want = compute_new_shape(shape, spacing, after)
+        assert resampled_shape(shape, spacing, after) == tuple(want.tolist())
+        apart, axis = determine_do_sep_z_and_axis(forced, spacing, after)
+        assert axis_apart(forced, spacing, after) == (int(axis) if apart else None)
+        found.add(axis_apart(forced, spacing, after))
+    assert found == ({None} if forced is False else {None, 0, 1, 2})

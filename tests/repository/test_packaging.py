@@ -42,6 +42,7 @@ DOORS = {
         "planning.nnunet_planner",
         "planning.nnunet_preprocessing",
         "planning.preprocessed_case",
+        "planning.resampling",
         "training.nnunet_training",
         "inference.sliding_window",
         "research.benchmark.nnunet",
@@ -130,6 +131,14 @@ def test_the_process_that_reads_cases_for_a_prediction_imports_nothing_heavy() -
     shown = run_python(
         "import mixmfl.core.pipeline, mixmfl.inference.case_reader, sys\n"
         "print({'torch', 'nnunetv2', 'pandas', 'jinja2', 'scipy.ndimage'} & set(sys.modules))"
+    )
+    assert shown == "set()\n"
+
+
+def test_prediction_does_not_wait_for_what_only_planning_and_training_need() -> None:
+    shown = run_python(
+        "import mixmfl.inference.predict_folder, sys\n"
+        "print({'pandas', 'skimage', 'sklearn'} & set(sys.modules))"
     )
     assert shown == "set()\n"
 
