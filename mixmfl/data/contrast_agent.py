@@ -48,14 +48,39 @@ def agent_in(text: str) -> str:
     speaking = (
         "agent", "with", "without", "both", "post", "pre", "t1 with agent", "t1 native",
     )  # fmt: skip
-    if not all(each.meaning for each in phrases) or not any(
-        each.meaning in speaking and (len(each.words) > 2 or each.words in ("gd", "km"))
-        for each in phrases
+    meanings = {each.meaning for each in phrases}
+    has_sign = "letter" in meanings and not meanings.isdisjoint(("plus", "minus", "dash"))
+    if "" in meanings or not (
+        has_sign
+        or any(
+            each.meaning in speaking and (len(each.words) > 2 or each.words in ("gd", "km"))
+            for each in phrases
+        )
     ):
         return ""  # a folder "c" or "NC" has another reason
     if {each.words for each in phrases} == {"post"}:  # the agent, or surgery
         return "unclear"
-    return agent_of(phrases, {each.meaning for each in phrases})[0]
+    return agent_of(phrases, meanings)[0]
+
+
+def may_be_with_agent(text: str) -> bool:
+    """Say whether a text about more, such as the name of an examination, tells of an agent given.
+
+    So "MRI brain with contrast" does, where a T1 may be of before, and "p1_postcontrast", but not
+    "P01_KM", who may have these initials.
+    """
+    phrases = phrases_of(text)
+    meanings = {each.meaning for each in phrases}
+    named = [each for each in phrases if each.meaning in ("agent", "with", "both")]
+    is_spoken = not meanings.isdisjoint(("beside", "plus")) or any(
+        len(each.words) > 2 for each in named
+    )
+    return bool(named) and is_spoken and agent_of(phrases, meanings)[0] in ("with", "unclear")
+
+
+def names_examination_of(text: str) -> bool:
+    """Say whether a text names a method or a part of the body, as those of examinations do."""
+    return any(each.words in METHODS or _is_part(each) for each in phrases_of(text))
 
 
 def agent_in_name(text: str) -> str:

@@ -1,12 +1,18 @@
 """Readings of names that the names of files and folders beside them decide, or leave open."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from mixmfl.data.contrast_agent import agent_in, agent_in_name
+from mixmfl.data.contrast_agent import (
+    agent_in,
+    agent_in_name,
+    may_be_with_agent,
+    names_examination_of,
+)
 from mixmfl.data.file_names import FITS_LABEL, FileName, read_name
 from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
 from mixmfl.data.image import may_be_labels
@@ -344,17 +350,21 @@ def with_agent_of_folder(
     """Read what a folder says of the contrast agent of a T1 whose own name does not say it.
 
     So ``post_contrast/T1.nii.gz`` is a T1 with contrast agent; ``post/T1.nii.gz`` is undecided, as
-    it may be after surgery, unless a T1 with contrast agent lies beside it.
+    it may be after surgery, unless a T1 with contrast agent lies beside it. So is one in a folder
+    that names a whole examination with an agent, such as ``MRI brain with contrast``.
     """
-    with_agent = {file.path.parent for file in files if file.reading.modality == "t1c"}
+    with_agent = {
+        place for file in files if file.reading.modality == "t1c" for place in file.path.parents
+    }
     without = {file.path.parent for file in files if file.reading.modality == "t1"}
     refined = []
     for file in files:
-        parts = map(composed, reversed(file.path.relative_to(folder).parts[:-1]))
-        spoken = ((part, agent) for part in parts for agent in (agent_in(part),) if agent)
-        part, agent = next(spoken, ("", ""))
-        if agent and part != composed(file.path.parent.name):  # it may have another reason
-            agent = "unclear" if agent == "with" else agent
+        around = itertools.takewhile(lambda place: place != folder, file.path.parents)
+        spoken = ((place, agent) for place in around if (agent := _agent_of(place)))
+        place, agent = next(spoken, (file.path.parent, ""))
+        part = composed(place.name)
+        if agent == "with" and place != file.path.parent:  # it may have another reason
+            agent = "unclear"
         if file.parents in people:
             agent = "unclear"
         reading = file.reading
@@ -370,11 +380,20 @@ def with_agent_of_folder(
         elif agent == "with" and own != "without":
             reading = replace(reading, modality="t1c")
         elif (agent == "with") or (
-            agent == "unclear" and own != "without" and file.path.parent not in with_agent
+            agent == "unclear" and own != "without" and place not in with_agent
         ):
             reading = replace(reading, modality=None, doubt=doubt)
         refined.append(replace(file, reading=reading))
     return refined
+
+
+def _agent_of(folder: Path) -> str:
+    """Return what a folder's name says of the agent of the images in it, as ``agent_in`` does."""
+    name = composed(folder.name)
+    agent = agent_in(name)
+    if agent == "with" and names_examination_of(name):
+        return "unclear"
+    return agent or "unclear" * may_be_with_agent(name)
 
 
 def with_agents_alone(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]:

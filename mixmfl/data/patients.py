@@ -25,11 +25,12 @@ from mixmfl.data.time_points import (
 # before or after something, as all of a name's part
 _BEFORE_OR_AFTER = r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo"
 # archives that number a patient's examinations (BraTS since 2023, BIDS, UPENN-GBM, UK Biobank,
-# ADNI); a word or a day at the end, behind a name that has a number where it is a day, for
+# ADNI, ATLAS); a word or a day at the end, behind a name that has a number where it is a day, for
 # `study_20200101` names no patient
 _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(U(?:PENN-|CSD-PT)GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
+    r"((?i:sub|subj|subject|pat|patient|case)[ _-]?\d+)_\d{1,3}|"
     rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER})(?:[ _.-].*)?"
 )

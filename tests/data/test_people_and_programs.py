@@ -80,6 +80,7 @@ def patient(case: Case) -> str:
         "S01_R1_T1 S01_R2_T1",
         "hv01_scan1/T1 hv01_scan2/T1",
         "2/preRT/2_preRT_T2 2/midRT/2_midRT_T2 2/midRT/2_preRT_T2_registered",  # of HNTS-MRG
+        "sub001_001_T1 sub001_002_T1",  # of ATLAS
         "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
@@ -307,6 +308,12 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("sub-1/sub-1_T1w sub-1/sub-2_FLAIR", "is of another folder than 'sub-1'"),
         ("Meier/T1 Meier/FLAIR Meier/Schulz_T2", "is called 'schulz'"),
         ("A/MRI Pre/T1\nA/MRI Post/T1", "contrast agent"),
+        ("p1_precontrast/T1 p1_postcontrast/T1", "'p1_postcontrast' tells of a contrast agent"),
+        (
+            "p1/MRI BRAIN WITH CONTRAST-1/AX T1/i\np1/MRI BRAIN WITH CONTRAST-1/FLAIR/i",
+            "CONTRAST-1'",
+        ),
+        ("Huber/MRT Kopf mit KM/t1\nHuber/MRT Kopf mit KM/t2", "'MRT Kopf mit KM' tells"),
         ("p/without/T1 p/with/T1", "'with' tells of a contrast agent"),
         ("p/T1_F p/T1_W p/FLAIR", "'f' may say that it shows fat"),
         ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
@@ -377,6 +384,12 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         (
             "sub-1/sub-1_T1w Derivatives/x/sub-1/sub-1_desc-preproc_T1w",
             {"t1": "sub-1/sub-1_T1w"},
+        ),
+        ("p1/C-/T1 p1/C+/T1", {"t1": "p1/C-/T1", "t1c": "p1/C+/T1"}),
+        ("P01_KM/T1 P01_KM/FLAIR", {"t1": "P01_KM/T1", "flair": "P01_KM/FLAIR"}),  # initials
+        (  # of an examination with one before and one after
+            "p1/MRI_WITH_CONTRAST/T1/img p1/MRI_WITH_CONTRAST/T1_GD/img",
+            {"t1": "p1/MRI_WITH_CONTRAST/T1/img", "t1c": "p1/MRI_WITH_CONTRAST/T1_GD/img"},
         ),
         ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
