@@ -271,8 +271,10 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         # the contrast agent is an entity in BIDS, and may have any name
         reading = read_words(f"T1 {acquired}") if acquired else Reading("t1", "")
         agent = entities.get("ce")
-        if agent is None and agent_in(session := parts["case"].partition("_ses-")[2]) == "with":
-            doubt = f"says no agent by 'ce', and one by its session {session!r}"
+        others = (parts["case"].partition("_ses-")[2], entities.get("rec"), entities.get("desc"))
+        named = next((each for each in others if each and agent_in(each) == "with"), "")
+        if agent is None and named:
+            doubt = f"says no agent by 'ce', and one by {named!r}"
             return FileName(case, head=case, is_bids=True, doubt=doubt)
         if agent is not None:
             without = agent in ("no", "none", "pre", "without", "nativ", "native", "0")

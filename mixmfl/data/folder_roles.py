@@ -29,8 +29,8 @@ from mixmfl.data.series_numbers import is_uid
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 KIND_FOLDERS = {
-    "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "scans",
-    "resources", "files", "structural", "anatomical", "rawdata", "data",
+    "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "nrrd",
+    "scans", "resources", "files", "structural", "anatomical", "rawdata", "data",
 }  # fmt: skip
 
 # folders of what a person sorted out, as words
@@ -299,7 +299,8 @@ def with_places(
             name = f"{file.reading.case}/{file.reading.modality}"  # p1_T1_bet is of p1_T1
             rest = "/".join((*file.parents[depth:], name))
             contents[file.parents[:depth]].add(rest if file.reading.case else "")
-    processed = {each for each in contents if _is_processed(each[-1], each[:-1], contents)}
+    holding = {file.parents for file in files if file.reading.modality}
+    processed = {each for each in contents if _is_processed(each[-1], each[:-1], contents, holding)}
     placed = []
     for file in files:
         around = [file.parents[: depth + 1] for depth in range(len(file.parents))]
@@ -365,11 +366,14 @@ def _beside_originals(
     return parents
 
 
-def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -> bool:
+def _is_processed(
+    part: str, above: Parts, contents: Mapping[Parts, Set[str]], holding: Set[Parts]
+) -> bool:
     """Say whether a folder's name says that its images were made of those in another one.
 
     Short words are left to patients, as they may be initials, unless a folder beside it holds an
-    image of the same name, with the patient in it.
+    image of the same name, with the patient in it, or the one around it is among those ``holding``
+    images.
     """
 
     def beside() -> list[Parts]:
@@ -395,6 +399,7 @@ def _is_processed(part: str, above: Parts, contents: Mapping[Parts, Set[str]]) -
         len(part) > 7
         or "t88" in words
         or is_beside_originals()
+        or (bool(above) and above in holding)
         or any(contents[other] & mine for other in beside())
     )
 

@@ -42,7 +42,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         venbold, swi images, vensuz, suszeptibilitat, qsm swi
     """),
     "pd": _phrases("""
-        pd, pdw, pdwi, proton density, protondensity, densite de protons, dp, protonendichte,
+        pd, pdw, pdwi, pdweighted, pd weighted, proton density, protondensity,
+        densite de protons, dp, protonendichte,
         densite protonique, densita protonica, densidad protonica, densidad de protones
     """),
     "dwi": _phrases("""

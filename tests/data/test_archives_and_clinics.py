@@ -88,6 +88,7 @@ def uses(found: FolderCases) -> dict[str, list[str]]:
         ("sub-1/sub-1_T1w sub-1/sub-1_rec-norm_T1w", "sub-1/sub-1_T1w"),
         ("images_structural/p1/p1_T2 images_structural_unstripped/p1/p1_T2_unstripped",
          "images_structural_unstripped/p1/p1_T2_unstripped"),  # of UPENN-GBM
+        ("p/T1 p/preproc/T1 p/bet/T1 p/FLAIR", "p/FLAIR p/T1"),
         ("p/bravo p/t1_pre p/t1_gd", "p/t1_gd p/t1_pre"),  # of Stanford's metastases
         ("p/t1_vibe_in_7 p/t1_vibe_W_8 p/t1_vibe_F_9", "p/t1_vibe_W_8"),
         ("p/WATER_LAVA p/FAT_LAVA p/InPhase_LAVA p/OutPhase_LAVA", "p/WATER_LAVA"),

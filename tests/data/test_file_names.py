@@ -174,7 +174,8 @@ def test_the_type_of_data_of_a_bids_folder_counts() -> None:
         ("sub-01_acq-FLAIR_T2w", "says flair by acq-flair and t2 by its suffix"),
         ("sub-01_acq-c_T1w", "is undecided ('t1' is a T1, but 'c' does not say"),
         ("sub-01_acq-T1_FLAIR", "says t1 by acq-t1 and flair by its suffix"),
-        ("sub-01_ses-postgd_T1w", "says no agent by 'ce', and one by its session 'postgd'"),
+        ("sub-01_ses-postgd_T1w", "says no agent by 'ce', and one by 'postgd'"),
+        ("sub-01_desc-contrast_T1w", "says no agent by 'ce', and one by 'contrast'"),
     ],
 )
 def test_a_name_that_does_not_decide_says_why(stem: str, doubt: str) -> None:
