@@ -67,14 +67,13 @@ def may_be_with_agent(text: str) -> bool:
     """Say whether a text about more, such as the name of an examination, tells of an agent given.
 
     So "MRI brain with contrast" does, where a T1 may be of before, and "p1_postcontrast", but not
-    "P01_KM", who may have these initials.
+    "P01_KM" and "Gad_Ben", who may be called so.
     """
     phrases = phrases_of(text)
     meanings = {each.meaning for each in phrases}
-    named = [each for each in phrases if each.meaning in ("agent", "with", "both")]
-    is_spoken = not meanings.isdisjoint(("beside", "plus")) or any(
-        len(each.words) > 2 for each in named
-    )
+    named = {at for at, each in enumerate(phrases) if each.meaning in ("agent", "with", "both")}
+    is_clear = any(len(phrases[at].words) > (2 if at else 4) for at in named)
+    is_spoken = is_clear or not meanings.isdisjoint(("beside", "plus"))
     return bool(named) and is_spoken and agent_of(phrases, meanings)[0] in ("with", "unclear")
 
 
