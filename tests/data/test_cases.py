@@ -1114,6 +1114,15 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
     }
 
 
+def test_a_case_of_the_table_is_one_however_its_accents_are_stored(tmp_path: Path) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    make_files(folder, unicodedata.normalize("NFC", "Müller_t1.nii.gz"), "x_flair.nii.gz")
+    name = unicodedata.normalize("NFD", "Müller")
+    table.write_text(f"case,modality,file\n{name},flair,x_flair.nii.gz\n", encoding="utf-8")
+    (case,) = find_cases(folder, mapping=read_mapping(table, Modalities())).cases
+    assert set(case.images) == {"flair", "t1"}
+
+
 def test_the_table_of_a_folder_with_leftovers_is_read_back_as_it_was_written(
     tmp_path: Path,
 ) -> None:

@@ -438,15 +438,20 @@ def test_what_is_beside_a_mask_that_is_not_there_yet_is_not_replaced_either(
 
 
 def test_two_cases_do_not_write_the_same_file(model: Model, tmp_path: Path) -> None:
-    """A name may be what the page calls another case; the DICOM files of x are called x.sr, too."""
+    """A name may be what the page calls another case, and some disks know no upper case."""
     cases, called = tmp_path / "cases", shown_name("anna")
-    for name in ("anna", called):
-        write_case(cases / name, ("t1",))
-    outcomes = predicted(model, cases, tmp_path / "masks", report=True)
-    assert statuses(outcomes) == {"anna": "done", called: "failed"}
-    assert (
-        f"report/{called}.jpg would be of case 'anna', too; rename one" in outcomes[called].reason
-    )
+    write_case(cases / "anna", ("t1",))
+    (anna,) = find_cases(cases).cases
+    named = [anna, *(dataclasses.replace(anna, name=name) for name in ("Anna", called))]
+    outcomes = {
+        each.name: each
+        for each in predict_folder(
+            [model], named, (), tmp_path / "masks", AS_USUAL, OutputOptions(report=True)
+        )
+    }
+    assert statuses(outcomes) == {"anna": "done", "Anna": "failed", called: "failed"}
+    assert "Anna.nii.gz would be of case 'anna', too, or differ" in outcomes["Anna"].reason
+    assert f"report/{called}.jpg would be of case 'anna', too" in outcomes[called].reason
 
 
 def test_a_name_that_no_disk_takes_costs_its_case_alone(model: Model, tmp_path: Path) -> None:

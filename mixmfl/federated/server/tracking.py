@@ -105,6 +105,7 @@ class MLflow:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # else it reports its use when imported
         from mlflow import MlflowClient, entities
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # when imported it makes it INFO
         return MlflowClient, entities.Metric
 
     def write(self, number: int, values: Mapping[str, float]) -> None:
