@@ -744,6 +744,18 @@ def test_a_run_that_says_what_cannot_be_is_refused(
         open_run(tmp_path / "run")
 
 
+def test_a_run_of_a_version_without_a_setting_is_not_only_called_damaged(tmp_path: Path) -> None:
+    """Its digest fits, so that it is what was written."""
+    start_run(Run(tmp_path / "run", small_plans(), SETTINGS, "0", {}))
+    file = tmp_path / "run" / "run.json"
+    content = json.loads(file.read_text())
+    del content["settings"]["half_updates"]
+    content["sha256"] = record_digest(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"another version of mixmfl wrote it \(.*half_updates.*"):
+        open_run(tmp_path / "run")
+
+
 @pytest.mark.parametrize("spacing", [(350.0, 350.0, 350.0), (1.0, 350.0, 1.0), (1.0, 1.0, 1e6)])
 def test_a_case_of_absurd_spacing_is_refused_before_it_is_resampled(
     spacing: tuple[float, ...],

@@ -101,7 +101,11 @@ def open_run(folder: Path) -> Run:
     try:
         return _read_run(folder, record, plans)
     except MixmflError as error:
-        raise ModelError(f"{folder / 'run.json'}: is damaged ({error})") from None
+        raise ModelError(
+            f"{folder / 'run.json'}: is damaged, or another version of mixmfl wrote it ({error}); "
+            "resume with the version that began the run, or start a new one from its model file by "
+            "--init"
+        ) from None
 
 
 def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:

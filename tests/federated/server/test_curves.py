@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import logging
 import math
 import os
 import re
@@ -278,9 +279,12 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     client = library.MlflowClient.return_value
     client.get_experiment_by_name.return_value = None
+    logger = logging.getLogger("mlflow")
+    logger.setLevel(logging.INFO)  # as MLflow does when it is imported
     with Curves(0, ["mlflow"]) as curves:
         curves.write(run)
         curves.write(run)
+    assert logger.level == logging.WARNING  # else how it makes its tables stands between rounds
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"  # else a server of its makers is asked
     library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.log_batch.assert_called_once()  # a call for a round, as each waits for the disk
