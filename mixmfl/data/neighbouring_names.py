@@ -306,7 +306,7 @@ def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[
             names[file.parents].add(stem_of(file.path).lower())
 
     def is_of_agent(part: str) -> bool:
-        return agent_in(part) in ("with", "without")
+        return agent_in(part) in ("with", "without") and not is_native_space(part)
 
     others: dict[Parts, set[str]] = defaultdict(set)
     for parents, stems in names.items():

@@ -394,6 +394,7 @@ def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> No
         ("p1/T1W p1/T1WKS", {"t1": "p1/T1W", "t1c": "p1/T1WKS"}),
         ("p1/p1_T1_3T p1/p1_FLAIR_1.5T", {"t1": "p1/p1_T1_3T", "flair": "p1/p1_FLAIR_1.5T"}),
         ("C1/native_space/T1c C1/mni_space/T1c", {"t1c": "C1/native_space/T1c"}),
+        ("C1/native_space/T1 C1/mni_space/T1", {"t1": "C1/native_space/T1"}),
         ("p1/T1_KM p1/T1_KM_MPR_TRA p1/T1_KM_1mm", {"t1c": "p1/T1_KM"}),
         ("T1_nativ/P01/img T1_KM/P01/img", {"t1": "T1_nativ/P01/img", "t1c": "T1_KM/P01/img"}),
         ("C1/native/T1c C1/native/T1 C1/atlas/T1", {"t1c": "C1/native/T1c", "t1": "C1/native/T1"}),
