@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -90,6 +91,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
     modality_of = cache(partial(_modality, modalities=modalities))
     for number, row in rows:
         case, modality_text, uid, name = (from_cell(text.strip()) for text in row)
+        case = unicodedata.normalize("NFC", case)  # as names of folders are read
         place = f"{path}, line {number}"
         if not (case or modality_text or uid or name):
             continue

@@ -261,8 +261,11 @@ class _Run:
         mask, before = self.files.mask_of(name), self.records[name]
         requested = self.files.requested(job.case)
         for file in requested:
-            if (other := self._case_of.setdefault(file, name)) != name:
-                raise DataError(f"{file} would be of case {other!r}, too; rename one of them")
+            if (other := self._case_of.setdefault(file.casefold(), name)) != name:
+                raise DataError(
+                    f"{file} would be of case {other!r}, too, or differ from a file of it in upper "
+                    "and lower case alone; rename one of them"
+                )
         ours = before.files if before else ()
         foreign = [
             file
