@@ -40,9 +40,11 @@ from mixmfl.data.neighbouring_names import (
     with_labels_before,
     with_names_of_folders,
     with_numbered_patients,
+    with_parts_of_dixon,
     with_patients_called_as_agents,
     with_patients_called_as_labels,
     with_short_flair,
+    with_subjects,
     with_techniques_before,
     with_time_points,
     with_words_of_patients,
@@ -108,8 +110,9 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     files = with_ct1(files)
     files = with_short_flair(files, modalities)
     files = with_patients_called_as_labels(with_labels_before(files, modalities), modalities)
-    files = with_techniques_before(with_numbered_patients(files))
+    files = with_techniques_before(with_numbered_patients(with_subjects(files, modalities)))
     files = named_by_folder(files, folder, modalities)
+    files = with_parts_of_dixon(files)
     people = called_as_agents(files, modalities)
     files = with_places(files, modalities, people)
     files = without_products_of_tools(files)

@@ -9,7 +9,14 @@ from collections.abc import Sequence, Set
 from difflib import get_close_matches
 from functools import cache
 
-from mixmfl.data.sequence_phrases import PHRASES, SHORT, Phrase, phrases_of, quoted_words
+from mixmfl.data.sequence_phrases import (
+    PHRASES,
+    SHORT,
+    SHORT_NAME,
+    Phrase,
+    phrases_of,
+    quoted_words,
+)
 from mixmfl.data.sequence_vocabulary import (
     AFTER,
     AGENT_ENDS,
@@ -58,7 +65,8 @@ def agent_in(text: str) -> str:
         )
     ):
         return ""  # a folder "c" or "NC" has another reason
-    if {each.words for each in phrases} == {"post"}:  # the agent, or surgery
+    # the agent or surgery; the agent, or an image that a program made better
+    if {each.words for each in phrases} in ({"post"}, {"enhanced"}, {"enhancement"}):
         return "unclear"
     return agent_of(phrases, meanings)[0]
 
@@ -66,15 +74,24 @@ def agent_in(text: str) -> str:
 def may_be_with_agent(text: str) -> bool:
     """Say whether a text about more, such as the name of an examination, tells of an agent given.
 
-    So "MRI brain with contrast" does, where a T1 may be of before, and "p1_postcontrast", but not
-    "P01_KM" and "Gad_Ben", who may be called so.
+    So "MRI brain with contrast" does, where a T1 may be of before, "p1_postcontrast", and
+    "T1c_dataset", but not what may be of a patient's name: "P01_KM", "Gad_Ben", "CTE_001".
     """
     phrases = phrases_of(text)
     meanings = {each.meaning for each in phrases}
-    named = {at for at, each in enumerate(phrases) if each.meaning in ("agent", "with", "both")}
-    is_clear = any(len(phrases[at].words) > (2 if at else 4) for at in named)
+    speaking = ("agent", "with", "both", "t1 with agent")
+    named = {at for at, each in enumerate(phrases) if each.meaning in speaking}
+    is_clear = any(not _may_be_of_patient(phrases, at) for at in named)
     is_spoken = is_clear or not meanings.isdisjoint(("beside", "plus"))
     return bool(named) and is_spoken and agent_of(phrases, meanings)[0] in ("with", "unclear")
+
+
+def _may_be_of_patient(phrases: Sequence[Phrase], at: int) -> bool:
+    """Say whether an agent's word is as short as initials, or begins a name or ID: "Gad_Ben"."""
+    each, following = phrases[at], phrases[at + 1 : at + 2]
+    begins = at == 0 and bool(following) and not following[0].meaning
+    longest = SHORT_NAME if begins else 2
+    return each.meaning == "agent" and len(each.words) <= longest
 
 
 def names_examination_of(text: str) -> bool:

@@ -23,7 +23,7 @@ from mixmfl.data.image_files import (
     stem_of,
 )
 from mixmfl.data.modalities import Modalities, names_part, words_of
-from mixmfl.data.sequence_phrases import meaning_of, without_accents
+from mixmfl.data.sequence_phrases import SHORT_NAME, meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.series_numbers import is_uid
 
@@ -31,6 +31,9 @@ from mixmfl.data.series_numbers import is_uid
 KIND_FOLDERS = {
     "anat", "dwi", "perf", "image", "images", "imagestr", "imagests", "nifti", "nii", "nrrd",
     "scans", "resources", "files", "structural", "anatomical", "rawdata", "data",
+    # converters
+    "dcm2niix", "dcm2nii", "mrconvert", "mriconvert", "mcverter", "mricron", "mricrogl",
+    "dicom2nifti", "dcm2nifti", "dcm2bids", "heudiconv", "dcmstack", "plastimatch",
 }  # fmt: skip
 
 # folders of what a person sorted out, as words
@@ -49,8 +52,6 @@ ANY_IMAGE = {
     "scan", "img", "series", "ser", "file", "volume", "vol", "brain", "head", "mr", "mri", "im",
     "se", "serie", "s",
 }  # fmt: skip
-
-_SHORT_NAME = 4  # letters: what is as short may be a patient's initials or name
 
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 
@@ -462,7 +463,7 @@ def _home(
 def _is_plane(part: str) -> bool:
     """Say whether a folder's name is a plane in which images were made, as axial is, at length."""
     is_plane = all(meaning_of(word) == "orientation" for word in words_of(part))
-    return is_plane and len(part) > _SHORT_NAME and not part_in(part)
+    return is_plane and len(part) > SHORT_NAME and not part_in(part)
 
 
 def named_by_folder(

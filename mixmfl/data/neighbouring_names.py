@@ -35,6 +35,18 @@ _T1_OR_T2 = re.compile(r"(?<![a-z0-9])t[12](?![a-z0-9])")
 _CT1 = re.compile(r"(?<![a-z0-9])ct1(?![a-z0-9])")
 _FL = re.compile(r"(?<![a-z0-9])fla?(?![a-z0-9])", re.IGNORECASE)
 _NUMBERED = re.compile(r"p\d+")
+_SUB = re.compile(r"(?i)(sub[ _.-]+)(.+)")
+_FAT, _OPPOSED, _WATER, _IN_PHASE = (
+    "fat image", "opposed-phase image", "water image", "in-phase image",
+)  # fmt: skip
+_IN_AND_OUT = {"in", "ip", "out", "op"}  # of phase, or of a program
+_PARTS_OF_DIXON = {
+    **dict.fromkeys(("fat", "f", "fett", "graisse", "grasa", "grasso"), _FAT),
+    **dict.fromkeys(("water", "w", "wasser", "eau", "agua", "acqua"), _WATER),
+    **dict.fromkeys(("in phase", "inphase", "in", "ip"), _IN_PHASE),
+    **dict.fromkeys(("out phase", "out of phase", "outphase", "opp phase", "opposed phase", "opp",
+                     "out", "op"), _OPPOSED),
+}  # fmt: skip
 _BESIDE_CT1 = ("t1", "t1w", "ct", "ct0", "ct2", "ct3", "at1", "st1", "t1c", "t1ce", "t1gd", "t1km")
 
 
@@ -274,6 +286,62 @@ def with_patients_called_as_labels(
         for path, reading in mine.items()
     }
     return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
+
+
+def with_subjects(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
+    """Read Sub before a name as a subject's if a sequence that is not subtracted has both.
+
+    So ``Sub_Anna_T1`` is beside ``Sub_Anna_FLAIR``; beside ``Anna_T1`` it is a subtraction.
+    """
+    stems = {(file.path.parent, stem_of(file.path)) for file in files}
+    readings: dict[tuple[Path, str], dict[Path, FileName]] = defaultdict(dict)
+    for file in files:
+        match = _SUB.fullmatch(stem_of(file.path))
+        if match and file.reading.aside == "subtraction":
+            reading = read_name(match[2], modalities)
+            if reading.modality and reading.head and (file.path.parent, match[2]) not in stems:
+                case, head = match[1] + reading.case, match[1] + reading.head
+                named = replace(reading, case=case, head=head)
+                readings[file.path.parent, head.lower()][file.path] = named
+    read = {
+        path: reading
+        for mine in readings.values()
+        if not {each.modality for each in mine.values()} <= {"t1", "t1c"}
+        for path, reading in mine.items()
+    }
+    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
+
+
+def with_parts_of_dixon(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Read ``FAT/T1`` beside ``WATER/T1`` as parts of one Dixon, of which the water image is used.
+
+    A folder ``FAT`` by itself may be a patient's if others beside it hold an image of that name;
+    without them its image is undecided.
+    """
+    beside: dict[tuple[Parts, str], dict[str, str]] = defaultdict(dict)
+    for file in files:
+        if file.parents and file.reading.modality and not file.reading.is_bids:
+            name = spaced(file.parents[-1]).strip()
+            image = file.parents[:-1], shape_of(stem_of(file.path))
+            beside[image][name] = _PARTS_OF_DIXON.get(name, "")
+    read = []
+    for file in files:
+        above, name = file.parents[:-1], spaced("".join(file.parents[-1:])).strip()
+        folders = beside.get((above, shape_of(stem_of(file.path))), {})
+        parts = {each for each in folders.values() if each}
+        spoken = {each for each, part in folders.items() if part} - _IN_AND_OUT
+        is_dixon = len(parts) > 1 and bool(spoken)
+        is_alone = len(folders) == 1 and bool(above) and len(name) > 2 and bool(spoken)
+        part, reading = folders.get(name, ""), file.reading
+        if part and reading.modality and (is_dixon or is_alone):
+            if is_dixon and (part in (_FAT, _OPPOSED) or (part == _IN_PHASE and _WATER in parts)):
+                reading = reading.set_aside(f"{part} of a Dixon, by its folder")
+            elif part in (_FAT, _OPPOSED):
+                doubt = f"says {reading.modality}, and its folder {file.parents[-1]!r} a {part}"
+                reading = replace(reading, modality=None, doubt=doubt)
+            file = replace(file, reading=reading, parents=above)
+        read.append(file)
+    return read
 
 
 def _without_labels(stem: str, modalities: Modalities) -> list[str]:

@@ -102,6 +102,8 @@ _REWRITTEN = (
 _WORD = re.compile(r"[a-z0-9\u00df-\u024f]+|[^\W\d_\u0000-\u024f]+|[:&]|\?{2,}|\ufffd+")
 SHORT = 3
 """The letters of a word that may abbreviate anything."""
+SHORT_NAME = 4
+"""The letters of a word that may be a patient's initials or name."""
 
 
 def without_accents(text: str) -> str:

@@ -326,6 +326,12 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("p1_Skyra_T1 p1_Aera_FLAIR", "looks like one patient, or like several"),
         ("OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-1 OAS1_1_MR1/RAW/OAS1_1_MR1_mpr-2", "--alias t1=mpr"),
         ("p1/T1_pre p1/T1", "2 files for t1"),  # preprocessed, perhaps
+        ("p1/FAT/T1 p1/FLAIR", "its folder 'FAT' a fat image"),
+        ("T1c_dataset/p1/T1 T1c_dataset/p2/T1", "'T1c_dataset' tells of a contrast agent"),
+        ("p1/T1 p1/enhanced/T1", "'enhanced' tells of a contrast agent"),  # or made better
+        ("gad_MRI/T1 gad_MRI/FLAIR", "contrast agent"),
+        ("p1/dcm2niix/T1 p1/mrconvert/T1", "2 files for t1"),
+        ("Sub_Anna_T1 Anna_T1", "its name says subtraction"),
         ("brain_AXFLAIR_200_6002425 brain_AXT1POST_201_6002688", "several patients"),  # of fastMRI
     ],
 )
@@ -334,6 +340,43 @@ def test_what_names_leave_open_is_asked(names: str, of: str, tmp_path: Path) -> 
     doubts = [refused.reason for refused in found.refused]
     doubts += [warning for case in found.cases for warning in case.warnings]
     assert any(of in doubt for doubt in doubts), doubts
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        ("p1/FAT/T1 p1/WATER/T1", ["p1/WATER/T1"]),
+        ("p1/F/T1 p1/W/T1 p1/FLAIR", ["p1/FLAIR", "p1/W/T1"]),
+        ("p1/IN_PHASE/T1 p1/OUT_PHASE/T1 p1/WATER/T1 p1/FAT/T1", ["p1/WATER/T1"]),
+        ("IN_PHASE/p1_T1 OUT_PHASE/p1_T1 IN_PHASE/p2_T1", ["IN_PHASE/p1_T1", "IN_PHASE/p2_T1"]),
+        ("Fat/T1 Meier/T1", ["Fat/T1", "Meier/T1"]),
+        ("in/p1_T1 out/p2_T1", ["in/p1_T1", "out/p2_T1"]),
+        ("p1/FATSAT/T1 p1/FLAIR", ["p1/FLAIR", "p1/FATSAT/T1"]),
+    ],
+)
+def test_folders_may_name_the_parts_of_a_dixon(
+    names: str, taken: list[str], tmp_path: Path
+) -> None:
+    cases = found_in(tmp_path, names).cases
+    used = [path.relative_to(tmp_path).as_posix() for c in cases for path in c.files.values()]
+    assert used == [f"{name}.nii.gz" for name in taken]
+
+
+def test_folders_named_as_converters_are_of_the_case_around_them(tmp_path: Path) -> None:
+    names = "p1/dcm2niix/T1 p1/mrconvert/FLAIR p2/dcm2niix/T1"
+    found = found_in(tmp_path, names)
+    assert {case.name: set(case.images) for case in found.cases} == {
+        "p1": {"t1", "flair"},
+        "p2": {"t1"},
+    }
+
+
+def test_sub_before_a_name_is_a_subjects(tmp_path: Path) -> None:
+    found = found_in(tmp_path, "Sub_Anna_T1 Sub_Anna_FLAIR Sub_T1 p1_T1 p1_sub_T1")
+    assert {case.name: set(case.images) for case in found.cases} == {
+        "Sub_Anna": {"t1", "flair"},
+        "p1": {"t1"},
+    }
 
 
 def test_an_original_beside_a_processed_image_is_warned_of(tmp_path: Path) -> None:
