@@ -19,7 +19,7 @@ from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_d
 from mixmfl.planning.nnunet_preprocessing import preprocess_each
 from mixmfl.planning.nonzero import head_mask
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.slices import spacings
+from mixmfl.planning.slices import slice_axis, spacings, turn_of
 from mixmfl.planning.typical import Difference, describe_image, unusual
 
 Array = npt.NDArray[Any]
@@ -29,6 +29,7 @@ AS_THEY_ARE = BrainExtraction()
 
 FAR_SPACING = 3.01  # times the planned one, along any axis; headers round
 FEW_SLICES = 5
+LEAST_OF_PATCH = 0.5  # of what a 3-D network sees at once: a slab that shows less is said
 _BRAINS = (STRIPPED, DEEPBET, OWN)  # what plans say of heads without skulls
 NO_BACKGROUND = 0.9  # of the voxels: a brain alone fills at most two thirds of its box
 
@@ -165,10 +166,18 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[s
     if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
         sizes = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
         doubts.append("its voxels of {} mm are far from the {} mm of the model".format(*sizes))
+    elif _is_new_stack(case.canonical.spacing, planned, recipe.plans.card.spacing_mm):
+        doubts.append(
+            f"its slices are {max(own):g} mm thick, and the model was planned for "
+            f"{' x '.join(f'{mm:g}' for mm in np.round(planned, 3))} mm"
+        )
     thickest = int(np.argmax(case.canonical.spacing))
     others = tuple(axis for axis in range(3) if axis != thickest)
     slices = int(head.any(axis=others).sum())
-    if slices < FEW_SLICES:
+    patch = recipe.plans.configuration(recipe.configuration)["patch_size"]
+    at = turn_of(case.canonical.spacing, recipe.plans.nnunet).order.index(thickest)
+    least = LEAST_OF_PATCH * patch[at] * planned[at] if len(patch) == 3 else 0
+    if slices < FEW_SLICES or slices * case.canonical.spacing[thickest] < least:
         doubts.append(f"it shows {plural(slices, 'slice')} only")
     is_masked = recipe.plans.configuration(recipe.configuration)["use_mask_for_norm"][0]
     if is_masked and head.mean() > NO_BACKGROUND and not skull:
@@ -177,6 +186,21 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[s
             "and perhaps not the skull either, as in the images that the model was planned for"
         )
     return doubts
+
+
+def _is_new_stack(
+    spacing: Sequence[float], planned: Sequence[float], usual: Sequence[Sequence[float]]
+) -> bool:
+    """Say whether a stack of thick slices meets plans that have none, nor nearly any case.
+
+    Args:
+        spacing: Of the case, mm.
+        planned: Of the plans, mm.
+        usual: Per axis the spacing that 5, 50 and 95 of a hundred cases do not exceed, or nothing.
+    """
+    if not usual or slice_axis(spacing) is None or slice_axis(planned) is not None:
+        return False
+    return max(spacing) > max(most for *_, most in usual)
 
 
 def _unlike(case: LoadedCase, recipes: Sequence[Recipe], state: str) -> tuple[list[str], bool]:

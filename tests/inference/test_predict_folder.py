@@ -190,6 +190,17 @@ def test_what_is_unlike_the_cases_of_the_plan_is_a_warning(tmp_path: Path) -> No
         "its voxels of 3.1 x 1 x 1 mm are far from the 1 x 1 x 1 mm of the model",
         "it shows 4 slices only",
     ]
+    assert doubts((6, 20, 18), (1, 1, 1), 3) == []
+    card = dataclasses.replace(plans.card, spacing_mm=((1, 1, 2),) * 3)
+    deep = {"3d_fullres": {**planned, "patch_size": [16, 16, 16]}}
+    deep_plans = dataclasses.replace(plans, nnunet={**nested, "configurations": deep}, card=card)
+    first, recipe = recipe, Recipe(deep_plans, "3d_fullres", MODALITIES)
+    assert doubts((12, 20, 18), (2.9, 1, 1), 3) == [
+        "its slices are 2.9 mm thick, and the model was planned for 1 x 1 x 1 mm"
+    ]
+    assert doubts((12, 20, 18), (2, 1, 1), 3) == []  # as in the cases of the plan
+    assert doubts((6, 20, 18), (1, 1, 1), 3) == ["it shows 6 slices only"]
+    recipe = first
     assert doubts((12, 20, 18), (1, 0.3, 1), 3)[0].startswith(
         "its voxels of 1 x 0.3 x 1 mm are far"
     )
