@@ -194,8 +194,8 @@ def _is_new_stack(
     """Say whether a stack of thick slices meets plans that have none, nor nearly any case.
 
     Args:
-        spacing: Of the case, mm.
-        planned: Of the plans, mm.
+        spacing: mm, that of the case.
+        planned: mm, that of the plans.
         usual: Per axis the spacing that 5, 50 and 95 of a hundred cases do not exceed, or nothing.
     """
     if not usual or slice_axis(spacing) is None or slice_axis(planned) is not None:
