@@ -47,7 +47,8 @@ def announce_end(run: "Run") -> None:
     if len(run.history) < run.settings.rounds:
         print(
             f"ended after round {len(run.history)} of {run.settings.rounds}: validation Dice was "
-            f"not above that of round {run.best_round} ({run.dice[run.best_round or 0]:.3f}) for "
+            f"not above that of round {run.highest_round} "
+            f"({run.dice[run.highest_round or 0]:.3f}) for "
             f"{plural(run.stop_when_flat, 'round')} (--stop-when-flat). --resume "
             "--stop-when-flat 0 trains the others"
         )

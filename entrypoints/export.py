@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--round",
         default="best",
-        help="which round: best (by validation Dice, default), last, or the number of a kept one",
+        help="which round: best (the last whose validation Dice is near the highest; default), "
+        "last, or the number of a kept one",
     )
     parser.add_argument(
         "--site",

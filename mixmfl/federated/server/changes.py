@@ -157,15 +157,15 @@ def raise_norms(
     return {block: tuple(norm * rise for norm in medians) for block, medians in norms.items()}
 
 
-def rounds_flat(dice: Mapping[int, float], best: int | None, changes: Sequence[Change]) -> int:
+def rounds_flat(dice: Mapping[int, float], highest: int | None, changes: Sequence[Change]) -> int:
     """Return for how many rounds validation Dice has not risen, up to the last validation.
 
     After a change it is counted from 0, so that a run that was flat can be resumed with others.
 
     Args:
         dice: Mean validation Dice by validated round.
-        best: The best round; None: no round has a Dice.
+        highest: The round with the highest Dice; None: no round has one.
         changes: Changes of the run, in order.
     """
     last = max((number for number, value in dice.items() if not math.isnan(value)), default=0)
-    return max(0, last - max([best or 0, *(change.after for change in changes)]))
+    return max(0, last - max([highest or 0, *(change.after for change in changes)]))

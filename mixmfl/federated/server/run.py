@@ -22,6 +22,9 @@ from mixmfl.federated.state import (
 )
 from mixmfl.planning.plans import Plans
 
+NEAR_HIGHEST = 0.05
+"""Mean validation Dice that a later round may lack to the highest."""
+
 _RECENT = 10
 """Rounds that tell how long the next ones will take."""
 
@@ -142,18 +145,30 @@ class Run:
     @property
     def is_flat(self) -> bool:
         """Return whether validation Dice has not risen for ``stop_when_flat`` rounds."""
-        flat = rounds_flat(self.dice, self.best_round, self.changes)
+        flat = rounds_flat(self.dice, self.highest_round, self.changes)
         return 0 < self.stop_when_flat <= flat
 
     @property
     def best_round(self) -> int | None:
-        """Return the round with the highest mean validation Dice, the first of equals.
+        """Return the round whose model is exported, by ``last_good_round``.
+
+        Where sites joined or left, only rounds since then are candidates.
+        """
+        return last_good_round(self._comparable_dice())
+
+    @property
+    def highest_round(self) -> int | None:
+        """Return the round with the highest mean validation Dice, the first of equals."""
+        judged = self._comparable_dice()
+        return min(judged, key=lambda number: (-judged[number], number)) if judged else None
+
+    def _comparable_dice(self) -> dict[int, float]:
+        """Return mean validation Dice by validated round.
 
         Where sites joined or left, rounds before are not compared: their Dice is of other cases.
         """
         since = max((change.after for change in self.changes if change.of_site), default=0)
-        judged = {n: dice for n, dice in self.dice.items() if n > since and not math.isnan(dice)}
-        return min(judged, key=lambda number: (-judged[number], number)) if judged else None
+        return {n: dice for n, dice in self.dice.items() if n > since and not math.isnan(dice)}
 
     @property
     def modality_cases(self) -> dict[str, int]:
@@ -170,6 +185,19 @@ class Run:
             name: sum(r.modality_cases.get(name, 0) > 0 for r in self.registrations.values())
             for name in self.plans.modalities
         }
+
+
+def last_good_round(dice: Mapping[int, float]) -> int | None:
+    """Return the last round whose Dice is at most ``NEAR_HIGHEST`` below the highest.
+
+    Few validation cases cannot tell rounds apart, and the learning rate falls to 0 at the last one.
+    nnU-Net predicts by its last weights, whatever validation says.
+
+    Args:
+        dice: Mean validation Dice by round; none: the result is None.
+    """
+    least = max(dice.values(), default=0) - NEAR_HIGHEST
+    return max((number for number, each in dice.items() if each >= least), default=None)
 
 
 def privacy_spent(run: Run, number: int) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from mixmfl.data.modalities import Modalities
 from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.coordinator import Variation
 from mixmfl.federated.server.initial_state import start_from
-from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run import Run, last_good_round
 from mixmfl.federated.server.run_record import holds_run
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import RunSettings, Site
@@ -61,8 +61,9 @@ class Trained:
 
     @property
     def best_dice(self) -> float:
-        """Return the highest validation Dice of a round; -1 where nothing was validated."""
-        return max(self.dice.values(), default=-1.0)
+        """Return the validation Dice of the scored round; -1 where nothing was validated."""
+        number = last_good_round(self.dice)
+        return -1.0 if number is None else self.dice[number]
 
 
 Trainer = Callable[[Job], Trained]

@@ -16,7 +16,7 @@ from mixmfl.core.files import locked
 from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
-from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.run import Run, last_good_round
 from mixmfl.federated.server.run_record import open_run, record_digest
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
@@ -133,7 +133,8 @@ def test_a_flat_run_ends_and_goes_on_where_it_is_asked_to(
 ) -> None:
     longer = dataclasses.replace(FROZEN, rounds=5)
     run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED, stop_when_flat=1)
-    assert (len(run.history), run.best_round) == (3, 1)  # one flat round since it was asked for
+    assert (len(run.history), run.highest_round) == (3, 1)  # one flat round since it was asked for
+    assert run.best_round == 3  # the last of equals is exported
     run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED, stop_when_flat=1)
     assert len(run.history) == 3
     run = simulate(PLANS, sites, longer, "0", out, beginning=CHANGED)
@@ -210,3 +211,10 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
         assert command("mixmfl_train_federated", *asked, "--resume", "--rounds", 9) == 2
     assert "run: another command trains this run; nothing was changed." in capsys.readouterr().err
     assert open_run(tmp_path / "run").settings == run.settings
+
+
+def test_the_last_round_near_the_highest_dice_is_exported() -> None:
+    assert last_good_round({}) is None
+    assert last_good_round({10: 0.6, 20: 0.625, 30: 0.58}) == 30  # 0.045 below
+    assert last_good_round({10: 0.6, 20: 0.625, 30: 0.57}) == 20  # 0.055 below
+    assert last_good_round({10: 0.62, 20: 0.6, 30: 0.1}) == 20

@@ -255,7 +255,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
             if len(trained) == 1:
                 return content[:-1]
             if len(trained) == 2:
-                large = {**message.tensors, "more": torch.zeros(10**6)}
+                large = {**message.tensors, "more": torch.zeros(2 * 10**7)}
                 return encode(dataclasses.replace(message, tensors=large))
         return content
 
