@@ -154,11 +154,15 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
         for key in ("c", "Home", "ArrowRight", "PageUp")
     )
     driven = tmp_path / "driven.html"
-    script = f"<script>addEventListener('load', () => setTimeout(() => {{{keys}}}, 500))</script>"
+    ready = "document.getElementById('place').textContent"  # keys count once the slices are read
+    script = (
+        f"<script>const waits = setInterval(() => {{ if ({ready}) {{ clearInterval(waits); {keys} }}"
+        " }, 50)</script>"
+    )
     driven.write_text(re.sub(r"'sha256-[^']*'", "'unsafe-inline'", viewer) + script)
     dom = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", driven.as_uri()],
+         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=60000", driven.as_uri()],
         check=True, timeout=120, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert '<span id="place">coronal 12 / 32</span>' in dom

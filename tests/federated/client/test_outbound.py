@@ -99,6 +99,7 @@ def test_a_message_from_a_site_is_built_in_one_place() -> None:
     assert built == {
         "client/outbound.py": {"outgoing"},
         "messages.py": {"_message"},  # reads one that arrived
+        "server/comparison.py": {"comparison_tasks"},
         "server/merge.py": {"train_task", "validation_task", "personalization_task"},
         "server/orders.py": {"_join", "train_remotely", "plan_remotely"},
         "server/secure_aggregation.py": {"keys_tasks", "masked_tasks"},
