@@ -156,8 +156,8 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     driven = tmp_path / "driven.html"
     ready = "document.getElementById('place').textContent"  # keys count once the slices are read
     script = (
-        f"<script>const waits = setInterval(() => {{ if ({ready}) {{ clearInterval(waits); {keys} }}"
-        " }, 50)</script>"
+        "<script>const waits = setInterval(() => "
+        f"{{ if ({ready}) {{ clearInterval(waits); {keys} }} }}, 50)</script>"
     )
     driven.write_text(re.sub(r"'sha256-[^']*'", "'unsafe-inline'", viewer) + script)
     dom = subprocess.run(
