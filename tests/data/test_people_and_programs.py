@@ -94,6 +94,18 @@ def test_examinations_are_cases_of_one_patient(names: str, tmp_path: Path) -> No
     assert len({patient(case) for case in found.cases}) == 1
 
 
+def test_what_was_registered_to_another_state_is_set_aside_without_a_question(
+    tmp_path: Path,
+) -> None:
+    names = (
+        "2/preRT/2_preRT_T2 2/preRT/2_preRT_mask 2/midRT/2_midRT_T2 2/midRT/2_midRT_mask "
+        "2/midRT/2_preRT_T2_registered 2/midRT/2_preRT_mask_registered"
+    )
+    found = found_in(tmp_path, names, labels_needed=True)
+    assert found.refused == ()
+    assert [case.warnings for case in found.cases] == [(), ()]
+
+
 def test_patients_with_examinations_are_told_apart(tmp_path: Path) -> None:
     found = found_in(tmp_path, "Mueller/2019/T1 Mueller/2020/T1 Meier/2019/T1")
     assert len({patient(case) for case in found.cases}) == 2

@@ -5,30 +5,25 @@ The site sends of each of the three by label how many cases it counts and sums o
 """
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mixmfl.data.patients import patient_of
-from mixmfl.evaluation.small_components import (
-    ComponentSums,
-    add_components,
-    components_of_case,
-    dice_by_share,
-)
+from mixmfl.evaluation.small_components import dice_by_share
 from mixmfl.evaluation.subset_dice import Subset
 from mixmfl.federated.client.outbound import outgoing
-from mixmfl.federated.client.subset_validation import measured_subsets
-from mixmfl.federated.client.training import judged_cases, site_network
+from mixmfl.federated.client.subset_validation import (
+    MeasuredComponents,
+    measured_subsets,
+    segmenter,
+)
+from mixmfl.federated.client.training import judged_cases
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import COMPARE, RunSettings, Site, tensors_of_both
-from mixmfl.inference.cpu_network import fastest_form
-from mixmfl.inference.every_subset import SubsetMask, segment_subsets
+from mixmfl.inference.every_subset import SubsetMask
 from mixmfl.inference.model_folder import CANDIDATES, ENSEMBLE
-from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.nnunet_preprocessing import onto_grid
 from mixmfl.planning.plans import Plans
@@ -52,7 +47,7 @@ def compare_at_site(
     trained the other network.
 
     Args:
-        task: Task from ``comparison_task``, with the networks of both.
+        task: Task from ``comparison_tasks``, with the networks of both.
         site: The site.
         plans: Plans of both.
         settings: Settings of the run.
@@ -61,14 +56,13 @@ def compare_at_site(
     beside, usable = task.record["beside"], set(task.record["modalities"])
     names = settings.configuration, beside
     segment_own, segment_other = (
-        _segmenter(
+        segmenter(
             dataclasses.replace(task, tensors=tensors),
             *(site, plans, dataclasses.replace(settings, configuration=name)),
         )
         for name, tensors in zip(names, tensors_of_both(task), strict=True)
     )
-    sums: dict[tuple[str, str], list[ComponentSums]] = defaultdict(list)
-    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    measured = {candidate: MeasuredComponents(plans.labels) for candidate in CANDIDATES}
     judged = judged_cases(site, usable) if _has_all(site, plans, beside) else ()
     for case, subsets, whole in measured_subsets(judged, usable):
         there = open_case(case.folder.with_name(beside), case.name)
@@ -77,33 +71,10 @@ def compare_at_site(
         reference, known = case.labels[:][0], plans.labels.consecutive().only(case.labelled)
         for candidate, masks in by_candidate.items():
             dice = {s: dice_by_share(indices, reference, known) for s, indices in masks.items()}
-            for name, of_whole in dice.get(whole, {}).items():
-                of_subsets = [each[name] for each in dice.values() if name in each]
-                sums[candidate, name].append(components_of_case(of_whole[0], of_subsets))
-                patients[candidate, name].add(patient_of(case.name, case.patient))
+            measured[candidate].add(case, dice, whole)
         step()
-    components = {
-        candidate: {
-            name: add_components([ComponentSums(), *sums[candidate, name]]).to_json()
-            if len(patients[candidate, name]) >= site.validation_cases
-            else ComponentSums().to_json()
-            for name in plans.labels.foreground
-        }
-        for candidate in CANDIDATES
-    }
+    components = {name: each.record(site.validation_cases) for name, each in measured.items()}
     return outgoing(COMPARE, {"round": task.record["round"], "components": components})
-
-
-Segment = Callable[[PreprocessedCase, list[Subset]], dict[Subset, SubsetMask]]
-
-
-def _segmenter(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Segment:
-    """Return what segments a case of a configuration from each of some subsets."""
-    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
-    memory = memory_to(memory_from_state(task.tensors), site.device)
-    return lambda case, subsets: segment_subsets(
-        runner, memory, case, subsets, plans, settings.configuration, site.device
-    )
 
 
 def _has_all(site: Site, plans: Plans, configuration: str) -> bool:

@@ -39,7 +39,7 @@ from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 
-S = TypeVar("S", ConfidenceSums, Reliability, ComponentSums)
+S = TypeVar("S", ConfidenceSums, Reliability)
 
 
 def measure_at_site(
@@ -59,17 +59,25 @@ def measure_at_site(
         step: Called after every case.
     """
     usable = set(task.record["modalities"])
-    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
-    memory = memory_to(memory_from_state(task.tensors), site.device)
+    segment = segmenter(task, site, plans, settings)
     measured = _Measured(plans.labels)
     for case, subsets, whole in measured_subsets(judged_cases(site, usable), usable):
-        segmentations = segment_subsets(
-            runner, memory, case, subsets, plans, settings.configuration, site.device
-        )
-        measured.add(case, segmentations, whole)
+        measured.add(case, segment(case, subsets), whole)
         step()
     record = measured.record(fewest=site.validation_cases)
     return outgoing(MEASURE, {"round": task.record["round"], **record})
+
+
+Segment = Callable[[PreprocessedCase, list[Subset]], dict[Subset, SubsetMask]]
+
+
+def segmenter(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Segment:
+    """Return what segments a case from each of some subsets, by the network of a task."""
+    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
+    memory = memory_to(memory_from_state(task.tensors), site.device)
+    return lambda case, subsets: segment_subsets(
+        runner, memory, case, subsets, plans, settings.configuration, site.device
+    )
 
 
 def measured_subsets(
@@ -91,6 +99,41 @@ def measured_subsets(
         yield case, subsets, available[-1]
 
 
+class MeasuredComponents:
+    """Sums of Dice without small components, over the validation cases of a site, by label."""
+
+    def __init__(self, labels: Labels) -> None:
+        """Begin with no case of any label or region."""
+        self._sums = dict.fromkeys(labels.foreground, ComponentSums())
+        self._patients: dict[str, set[str]] = defaultdict(set)
+
+    def add(
+        self,
+        case: PreprocessedCase,
+        dice: Mapping[Subset, Mapping[str, tuple[float, ...]]],
+        whole: Subset,
+    ) -> None:
+        """Add a case.
+
+        Args:
+            case: The case.
+            dice: What ``dice_by_share`` returns of its mask from each subset.
+            whole: The subset of all modalities that it has.
+        """
+        for name, of_whole in dice.get(whole, {}).items():
+            of_subsets = [by_label[name] for by_label in dice.values() if name in by_label]
+            of_case = components_of_case(of_whole[0], of_subsets)
+            self._sums[name] = add_components([self._sums[name], of_case])
+            self._patients[name].add(patient_of(case.name, case.patient))
+
+    def record(self, fewest: int) -> dict[str, Any]:
+        """Return a reply's field, without what fewer than ``fewest`` patients stand behind."""
+        return {
+            name: (sums if len(self._patients[name]) >= fewest else ComponentSums()).to_json()
+            for name, sums in self._sums.items()
+        }
+
+
 class _Measured:
     """What is added up over the validation cases of a site, by label or region."""
 
@@ -100,7 +143,7 @@ class _Measured:
         self._counts: dict[Subset, dict[str, Counts]] = defaultdict(lambda: dict(self._none))
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
-        self._components = dict.fromkeys(labels.foreground, ComponentSums())
+        self._components = MeasuredComponents(labels)
         self._patients: dict[tuple[Subset | str, str], set[str]] = defaultdict(set)
 
     def add(
@@ -116,25 +159,21 @@ class _Measured:
         patient = patient_of(case.name, case.patient)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         masks: dict[str, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
-        of_whole: dict[str, float] = {}
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
+        by_share: dict[Subset, dict[str, tuple[float, ...]]] = {}
         for subset, predicted in segmentations.items():
-            for name, dice in dice_by_share(predicted.indices, reference, known).items():
+            by_share[subset] = dice_by_share(predicted.indices, reference, known)
+            for name, dice in by_share[subset].items():
                 counts = self._counts[subset]
                 counts[name] = add_counts([counts[name], count_dice(dice[0])])
                 self._patients[subset, name].add(patient)
                 masks[name].append((predicted.confidences[name], dice))
-                if subset == whole:
-                    of_whole[name] = dice[0]
             for name, part in predicted.reliabilities(case, self._labels).items():
                 by_subset[name].append(part)
         for name, each in masks.items():
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
             self._patients["confidence", name].add(patient)
-        for name, of_mask in of_whole.items():
-            of_case = components_of_case(of_mask, [dice for _, dice in masks[name]])
-            self._components[name] = add_components([self._components[name], of_case])
-            self._patients["components", name].add(patient)
+        self._components.add(case, by_share, whole)
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
             self._reliability[name] = add_reliability([self._reliability[name], one])
@@ -163,7 +202,7 @@ class _Measured:
             "subsets": rows,
             "confidence": of_enough("confidence", self._confidence, ConfidenceSums()),
             "reliability": of_enough("reliability", self._reliability, Reliability()),
-            "components": of_enough("components", self._components, ComponentSums()),
+            "components": self._components.record(fewest),
         }
 
     def _has(self, fewest: int, what: Subset | str, name: str) -> bool:
