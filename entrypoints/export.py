@@ -11,7 +11,8 @@ from . import _paths, _runner
 DESCRIPTION = """\
 Write one file with weights, memory and plans, from a saved round of a run; or the personalised
 model of a site, which it fine-tuned for itself (mixmfl_train_federated --personalize). Of a run
-in folds, write a folder with the models that mixmfl_predict averages, and nothing else of it."""
+in folds, write a folder with the models that mixmfl_predict averages, and nothing else of it.
+--nnunet writes a plain U-Net as nnU-Net v2's folder of a trained model instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,13 +26,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="RUN",
         help="folder that mixmfl_train_federated wrote",
     )
-    parser.add_argument(
+    written = parser.add_mutually_exclusive_group(required=True)
+    written.add_argument(
         "-o",
         "--out",
         type=_paths.new_either("a model file to write, or of a run in folds a folder"),
-        required=True,
         metavar="FILE.safetensors",
         help="the file to write; of a run in folds the folder, for mixmfl_predict -m",
+    )
+    written.add_argument(
+        "--nnunet",
+        type=_paths.new_folder(),
+        metavar="FOLDER",
+        help="a new folder to write for nnUNetv2_predict_from_modelfolder -m: dataset.json, "
+        "plans.json and a checkpoint per fold. For networks of the form stacked, as fedavg and "
+        "union of mixmfl_benchmark train them",
     )
     parser.add_argument(
         "--round",
@@ -49,6 +58,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
+    if options.site and options.round != "best":
+        raise MixmflError(
+            "--site: personalised models are made from the best round; leave out --round"
+        )
+    return _write_nnunet(options) if options.nnunet else _write_model(options)
+
+
+def _write_nnunet(options: argparse.Namespace) -> int:
+    from mixmfl.core.text import plural
+    from mixmfl.federated.server.export import export_to_nnunet
+    from mixmfl.inference.model_folder import (
+        best_configurations,
+        fold_folder,
+        holds_folds,
+        models_of_folds,
+        read_folds,
+    )
+
+    folder, *others = best_configurations(options.input)
+    if others:
+        raise MixmflError(
+            f"{options.input}: the ensemble of its configurations is best, and nnU-Net has a "
+            f"folder for each; name one of {', '.join(map(str, (folder, *others)))}"
+        )
+    runs = [folder]
+    if holds_folds(folder):
+        models_of_folds(folder)  # an error where a fold is not trained
+        runs = [fold_folder(folder, fold) for fold in read_folds(folder).folds]
+    rounds, notes = export_to_nnunet(runs, options.round, options.nnunet, options.site)
+    each = ", ".join(f"fold {fold} of round {number}" for fold, number in rounds.items())
+    print(f"{plural(len(rounds), 'model')} for nnU-Net ({each}): {options.nnunet}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _write_model(options: argparse.Namespace) -> int:
     from mixmfl.core.text import plural
     from mixmfl.federated.server.cross_validation import export_folds, pooled_of
     from mixmfl.federated.server.export import export_model
@@ -84,10 +130,6 @@ def _work(options: argparse.Namespace) -> int:
         raise MixmflError(f"{options.out}: is a folder, and the name of a file is needed")
     if options.out.exists() and not options.overwrite:
         raise MixmflError(f"{options.out}: exists already; --overwrite replaces it")
-    if options.site and options.round != "best":
-        raise MixmflError(
-            "--site: personalised models are made from the best round; leave out --round"
-        )
     number = choose_round(open_run(options.input), options.round)
     pooled = pooled_of(options.input, number)
     number, digest = export_model(options.input, options.round, options.out, options.site, pooled)

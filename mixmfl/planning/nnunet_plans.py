@@ -52,7 +52,8 @@ _REMARKS = (
     "foreground_intensity_properties_per_channel",
 )
 _USED = ("transpose_forward", "transpose_backward", "configurations")
-_OURS = ("slices_first",)  # ours: thick slices come first, whatever their direction
+OURS = ("slices_first",)
+"""What we add: thick slices come first, whatever their direction."""
 
 _CONFIGURED = (
     "batch_size",
@@ -97,7 +98,7 @@ def check_planned(plans: Any, modalities: int, source: str) -> None:
     Raises:
         PlansError: A field is missing, unknown or beyond its bounds.
     """
-    fields(plans, _USED, source, may=(*_OURS, *_REMARKS))
+    fields(plans, _USED, source, may=(*OURS, *_REMARKS))
     flag(plans.get("slices_first", False), f"{source}: slices_first")
     for key in plans.keys() & _WORDS.keys():
         word(plans[key], _WORDS[key], f"{source}: {key}")

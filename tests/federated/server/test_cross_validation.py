@@ -1,5 +1,6 @@
 """A run in folds: trained by one command, resumed, and what its folds measured added up."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -108,6 +109,39 @@ def test_folds_are_exported_as_a_folder_that_predicts_as_the_run(
     assert [path for fold in out.glob("fold_*") for path in fold.iterdir()] == files
     assert command("mixmfl_export", "-i", whole, "-o", out) == 2
     assert f"{out}: exists already; name a new folder" in capsys.readouterr().err
+
+
+def test_folds_of_a_plain_unet_are_exported_for_nnunet(
+    tmp_path: Path, home: Path, command: Command, capsys: Said
+) -> None:
+    plans = small_plans()
+    network = dataclasses.replace(plans.network, form="stacked", compensation_levels=())
+    work = write_work(tmp_path / "work", CASES, dataclasses.replace(plans, network=network))
+    run, out = tmp_path / "run", tmp_path / "nnunet"
+    assert train("-i", work, "-o", run, "--fold", 0, "all", *SHORT) == 0
+    capsys.readouterr()
+    assert command("mixmfl_export", "-i", run, "--nnunet", out) == 0
+    printed = capsys.readouterr()
+    assert f"2 models for nnU-Net (fold 0 of round 1, fold all of round 1): {out}" in printed.out
+    assert "note: nnU-Net needs every channel (0000 flair, 0001 t1, 0002 t2)" in printed.err
+    described = json.loads((out / "dataset.json").read_text())
+    assert described["numTraining"] == 3
+    checkpoint = out / "fold_all" / "checkpoint_final.pth"
+    assert command("mixmfl_export", "-i", run / "fold_0", "--nnunet", out) == 2
+    assert f"{out}: exists already; name a new folder" in capsys.readouterr().err
+    started = ("-i", work, "-o", tmp_path / "started", "--init", checkpoint, *SHORT)
+    assert command("mixmfl_train_federated", *started) == 0
+    start = open_run(tmp_path / "started").start
+    assert start
+    assert all(part.taken == part.tensors > 0 for part in start.parts)
+
+
+def test_a_network_that_nnunet_lacks_is_not_exported_for_it(
+    whole: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    assert command("mixmfl_export", "-i", whole, "--nnunet", tmp_path / "nnunet") == 2
+    assert "its network is decoupled, with an encoder per modality" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fold_that_is_missing_is_trained_as_the_others(
