@@ -40,7 +40,9 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         compare_folds,
         configurations_of,
         in_order,
+        write_choice,
     )
+    from mixmfl.federated.server.run_page import FOLDS_PAGE
     from mixmfl.inference.model_folder import (
         EVERY_CASE,
         MODEL,
@@ -88,7 +90,11 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return None
     if len(done) > 1:
-        print("\n".join(choice_lines(choose_configuration(done, compare_folds(done), out))))
+        compared = compare_folds(done)
+        record = choose_configuration(done, compared, out)
+        write_choice(out, record, done, compared)
+        print("\n".join(choice_lines(record)))
+    print(f"its scores: {out / FOLDS_PAGE}")
     chosen = best_configurations(out)
     files = model_files(out)
     takes = f"the mean of {len(files)} models"
@@ -96,8 +102,14 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         takes = f"the model of fold {next(iter(models_of_folds(chosen[0])))}"
     print(f"mixmfl_predict -m {out} takes {takes}")
     # one model, of all cases, is what it was trained for
-    of_all = fold_folder(chosen[0], EVERY_CASE) / MODEL
-    return of_all if len(chosen) == 1 and of_all.is_file() else out
+    of_all = [fold_folder(folder, EVERY_CASE) / MODEL for folder in chosen]
+    if not all(file.is_file() for file in of_all):
+        return out
+    if len(of_all) > 1:  # no one file computes their ensemble
+        models = " ".join(map(str, of_all))
+        print(f"mixmfl_predict -m {models} takes the mean of the models of all cases")
+        return out
+    return of_all[0]
 
 
 def _train_folds(

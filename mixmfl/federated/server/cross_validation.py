@@ -22,7 +22,7 @@ from mixmfl.federated.server.export import Pooled, export_model
 from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
 from mixmfl.federated.server.reply_records import Compared
 from mixmfl.federated.server.run import Run, choose_round
-from mixmfl.federated.server.run_page import write_folds_page
+from mixmfl.federated.server.run_page import write_configurations_page, write_folds_page
 from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.federated.server.run_tables import subsets_table
 from mixmfl.federated.server.subset_validation import merge_measured
@@ -327,6 +327,33 @@ def choose_configuration(
     )
     write_json(folder / CONFIGURATIONS_FILE, dataclasses.asdict(record))
     return record
+
+
+def write_choice(
+    folder: Path,
+    record: ConfigurationsRecord,
+    trained: Sequence[CrossValidation],
+    compared: Compared,
+) -> Path:
+    """Write the page of a run of several configurations, and return it.
+
+    Args:
+        folder: Folder of the run.
+        record: What ``choose_configuration`` returned.
+        trained: The folds of each configuration.
+        compared: What ``compare_folds`` returned.
+    """
+    candidates = compared if ENSEMBLE in record.dice else {}
+    of_each = {
+        each.configuration: (
+            open_run(fold_folder(each.folder, each.folds[0])),
+            each.measured,
+            each.sites,
+        )
+        for each in trained
+    }
+    own = {name: measured.components for name, (_, measured, _) in of_each.items()}
+    return write_configurations_page(folder, record, candidates or own, of_each)
 
 
 def choice_lines(record: ConfigurationsRecord) -> list[str]:

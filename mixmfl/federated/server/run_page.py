@@ -3,7 +3,8 @@
 ::
 
     RUN/run.html                 of a run, written when it ends
-    RUN/cross_validation.html    of a run in folds, with all their curves
+    RUN/cross_validation.html    of a run in folds, with all their curves; or of a run of several
+                                 configurations, with the choice among them
 """
 
 import math
@@ -15,12 +16,13 @@ from mixmfl.core.nan import mean, or_nan
 from mixmfl.evaluation.charts import Chart, Point
 from mixmfl.evaluation.html import HeatTable, Section, Table, page
 from mixmfl.evaluation.mask_quality import Measured
-from mixmfl.evaluation.small_components import best_shares, shares_text
+from mixmfl.evaluation.small_components import Components, best_shares, shares_text
 from mixmfl.evaluation.subset_dice import expect
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run import Run, choose_round, privacy_spent
 from mixmfl.federated.state import learning_rate_of
+from mixmfl.inference.model_folder import ENSEMBLE, ConfigurationsRecord
 from mixmfl.inference.report import RESEARCH_ONLY
 
 RUN_PAGE, FOLDS_PAGE = "run.html", "cross_validation.html"
@@ -34,6 +36,16 @@ coordinator. Dice is of validation cases, which did not train the model."""
 _EVERY_FOLD = """\
 Mean Dice, each case from all modalities that it has, by a model that did not train on it. A case
 validates in one fold; the numbers of all folds are added up."""
+
+_COMPARED = """\
+Mean Dice of both configurations and of the mean of their probabilities, all on the same validation
+cases and voxels, each case from all modalities that it has, by models that did not train on it.
+What has the highest mean over labels is what prediction takes."""
+
+_NOT_COMPARED = """\
+Mean Dice of each configuration on its own voxels, each case from all modalities that it has, by
+models that did not train on it. No site measured the mean of both, so that it is no candidate. What
+has the highest mean over labels is what prediction takes."""
 
 _SUBSETS = """\
 Median Dice of the validation cases of all sites from every subset of modalities; a dot is a
@@ -83,6 +95,49 @@ def write_folds_page(
         Section("The first of them", facts=_facts(first)),
     ]
     return _write(folder / FOLDS_PAGE, f"Folds of {folder.name}", first, sections)
+
+
+def write_configurations_page(
+    folder: Path,
+    record: ConfigurationsRecord,
+    candidates: Mapping[str, Components],
+    configurations: Mapping[str, tuple[Run, Measured, Mapping[str, Measured]]],
+) -> Path:
+    """Write the page of a run of several configurations, and return it.
+
+    Args:
+        folder: Folder of the run.
+        record: What was chosen among them.
+        candidates: By configuration, and of their ensemble where it was measured, what the choice
+            was made by.
+        configurations: Of each one of its folds, and what all of them measured together and at each
+            site.
+    """
+    first = next(iter(configurations.values()))[0]
+    names = list(first.plans.labels.foreground)
+    rows = []
+    for candidate, components in candidates.items():
+        dice = or_nan(record.dice.get(candidate))
+        rows.append(
+            [
+                candidate,
+                *_dice_and_cases(components, names),
+                _NOT_KNOWN if math.isnan(dice) else f"{dice:.3f}",
+                "yes" if candidate == record.best else "",
+            ]
+        )
+    table = Table(["candidate", *names, "cases", "mean", "chosen"], rows)
+    text = _COMPARED if ENSEMBLE in candidates else _NOT_COMPARED
+    if small := shares_text(best_shares(record.components)):
+        text += f"\n\nPrediction removes small parts of: {small}."
+    sections = [
+        Section("Configurations", text, tables=[table]),
+        *(
+            Section(name, f"{_EVERY_FOLD} {name}/{FOLDS_PAGE} has more.", tables=[_pooled(*each)])
+            for name, each in configurations.items()
+        ),
+    ]
+    return _write(folder / FOLDS_PAGE, f"Configurations of {folder.name}", first, sections)
 
 
 def _folds(runs: Mapping[str, Run]) -> Table:
@@ -198,11 +253,15 @@ def _pooled(run: Run, measured: Measured, sites: Mapping[str, Measured]) -> Tabl
     names = list(run.plans.labels.foreground)
     rows = []
     for site, of_site in {"all sites": measured, **sites}.items():
-        sums = [of_site.components.get(name) for name in names]
-        shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
-        cases = max((each.cases for each in sums if each), default=0)
-        rows.append([site, *shown, str(cases)])
+        rows.append([site, *_dice_and_cases(of_site.components, names)])
     return Table(["site", *names, "cases"], rows)
+
+
+def _dice_and_cases(components: Components, names: Sequence[str]) -> list[str]:
+    """Return the mean Dice of each label, and the number of cases, as text."""
+    sums = [components.get(name) for name in names]
+    shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
+    return [*shown, str(max((each.cases for each in sums if each), default=0))]
 
 
 def _subsets(run: Run, measured: Measured) -> Section:

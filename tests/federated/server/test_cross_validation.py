@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mixmfl.entrypoints import train_federated
@@ -12,14 +14,18 @@ from small import both_configurations, small_plans, stored_site
 from small_federation import Cases, write_work
 
 from mixmfl.core.errors import ModelError
+from mixmfl.core.files import write_json
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import ComponentSums
+from mixmfl.federated.server import cross_validation
 from mixmfl.federated.server.cross_validation import (
     CrossValidation,
     begin_configurations,
     choice_lines,
     choose_configuration,
     configurations_of,
+    pool_folds,
+    write_choice,
 )
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.reply_records import Compared
@@ -29,6 +35,7 @@ from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.model_file import load_model
 from mixmfl.inference.model_folder import (
+    ConfigurationsRecord,
     model_files,
     read_configurations,
     read_folds,
@@ -274,6 +281,8 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
         stored_site(work, "north", [("t1",)] * 3, plans, configuration)
     both = ("-i", work, "-o", out, "-c", "3d_fullres", "2d", "--fold", 0, *SHORT)
     assert command("mixmfl_train_federated", *both) == 0
+    page = out / "cross_validation.html"
+    assert f"its scores: {page}" in capsys.readouterr().out
     record = json.loads((out / "configurations.json").read_text())
     assert list(record["dice"]) == ["2d", "3d_fullres", "ensemble"]
     best = max(record["dice"], key=lambda name: record["dice"][name])
@@ -281,6 +290,12 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
     compared = json.loads((out / "3d_fullres" / "fold_0" / "comparison.json").read_text())
     assert compared["components"]["ensemble"] == record["components"]
     assert record["components"]["lesion"]["cases"] == 1
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page.read_text())
+    for name, dice in record["dice"].items():
+        row = cells[cells.index(name) :][:6]  # lesion, core, cases, mean, chosen
+        sums = compared["components"][name]
+        assert row[1] == f"{sums['lesion']['dice']:.3f}"
+        assert row[3:] == ["1", f"{dice:.3f}", "yes" if name == best else ""]
 
     models = {name: out / name / "fold_0" / "model.safetensors" for name in planned}
     for chosen, files in (
@@ -311,3 +326,30 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
     assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
     rounds = json.loads((out / "3d_fullres" / "fold_0" / "comparison.json").read_text())["rounds"]
     assert rounds["2d"] == choose_round(open_run(out / "2d" / "fold_0"), "best")
+
+    trained = [pool_folds(out / name) for name in planned]
+    write_choice(out, choose_configuration(trained, {}, out), trained, {})
+    assert "No site measured the mean of both" in page.read_text()
+    assert "ensemble" not in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page.read_text())
+
+
+def test_models_of_all_cases_are_named_where_the_ensemble_is_best(
+    tmp_path: Path, home: Path, command: Command, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensemble(*known: Any) -> ConfigurationsRecord:
+        record = dataclasses.replace(choose_configuration(*known), best="ensemble")
+        write_json(known[2] / "configurations.json", dataclasses.asdict(record))
+        return record
+
+    monkeypatch.setattr(cross_validation, "choose_configuration", ensemble)
+    plans = both_configurations()
+    work, out = write_work(tmp_path / "work", {}, plans), tmp_path / "run"
+    for configuration in plans.configurations:
+        stored_site(work, "north", [("t1",)] * 2, plans, configuration)
+    both = ("-i", work, "-o", out, "-c", "3d_fullres", "2d", "--fold", 0, "all", *SHORT)
+    assert command("mixmfl_train_federated", *both) == 0
+    files = [out / name / "fold_all" / "model.safetensors" for name in plans.configurations]
+    named = f"mixmfl_predict -m {files[0]} {files[1]} takes the mean of the models of all cases"
+    printed = capsys.readouterr().out
+    assert f"mixmfl_predict -m {out} takes the mean of 2 models\n{named}\n" in printed
+    assert registered_model(home) == out
