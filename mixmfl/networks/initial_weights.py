@@ -11,6 +11,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mixmfl.core.declarations import text, within
 from mixmfl.core.tensor_store import MOST_TENSORS
@@ -310,10 +311,31 @@ class _Reader:
         if theirs is None:
             return None, "", f"{name} is not in it"
         if theirs.shape != own.shape:
-            return None, "", f"{name} is {_size(theirs)} there, {_size(own)} here"
+            inflated = None if ".transpconvs." in name else _inflated(theirs, own)
+            if inflated is None:
+                return None, "", f"{name} is {_size(theirs)} there, {_size(own)} here"
+            theirs, origin = inflated, f"{origin} (inflated)"
         if not theirs.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
         return theirs, origin, ""
+
+
+def _inflated(kernel: Tensor, own: Tensor) -> Tensor | None:
+    """Return a convolution's kernel with zeros around it, as large as ours; None: it does not fit.
+
+    It computes the same: nnU-Net's kernels are 1 x 3 x 3 where slices are thick, 3 x 3 x 3 else.
+
+    Args:
+        kernel: ``(C, channels, *sides)``.
+        own: Our kernel in its place.
+    """
+    if kernel.ndim < 4 or kernel.ndim != own.ndim or kernel.shape[:2] != own.shape[:2]:
+        return None
+    pairs = list(zip(own.shape[2:], kernel.shape[2:], strict=True))
+    if any(ours < theirs or ours % 2 == 0 or theirs % 2 == 0 for ours, theirs in pairs):
+        return None
+    around = [(ours - theirs) // 2 for ours, theirs in reversed(pairs)]  # the last axis first
+    return functional.pad(kernel, [side for n in around for side in (n, n)])
 
 
 def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:

@@ -148,6 +148,24 @@ def test_a_deeper_network_takes_each_resolution_from_the_same_one() -> None:
     assert "is not in it" in parts["decoder"].left
 
 
+def test_smaller_kernels_are_inflated_and_compute_the_same() -> None:
+    flat, plans = plans_of(), plans_of()
+    flat.configuration("2d")["architecture"]["arch_kwargs"]["kernel_sizes"] = [
+        [1, 3],
+        [3, 3],
+        [3, 3],
+    ]
+    before = network_of(flat, 1)
+    network, parts = started(plans, source_of(flat, before))
+    assert all(part.taken == part.tensors for part in parts.values())
+    assert parts["tailored.t1"].origin == "t1 (inflated), t1"
+    assert parts["decoder"].origin == "decoder, decoder (inflated)"
+    ours, theirs = (logits(each, image(2), ["t1", "t2"]) for each in (network, before))
+    torch.testing.assert_close(ours, theirs)
+    _, parts = started(flat, source_of(plans, network_of(plans, 1)))  # nothing is cut off a kernel
+    assert "is 2 x 1 x 3 x 3 there, 2 x 1 x 1 x 3 here" in parts["tailored.t1"].left
+
+
 def test_what_has_another_size_is_named() -> None:
     narrow, wide = plans_of(), plans_of(tailored_width=1.0, decoder_skips="added")
     _, parts = started(wide, source_of(narrow, network_of(narrow, 1)))
