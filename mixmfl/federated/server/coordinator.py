@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mixmfl.core.text import MOST_LINE, one_line
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import (
+    follow_record,
     load_state_of,
     save_round,
 )
@@ -34,7 +35,7 @@ from mixmfl.federated.server.merge import (
 from mixmfl.federated.server.progress_plot import draw_progress
 from mixmfl.federated.server.run import Run, SiteRound, choose_round
 from mixmfl.federated.server.run_page import write_run_page
-from mixmfl.federated.server.run_record import open_run
+from mixmfl.federated.server.run_record import open_run, write_record
 from mixmfl.federated.server.secure_aggregation import (
     check_masked,
     gather_participants,
@@ -128,6 +129,8 @@ def train_rounds(
 ) -> bool:
     """Train for the rounds that are left, or until validation Dice is flat.
 
+    The last round is validated, also where a run is resumed to end at a round that was not.
+
     Args:
         run: The run; every round is added to it and saved.
         state: The server's state after the rounds that are done.
@@ -151,6 +154,7 @@ def train_rounds(
         state = _one_round(run, state, ask, optimizers, quorum, variation)
         give_back_memory()
         report(run)
+    _validate_last(run, state, ask)
     return True
 
 
@@ -221,11 +225,8 @@ def _one_round(
         state = dataclasses.replace(state, memory=variation.edit_memory(state.memory))
     every = run.plans.training.validate_every
     due = state.round % every == 0 or state.round == run.settings.rounds
-    judged: Mapping[str, Answer] = {}
-    if due:
-        here = {site for answers in trained for site in answers}  # the others are not waited for
-        sent = rounded_weights(state, run.settings)
-        judged = ask({site: validation_task(sent, site, run.known) for site in sorted(here)}).came
+    here = {site for answers in trained for site in answers}  # the others are not waited for
+    judged = _validate(run, state, ask, here) if due else {}
     dice = _read_validation(run, state.round, judged)
     sites = {
         site: _site_round(
@@ -240,6 +241,35 @@ def _one_round(
     mean = mean_dice(dice.values()) if due else None
     save_round(run, state, optimizers, sites, mean, time.monotonic() - began)
     return state
+
+
+def _validate(
+    run: Run, state: ServerState, ask: Ask, sites: Collection[str]
+) -> Mapping[str, Answer]:
+    """Have sites measure a state's Dice on their validation cases; return their answers."""
+    sent = rounded_weights(state, run.settings)
+    return ask({site: validation_task(sent, site, run.known) for site in sorted(sites)}).came
+
+
+def _validate_last(run: Run, state: ServerState, ask: Ask) -> None:
+    """Validate the last round where that was not done, and record it."""
+    if not run.history or state.round in run.dice:
+        return
+    last = run.history[-1]
+    here = [site for site in run.registrations if site in last and not last[site].absent]
+    dice = _read_validation(run, state.round, _validate(run, state, ask, here))
+    run.history[-1] = {
+        site: dataclasses.replace(each, dice=_means(dice.get(site, {})))
+        for site, each in last.items()
+    }
+    run.dice[state.round] = mean_dice(dice.values())
+    write_record(run)
+    follow_record(run)
+
+
+def _means(dice: Mapping[str, DiceSum]) -> dict[str, float | None]:
+    """Return the mean Dice of each label or region over a site's cases; None without any."""
+    return {name: each.total / each.cases if each.cases else None for name, each in dice.items()}
 
 
 def _site_round(
@@ -262,7 +292,7 @@ def _site_round(
     epsilon, delta = diagnostics.epsilon.get(site, (None, None))
     return SiteRound(
         loss=diagnostics.loss.get(site),
-        dice={name: each.total / each.cases if each.cases else None for name, each in dice.items()},
+        dice=_means(dice),
         sent_bytes=sum(answer.sent_bytes for answer in trained),
         received_bytes=sum(answer.received_bytes for answer in trained),
         seconds=sum(answer.seconds for answer in answers),

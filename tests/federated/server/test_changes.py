@@ -115,6 +115,27 @@ def test_a_run_goes_on_with_more_rounds_other_steps_and_another_rate(
     assert again.changes == run.changes
 
 
+def test_a_run_that_is_ended_between_two_validations_has_its_last_round_validated(
+    sites: list[Site], tmp_path: Path
+) -> None:
+    def stop(run: Run) -> None:
+        if len(run.history) == 2:
+            raise KeyboardInterrupt
+
+    rarely = small_plans(validate_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(rarely, sites, LONGER, "0", tmp_path, callbacks=Callbacks(stop))
+    assert not open_run(tmp_path).dice
+    shorter = dataclasses.replace(LONGER, rounds=2)
+    run = simulate(rarely, sites, shorter, "0", tmp_path, beginning=CHANGED)
+    assert (run.best_round, len(run.history)) == (2, 2)
+    stored = open_run(tmp_path)
+    assert stored.dice == run.dice
+    assert stored.history == run.history
+    assert stored.history[-1]["north"].dice.keys() == {"lesion", "core"}
+    assert f"{run.dice[2]:.4f}" in (tmp_path / "progress.csv").read_text()
+
+
 def test_a_run_is_not_made_shorter_than_it_is_nor_changed_unasked(
     out: Path, sites: list[Site]
 ) -> None:
