@@ -209,8 +209,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     except PlansError as error:
         raise ModelError(
             f"{path}: was written by mixmfl {_writer(header)}, and mixmfl {__version__} cannot "
-            f"read its plans ({error}); export the run again with mixmfl_export, or install the "
-            "version that wrote it"
+            f"read its plans ({error}); install the version that wrote it, or train again"
         ) from None
     except (OSError, DamageError) as error:
         raise _unreadable(path, error) from None

@@ -142,8 +142,7 @@ class Plans:
             found = content.get("format") if isinstance(content, Mapping) else content
             raise PlansError(
                 f"{source}: plans of format {shown(found)} were found, this version of "
-                f"mixmfl reads {FORMAT}; plan again (mixmfl_plan_preprocess --replan), or install "
-                "the version that made them"
+                f"mixmfl reads {FORMAT}"
             )
         # plans of earlier versions say nothing of these, and have a setting that is no more
         content = {"heads": kinds.UNKNOWN, "card": {}, **content}
@@ -180,7 +179,14 @@ class Plans:
         Raises:
             PlansError: The file is missing or is not plans of this version.
         """
-        return cls.from_json(read_json(path, PlansError), str(path))
+        content = read_json(path, PlansError)
+        try:
+            return cls.from_json(content, str(path))
+        except PlansError as error:
+            raise PlansError(
+                f"{error}; plan again (mixmfl_plan_preprocess --replan), or install the version of "
+                "mixmfl that made these plans"
+            ) from None
 
 
 def replace_settings(
@@ -273,7 +279,7 @@ def _without_imputation(training: Mapping[str, Any], source: str) -> dict[str, A
     if (share := rest.pop("imputation", 0)) not in (0, False):
         raise PlansError(
             f"{source}: training: imputation is {shown(share)}, and this version imputes no "
-            "features; plan and train again, or install the version that made the plans"
+            "features"
         )
     return rest
 

@@ -75,7 +75,7 @@ def of_an_older_version(held: dict[str, Tensor], header: dict[str, Any]) -> None
         (with_content(of_an_older_version), r"was written by mixmfl 0\.0\.7, and mixmfl"),
         (
             with_content(of_an_older_version),
-            r"missing fields \['temperature'\]\); export the run again with mixmfl_export",
+            r"missing fields \['temperature'\]\); install the version that wrote it, or tra",
         ),
         (
             lambda f: f.write_bytes(model_bytes({}, {"format": "mixmfl model 2"})),

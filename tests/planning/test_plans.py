@@ -105,7 +105,7 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("format",), 0, "plans of format 0 were found, .*--replan"),
+        (("format",), 0, "plans of format 0 were found, this version of mixmfl reads 1"),
         (("patch",), 3, r"unknown fields \['patch'\]"),
         (("training", "epochs"), 3, r"training: unknown fields \['epochs'\]"),
         (
@@ -166,6 +166,16 @@ def test_plans_that_are_not_whole_are_refused(
     inner[place[-1]] = value
     with pytest.raises(PlansError, match=message):
         Plans.from_json(spoilt, "plans.json")
+
+
+def test_what_to_do_with_plans_of_another_version_is_told(tmp_path: Path) -> None:
+    of_another = {**content(), "network": {**content()["network"], "joint_width": 0.5}}
+    (tmp_path / "plans.json").write_text(json.dumps(of_another))
+    message = (
+        r"plans.json: network: unknown fields \['joint_width'\].*; plan again .*--replan\), or i"
+    )
+    with pytest.raises(PlansError, match=message):
+        Plans.load(tmp_path / "plans.json")
 
 
 def test_a_network_without_any_stream_is_refused() -> None:
