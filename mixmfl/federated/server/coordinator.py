@@ -25,7 +25,7 @@ from mixmfl.federated.server.comparison import (
     save_comparison,
 )
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.server.measured import load_measured, save_measured
+from mixmfl.federated.server.measured import load_measured_sites, save_measured
 from mixmfl.federated.server.merge import (
     merge_round,
     rounded_weights,
@@ -181,19 +181,27 @@ def finish(run: Run, ask: Ask, beside: Path | None = None) -> Path:
 
 
 def _measure(run: Run, ask: Ask) -> None:
+    """Have sites measure the model, unless they did: who was away is asked after a resume."""
     number = choose_round(run, "best")
-    if load_measured(run, number) is not None:
+    measured = load_measured_sites(run, number)
+    asked = [
+        site
+        for site, registration in run.registrations.items()
+        if measured is None or (registration.validated and site not in measured)
+    ]
+    if not asked:
         return
+    measured = dict(measured or {})
     state = load_state_of(run, number)
-    answers = ask({site: measure_task(state, site, run.known) for site in run.registrations})
-    measured = {}
+    answers = ask({site: measure_task(state, site, run.known) for site in asked})
     for site, answer in answers.came.items():
         try:
             labelled = run.registrations[site].labelled
             measured[site] = read_measured(site, answer.message, number, run.plans, labelled)
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    save_measured(run, number, merge_measured(list(measured.values())), measured)
+    in_order = [measured[site] for site in sorted(measured)]
+    save_measured(run, number, merge_measured(in_order), measured)
 
 
 def _compare(run: Run, beside: Run, ask: Ask) -> None:

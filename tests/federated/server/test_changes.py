@@ -16,8 +16,10 @@ from mixmfl.core.files import locked
 from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.changes import Change, raise_norms, rounds_flat, settings_of
 from mixmfl.federated.server.checkpoint import load_state_of, record_changes, save_personal
-from mixmfl.federated.server.run import Run, last_good_round
+from mixmfl.federated.server.measured import load_measured, load_measured_sites, save_measured
+from mixmfl.federated.server.run import Run, choose_round, last_good_round
 from mixmfl.federated.server.run_record import open_run, record_digest
+from mixmfl.federated.server.subset_validation import merge_measured
 from mixmfl.federated.simulation import Callbacks, simulate
 from mixmfl.federated.state import Personal, Site, learning_rate_of
 
@@ -134,6 +136,22 @@ def test_a_run_that_is_ended_between_two_validations_has_its_last_round_validate
     assert stored.history == run.history
     assert stored.history[-1]["north"].dice.keys() == {"lesion", "core"}
     assert f"{run.dice[2]:.4f}" in (tmp_path / "progress.csv").read_text()
+
+
+def test_a_site_that_was_away_when_the_model_was_measured_is_asked_after_a_resume(
+    store: SiteStore, tmp_path: Path
+) -> None:
+    cases = [("t1", "t2"), ("t1",)]
+    sites = [store.site("north", cases, validation=1), store.site("south", cases, validation=1)]
+    run = simulate(PLANS, sites, FROZEN, "0", tmp_path)
+    number = choose_round(run, "best")
+    whole = load_measured_sites(run, number)
+    assert whole is not None
+    assert whole.keys() == {"north", "south"}
+    save_measured(run, number, whole["south"], {"south": whole["south"]})
+    simulate(PLANS, sites, FROZEN, "0", tmp_path, beginning=Beginning(resume=True))
+    assert load_measured_sites(run, number) == whole
+    assert load_measured(run, number) == merge_measured([whole["north"], whole["south"]])
 
 
 def test_a_run_is_not_made_shorter_than_it_is_nor_changed_unasked(
