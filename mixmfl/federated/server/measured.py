@@ -69,8 +69,8 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
         return read_measured_json(content, "all sites"), sites
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
-            f"{file}: is damaged ({error}); remove it, and mixmfl_train_federated --resume "
-            "measures again"
+            f"{file}: is damaged, or another version of mixmfl wrote it ({error}); remove it, and "
+            "mixmfl_train_federated --resume measures again"
         ) from None
 
 

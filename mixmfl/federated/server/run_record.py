@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import MixmflError, ModelError
-from mixmfl.core.files import read_long_json, write_json
+from mixmfl.core.files import read_json, read_long_json, write_json
 from mixmfl.core.json_fields import MOST_NAME, Range, fields, shown, whole
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record
@@ -92,8 +92,10 @@ def open_run(folder: Path) -> Run:
     if record.get("format") != FORMAT:
         raise ModelError(other_format(folder / "run.json", record))
     plans = Plans.load(folder / "plans.json")
+    # as the file is, which an earlier version may have written with other fields, and as read here
+    contents = read_json(folder / "plans.json", ModelError), plans.to_json()
     # runs that were begun before it was recorded have none
-    if record.get("plans_sha256", record_digest(plans.to_json())) != record_digest(plans.to_json()):
+    if record.get("plans_sha256") not in (None, *map(record_digest, contents)):
         raise ModelError(
             f"{folder / 'plans.json'}: is damaged or was changed; the run was started with other "
             "plans. Put those back, from a copy or from plans.json of the folder given by -i"
