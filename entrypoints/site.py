@@ -121,7 +121,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             "--min-training-cases",
             int,
             "fewest training cases of each modality behind weights that "
-            "are sent neither masked nor with noise; default: 2",
+            "are sent neither masked nor with noise; a label that fewer have is not trained; "
+            "default: 2",
         ),
         ("--max-bytes", int, "bytes sent, over all runs; default: 10^15"),
     ):

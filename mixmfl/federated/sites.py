@@ -6,18 +6,34 @@ from pathlib import Path
 import numpy as np
 
 from mixmfl.core.errors import DataError
+from mixmfl.data.labels import Labels
 from mixmfl.data.patients import patient_of
 from mixmfl.federated.state import Site
 from mixmfl.inference.model_folder import EVERY_CASE, FOLD_COUNT
 from mixmfl.planning.federation_plans import site_folder, sites_folder
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import (
+    PreprocessedCase,
+    case_names,
+    labels_in,
+    open_case,
+)
 from mixmfl.training.batches import site_number
 
 
 def patients_of(cases: Iterable[PreprocessedCase]) -> int:
     """Return of how many patients some cases are; one may have several examinations."""
     return len({patient_of(case.name, case.patient) for case in cases})
+
+
+def rare_labels(cases: Collection[PreprocessedCase], labels: Labels, fewest: int) -> list[str]:
+    """Return the labels or regions that some patients have, but fewer than ``fewest``."""
+    has = [(case, labels_in(case, labels)) for case in cases]
+    return [
+        name
+        for name in labels.foreground
+        if 0 < patients_of(case for case, names in has if name in names) < fewest
+    ]
 
 
 def split_fold(

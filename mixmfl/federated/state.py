@@ -157,7 +157,8 @@ class Site:
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
         validation_cases: Fewest cases behind a Dice that the site sends.
-        training_cases: Fewest cases behind plain weights that the site sends.
+        training_cases: Fewest cases behind plain weights that the site sends, and with a label
+            that they are trained on.
     """
 
     name: str

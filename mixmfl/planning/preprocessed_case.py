@@ -4,11 +4,12 @@ A case is ``<case>.images.b2nd``, ``<case>.labels.b2nd`` and ``<case>.json``. Th
 last; a case without it was left half done and does not exist for readers.
 """
 
+import dataclasses
 import errno
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ from mixmfl.core.files import read_long_json, replacing, write_json
 from mixmfl.core.json_fields import MOST_NAME, shown
 from mixmfl.core.records import read_record
 from mixmfl.data.image import MOST_VOXELS
-from mixmfl.data.labels import MOST_LABELS
+from mixmfl.data.labels import MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.bounds import SPACING
 
@@ -62,7 +63,7 @@ class _Record:
 class PreprocessedCase:
     """A preprocessed case; one that was opened reads its arrays from disk where they are sliced.
 
-    It travels to another process as its place on disk.
+    It travels to another process as its place on disk, and what it labels.
 
     Attributes:
         folder: Folder of the case's files.
@@ -73,7 +74,7 @@ class PreprocessedCase:
         images: Array ``(K, Z, Y, X)`` float32, z-scored.
         labels: Array ``(1, Z, Y, X)`` of class indices, -1 outside the head.
         class_locations: Voxels ``(n, 4)`` as ``(0, z, y, x)`` of each class or region, from
-            which foreground patches are chosen.
+            which foreground patches are chosen; a class that the case has not has none.
         labelled: The plans' labels and regions that the case labels; None: all of them. Where some
             are missing, background may hide them.
         patient: What stands for the patient, ``patients.patient_key``; empty where only the name
@@ -92,7 +93,42 @@ class PreprocessedCase:
     patient: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_case, (self.folder, self.name)
+        return _reopen, (self.folder, self.name, self.labelled, tuple(self.class_locations))
+
+
+def _reopen(
+    folder: Path, name: str, labelled: tuple[str, ...] | None, classes: Collection[Any]
+) -> PreprocessedCase:
+    """Open a case as it was in another process; see ``unlabelled``."""
+    case = open_case(folder, name)
+    places = {key: voxels for key, voxels in case.class_locations.items() if key in classes}
+    return dataclasses.replace(case, labelled=labelled, class_locations=places)
+
+
+def labels_in(case: PreprocessedCase, labels: Labels) -> frozenset[str]:
+    """Return the labels or regions that a case labels and has, in one voxel at least."""
+    has = {_values(key) for key, voxels in case.class_locations.items() if len(voxels)}
+    labelled = labels.consecutive().only(case.labelled).foreground
+    return frozenset(name for name, values in labelled.items() if values in has)
+
+
+def unlabelled(case: PreprocessedCase, names: Collection[str], labels: Labels) -> PreprocessedCase:
+    """Return a case as one that does not label some of the plans' labels or regions.
+
+    Background may hide these, and no patch is chosen for them.
+    """
+    kept = labels.foreground if case.labelled is None else case.labelled
+    gone = labels.consecutive().only(names).foreground.values()
+    return dataclasses.replace(
+        case,
+        labelled=tuple(name for name in kept if name not in names),
+        class_locations={k: v for k, v in case.class_locations.items() if _values(k) not in gone},
+    )
+
+
+def _values(key: Any) -> tuple[int, ...]:
+    """Return the class indices of a key of ``class_locations``."""
+    return tuple(np.atleast_1d(key).tolist())
 
 
 def save_case(case: PreprocessedCase, origin: str, patch_size: Sequence[int]) -> None:

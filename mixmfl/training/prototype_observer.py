@@ -20,6 +20,9 @@ from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batch
 from mixmfl.training.supervision import known_classes
 
+_LEAST_LEFT = 0.1
+"""The least share left of a patch for its patient to stand behind a prototype."""
+
 
 class PrototypeObserver:
     """Collects prototypes from the batches of a round, and which patients are behind them."""
@@ -75,8 +78,20 @@ class PrototypeObserver:
         return memory_to(self._prototypes, torch.device("cpu"))
 
     def patients(self) -> dict[tuple[str, int], Tensor]:
-        """Return for each of the prototypes ``(K,)`` how many patients are behind each row."""
-        return {place: _count_patients(patches) for place, patches in self._patches.items()}
+        """Return for each of the prototypes ``(K,)`` how many patients are behind each row.
+
+        Patches that faded below ``_LEAST_LEFT`` count for none: the row is that of the others.
+        """
+        counts = {}
+        for place, patches in self._patches.items():
+            last = len(patches) - 1
+            left = [each for n, each in enumerate(patches) if self._left(last - n) >= _LEAST_LEFT]
+            counts[place] = _count_patients(left)
+        return counts
+
+    def _left(self, later: int) -> float:
+        """Return the share that is left of a batch after so many later ones."""
+        return float(self._decay**later)
 
 
 def _count_patients(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

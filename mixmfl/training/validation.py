@@ -14,7 +14,7 @@ from mixmfl.inference.predictor import segment_stored
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase, labels_in
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class DiceSum:
         total: Sum over the cases in which Dice is defined.
         cases: Number of these cases; Dice is undefined where neither mask nor reference has the
             label.
-        patients: Whose cases these are. They stay at the site.
+        patients: Whose references have the label: where the mask alone has it, Dice is 0, and so
+            the sum is that of the others. They stay at the site.
     """
 
     total: float
@@ -56,16 +57,21 @@ def validate(
         predicted = segment_stored(network, memory, case, used, plans, configuration, device)
         indices = plans.labels.consecutive().only(case.labelled)
         dice = dice_of_case(predicted, case.labels[:][0], indices)
-        sums = add_dice(sums, dice, patient_of(case.name, case.patient))
+        sums = add_dice(sums, dice, case, plans.labels)
     return sums
 
 
 def dice_sums(sums: Mapping[str, DiceSum], fewest: int) -> dict[str, list[float | int]]:
     """Return sums as a message has them; one over fewer than ``fewest`` patients is as of none."""
     return {
-        name: [dice.total, dice.cases] if len(dice.patients) >= fewest else [0.0, 0]
+        name: [dice.total, dice.cases] if are_enough(dice.patients, fewest) else [0.0, 0]
         for name, dice in sums.items()
     }
+
+
+def are_enough(patients: Collection[str], fewest: int) -> bool:
+    """Say whether a number of some patients may leave a site; without a floor any may."""
+    return fewest <= 1 or len(patients) >= fewest
 
 
 def no_dice(labels: Labels) -> dict[str, DiceSum]:
@@ -74,13 +80,14 @@ def no_dice(labels: Labels) -> dict[str, DiceSum]:
 
 
 def add_dice(
-    sums: Mapping[str, DiceSum], dice: Mapping[str, float], patient: str
+    sums: Mapping[str, DiceSum], dice: Mapping[str, float], case: PreprocessedCase, labels: Labels
 ) -> dict[str, DiceSum]:
-    """Return the sums over previous cases with the Dice of one more case, of a patient, added."""
-    added = dict(sums)
+    """Return the sums over previous cases with the Dice of one more case added, by label."""
+    added, has = dict(sums), labels_in(case, labels)
     for name, value in dice.items():
         before = sums[name]
-        behind = before.patients | {patient}
+        patient = {patient_of(case.name, case.patient)} if name in has else set()
+        behind = before.patients | patient
         added[name] = DiceSum(before.total + value, before.cases + 1, behind)
     return added
 

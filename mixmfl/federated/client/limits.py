@@ -62,7 +62,7 @@ class Limits:
         validation_cases: Fewest cases, of as many patients, behind a Dice that is sent.
         bytes: Bytes that are sent, over all runs.
         training_cases: Fewest patients with training cases, of every modality, behind weights
-            that are sent neither masked nor with noise.
+            that are sent neither masked nor with noise; a label that fewer have is not trained.
         jobs: Times that statistics, preprocessing or joining a run is asked for, over all runs.
     """
 
@@ -86,8 +86,8 @@ class Limits:
         return (
             f"Dice leaves over {plural(self.validation_cases, 'validation case')} or more "
             "(--min-validation-cases), weights over "
-            f"{plural(self.training_cases, 'training case')} or more, or masked or with noise "
-            "(--min-training-cases)"
+            f"{plural(self.training_cases, 'training case')} or more, also of a label, or masked "
+            "or with noise (--min-training-cases)"
         )
 
     def check_run(self, settings: RunSettings) -> None:

@@ -18,6 +18,7 @@ from mixmfl.federated.state import (
 )
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
+from mixmfl.training.validation import are_enough
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def personalize_at_site(
     }
     own = dataclasses.replace(task, tensors={**task.tensors, **personalised})
     before, after = (sum_dice(judged, site, plans, settings) for judged in (task, own))
-    enough = {n for n in before if min(len(before[n].patients), len(after[n].patients)) >= fewest}
+    enough = {name for name, dice in before.items() if are_enough(dice.patients, fewest)}
     both = [{n: dice for n, dice in sums.items() if n in enough} for sums in (after, before)]
     return Personalised(
         Personal(mean_dice([after]), mean_dice([before])),

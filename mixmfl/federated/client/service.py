@@ -37,7 +37,7 @@ from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.messages import FAILED, Message, StoredMessage
 from mixmfl.federated.secure_aggregation.identities import load_identity
 from mixmfl.federated.secure_aggregation.protocol import TRAINING, check_stored_optimizer
-from mixmfl.federated.sites import patients_of
+from mixmfl.federated.sites import patients_of, rare_labels
 from mixmfl.federated.state import Minimum, RunSettings, Site, register
 from mixmfl.federated.tensor_files import load_tensors, save_tensors
 from mixmfl.inference.model_file import apply_personal_weights, load_model
@@ -212,6 +212,11 @@ class ClientService:
             note(self._config.exchange_log, line)
         if patients_of(site.validation) < site.validation_cases:
             line = f"few validation cases: {self._config.limits.describe_floors()}"
+            note(self._config.exchange_log, line)
+        plain = not settings.masked and site.privacy is None
+        if plain and (rare := rare_labels(site.training, plans.labels, site.training_cases)):
+            named = ", ".join(map(quoted, rare))
+            line = f"few training cases with {named}: {self._config.limits.describe_floors()}"
             note(self._config.exchange_log, line)
         self._joined = _Joined(folder, client, forms, job)
         clear_unfinished(folder.path, below=True)

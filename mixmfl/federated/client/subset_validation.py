@@ -37,7 +37,8 @@ from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase, labels_in
+from mixmfl.training.validation import are_enough
 
 S = TypeVar("S", ConfidenceSums, Reliability)
 
@@ -104,6 +105,7 @@ class MeasuredComponents:
 
     def __init__(self, labels: Labels) -> None:
         """Begin with no case of any label or region."""
+        self._labels = labels
         self._sums = dict.fromkeys(labels.foreground, ComponentSums())
         self._patients: dict[str, set[str]] = defaultdict(set)
 
@@ -120,16 +122,18 @@ class MeasuredComponents:
             dice: What ``dice_by_share`` returns of its mask from each subset.
             whole: The subset of all modalities that it has.
         """
+        has = labels_in(case, self._labels)
         for name, of_whole in dice.get(whole, {}).items():
             of_subsets = [by_label[name] for by_label in dice.values() if name in by_label]
             of_case = components_of_case(of_whole[0], of_subsets)
             self._sums[name] = add_components([self._sums[name], of_case])
-            self._patients[name].add(patient_of(case.name, case.patient))
+            if name in has:
+                self._patients[name].add(patient_of(case.name, case.patient))
 
     def record(self, fewest: int) -> dict[str, Any]:
-        """Return a reply's field, without what fewer than ``fewest`` patients stand behind."""
+        """Return a reply's field, without labels that fewer than ``fewest`` patients have."""
         return {
-            name: (sums if len(self._patients[name]) >= fewest else ComponentSums()).to_json()
+            name: (sums if are_enough(self._patients[name], fewest) else ComponentSums()).to_json()
             for name, sums in self._sums.items()
         }
 
@@ -144,7 +148,8 @@ class _Measured:
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
         self._components = MeasuredComponents(labels)
-        self._patients: dict[tuple[Subset | str, str], set[str]] = defaultdict(set)
+        # by label those whose references have it: else Dice is 0, and a sum that of the others
+        self._patients: dict[str, dict[Subset, set[str]]] = defaultdict(lambda: defaultdict(set))
 
     def add(
         self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
@@ -156,7 +161,6 @@ class _Measured:
             segmentations: What was predicted of it from each subset.
             whole: The subset of all modalities that it has.
         """
-        patient = patient_of(case.name, case.patient)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         masks: dict[str, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
@@ -166,18 +170,18 @@ class _Measured:
             for name, dice in by_share[subset].items():
                 counts = self._counts[subset]
                 counts[name] = add_counts([counts[name], count_dice(dice[0])])
-                self._patients[subset, name].add(patient)
                 masks[name].append((predicted.confidences[name], dice))
             for name, part in predicted.reliabilities(case, self._labels).items():
                 by_subset[name].append(part)
         for name, each in masks.items():
             self._confidence[name] = add_sums([self._confidence[name], sums_of_case(each)])
-            self._patients["confidence", name].add(patient)
         self._components.add(case, by_share, whole)
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
             self._reliability[name] = add_reliability([self._reliability[name], one])
-            self._patients["reliability", name].add(patient)
+        for name in labels_in(case, self._labels):
+            for subset in segmentations:
+                self._patients[name][subset].add(patient_of(case.name, case.patient))
 
     def record(self, fewest: int) -> dict[str, Any]:
         """Return the reply's fields, without what fewer than ``fewest`` patients stand behind."""
@@ -185,25 +189,32 @@ class _Measured:
             [
                 list(subset),
                 {
-                    name: list(counts if self._has(fewest, subset, name) else self._none[name])
+                    name: list(
+                        counts
+                        if are_enough(self._patients[name][subset], fewest)
+                        else self._none[name]
+                    )
                     for name, counts in by_name.items()
                 },
             ]
             for subset, by_name in sorted(self._counts.items())
         ]
 
-        def of_enough(what: str, by_label: Mapping[str, S], nothing: S) -> dict[str, Any]:
+        enough = {
+            name
+            for name in self._labels.foreground
+            if are_enough(set[str]().union(*self._patients[name].values()), fewest)
+        }
+
+        def of_enough(by_label: Mapping[str, S], nothing: S) -> dict[str, Any]:
             return {
-                name: (sums if self._has(fewest, what, name) else nothing).to_json()
+                name: (sums if name in enough else nothing).to_json()
                 for name, sums in by_label.items()
             }
 
         return {
             "subsets": rows,
-            "confidence": of_enough("confidence", self._confidence, ConfidenceSums()),
-            "reliability": of_enough("reliability", self._reliability, Reliability()),
+            "confidence": of_enough(self._confidence, ConfidenceSums()),
+            "reliability": of_enough(self._reliability, Reliability()),
             "components": self._components.record(fewest),
         }
-
-    def _has(self, fewest: int, what: Subset | str, name: str) -> bool:
-        return len(self._patients[what, name]) >= fewest

@@ -6,18 +6,18 @@ Tasks and replies are ``messages.Message``; this module does not depend on their
 import dataclasses
 import logging
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 
 from mixmfl.core.errors import MixmflError, PrivacyError
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.core.tensor_store import Tensors
-from mixmfl.core.text import plural
+from mixmfl.core.text import plural, quoted
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message
-from mixmfl.federated.sites import patients_of
+from mixmfl.federated.sites import patients_of, rare_labels
 from mixmfl.federated.state import (
     Minimum,
     Registration,
@@ -36,7 +36,7 @@ from mixmfl.networks.prototypes import (
     memory_to_state,
 )
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase, unlabelled
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import train_privately
 from mixmfl.training.privacy_budget import Privacy, sampling_rate, spend
@@ -100,17 +100,18 @@ def train_at_site(
         return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
     network = site_network(task, site, plans, settings)
-    batches = Batches(
-        site.training,
+    of_round = (
         plans,
         settings.configuration,
         (settings.seed, round_number, site.name),
         settings.local_steps,
     )
+    batches = Batches(site.training, *of_round)
     training = dataclasses.replace(_local_training(task, site, plans, settings), loss=loss)
     drawn = batches.cases_drawn() if site.training_cases > 1 and not settings.masked else []
     if drawn:
         _check_drawn(patients_of(drawn), round_number, site)
+        batches = Batches(_without_rare_labels(drawn, round_number, site, plans), *of_round)
     try:
         trained = train_locally(
             network,
@@ -151,6 +152,33 @@ def _check_drawn(patients: int, round_number: int, site: Site) -> None:
             f"{site.training_cases} or more (--min-training-cases). The coordinator must ask for "
             "more --local-steps"
         )
+
+
+def _without_rare_labels(
+    drawn: Collection[PreprocessedCase], round_number: int, site: Site, plans: Plans
+) -> Sequence[PreprocessedCase]:
+    """Return a site's training cases as if it did not label what few of the patients drawn have.
+
+    So these voxels are learnt neither as that label nor as background.
+
+    Raises:
+        PrivacyError: No label is left.
+    """
+    rare = rare_labels(drawn, plans.labels, site.training_cases)
+    if not rare:
+        return site.training
+    log.warning(
+        "round %d draws few patients with label %s: it is not trained (--min-training-cases)",
+        round_number + 1, ", ".join(map(quoted, rare)),
+    )  # fmt: skip
+    left = [unlabelled(case, rare, plans.labels) for case in site.training]
+    if not all(case.labelled for case in left):
+        raise PrivacyError(
+            f"fewer than {site.training_cases} of the patients whose training cases round "
+            f"{round_number + 1} draws have any label, and weights that are sent must rest on as "
+            "many (--min-training-cases)"
+        )
+    return left
 
 
 def _withhold_rare(

@@ -4,6 +4,7 @@ Two hospitals differ in these patients alone: what cannot be told apart says not
 """
 
 import dataclasses
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from mixmfl.planning.fingerprint import (
     fingerprint_case,
     merge_fingerprints,
 )
-from mixmfl.planning.preprocessed_case import PreprocessedCase
+from mixmfl.planning.preprocessed_case import PreprocessedCase, labels_in, unlabelled
 from mixmfl.training.privacy_budget import Privacy
 
 FEW = (1, 2, 3)
@@ -262,6 +263,105 @@ def test_no_weights_of_a_round_that_draws_few_cases_leave(
 def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
     assert (Limits().validation_cases, Limits().training_cases) == (5, 2)
     assert "Dice leaves over 5 validation cases or more" in Limits().describe_floors()
+
+
+def test_a_prototype_of_the_last_batch_is_of_its_patients(store: SiteStore) -> None:
+    """The coordinator's plans choose how much of earlier batches is left."""
+    site = store.site("alpha", [("t1",)] * 8)
+    held = dataclasses.replace(site, minimum=Minimum(5))  # a batch has four
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
+    several = dataclasses.replace(SETTINGS, local_steps=6)
+    for decay, leave in ((1, True), (0.9, True), (0.01, False), (0, False)):
+        training = dataclasses.replace(PLANS.training, memory_decay=decay)
+        plans = dataclasses.replace(PLANS, training=training)
+        reply, _ = train_at_site(task, held, plans, several, {})
+        rows = [t.any() for n, t in reply.tensors.items() if n.startswith("memory.")]
+        assert rows
+        assert any(rows) == leave, decay
+
+
+def with_core(case: PreprocessedCase, place: int | None) -> PreprocessedCase:
+    """Return a case whose core is somewhere else, or nowhere."""
+    labels = case.labels[:]
+    labels[labels == 2] = 1
+    places = {1: case.class_locations[1], 2: case.class_locations[2][:0]}
+    if place is not None:
+        labels[0, place, 2:5, 2:5] = 2
+        places[2] = np.argwhere(labels == 2)
+    return dataclasses.replace(case, labels=labels, class_locations=places)
+
+
+def test_a_label_that_few_patients_have_is_not_trained(
+    store: SiteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither as itself nor as background: two sites that differ in it send the same weights."""
+    whole = store.site("alpha", [("t1",)] * 5)
+    task = train_task(first_state(PLANS, SETTINGS), register(whole))
+    several = dataclasses.replace(SETTINGS, local_steps=8)
+
+    def sent(floor: int, *places: int | None) -> Message:
+        cases = tuple(map(with_core, whole.training, places))
+        site = dataclasses.replace(whole, training=cases, training_cases=floor)
+        return train_at_site(task, site, PLANS, several, {})[0]
+
+    def weights(reply: Message) -> bytes:
+        plain = {n: tensor for n, tensor in reply.tensors.items() if "memory" not in n}
+        return encode(dataclasses.replace(reply, tensors=plain))
+
+    none = (None,) * 3
+    here, there = (sent(FLOOR, 1, place, *none) for place in (2, 7))
+    assert weights(here) == weights(there)
+    cores = [t[2].any() for n, t in here.tensors.items() if n.endswith("counts")]
+    assert cores
+    assert not any(cores)
+    assert "few patients with label 'core': it is not trained (--min-training" in caplog.text
+    # the floor is what hides it
+    assert weights(sent(2, 1, 2, *none)) != weights(sent(2, 1, 7, *none))
+    many = [sent(FLOOR, 1, 2, 3, place, None) for place in (2, 7)]
+    assert weights(many[0]) != weights(many[1])
+    # a site that labels nothing else has nothing to train
+    alone = [with_core(case, None) for case in whole.training]
+    alone[1:] = [
+        dataclasses.replace(case, class_locations={1: case.class_locations[1][:0]})
+        for case in alone[1:]
+    ]
+    only = tuple(unlabelled(case, ["core"], PLANS.labels) for case in alone)
+    site = dataclasses.replace(whole, training=only, training_cases=2)
+    with pytest.raises(PrivacyError, match="of the patients whose training cases round 1 draws"):
+        train_at_site(task, site, PLANS, several, {})
+
+
+def test_a_case_keeps_what_it_labels_in_another_process(store: SiteStore) -> None:
+    """Else the processes that prepare batches would train what is not to be trained."""
+    (case,) = store.site("alpha", [("t1",)]).training
+    for one in (case, unlabelled(case, ["core"], PLANS.labels)):
+        there = pickle.loads(pickle.dumps(one))
+        assert there.labelled == one.labelled
+        assert there.class_locations.keys() == one.class_locations.keys()
+    assert labels_in(there, PLANS.labels) == {"lesion"}
+
+
+def test_no_dice_of_a_label_leaves_that_few_references_have(store: SiteStore) -> None:
+    """A mask with the label in every case has Dice 0 where no reference has it."""
+    whole = store.site("alpha", [("t1",)] * 6, validation=5)
+    cases = map(with_core, whole.validation, (1, 2, None, None, None))
+    site = dataclasses.replace(whole, validation=tuple(cases), validation_cases=3)
+    state, registrations = first_state(PLANS, SETTINGS), {"alpha": register(site)}
+    tasks = [f(state, "alpha", registrations) for f in (validation_task, measure_task)]
+
+    def cases_of(site: Site, label: str) -> list[int]:
+        validated, measured = (Client(site, PLANS, SETTINGS).handle(t, {}).reply for t in tasks)
+        sums = ("confidence", "reliability", "components")
+        return [
+            validated.record["dice"][label][1],
+            sum(sum(row[label]) for _, row in measured.record["subsets"]),
+            *(measured.record[name][label]["cases"] for name in sums),
+        ]
+
+    without = dataclasses.replace(site, validation_cases=1)
+    assert min(cases_of(without, "core")) > 2  # the mask has it in cases whose reference has not
+    assert cases_of(site, "core") == [0] * 5
+    assert min(cases_of(site, "lesion")) == 5
 
 
 @pytest.mark.parametrize("few", FEW)
