@@ -194,16 +194,19 @@ def watch(parent=os.getppid()):
             read_valid()
     os._exit(1)
 
+def log_refusal(error):
+    logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
+
 class CheckedSSLObject(ssl.SSLObject):
     def do_handshake(self):
         try:
             super().do_handshake()
-            self.check()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            logging.getLogger("mixmfl.connections").warning("a connection was refused: %s", error)
+            log_refusal(error)
             raise
+        self.check()
 
     def check(self):
         if valid is None or not self.server_side:
@@ -211,7 +214,9 @@ class CheckedSSLObject(ssl.SSLObject):
         if not hasattr(self, "digest"):
             self.digest = hashlib.sha256(self.getpeercert(True) or b"").hexdigest()
         if self.digest not in valid:
-            raise ssl.SSLError("the client's certificate was replaced or revoked")
+            error = ssl.SSLError("the client's certificate was replaced or revoked")
+            log_refusal(error)
+            raise error
 
     def read(self, *arguments):
         self.check()

@@ -436,6 +436,8 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
             provision(Network("localhost", port, ("west",)), kits, ["west"])  # the old one was lost
             time.sleep(3)
             assert not answered()  # though it was connected before
+            console = (kits / "coordinator" / "console.log").read_text()
+            assert "certificate was replaced or revoked" in console
         assert not answers(old)
         assert answers(kits / "west")
         revoke(kits, "west")
