@@ -214,7 +214,9 @@ class CheckedSSLObject(ssl.SSLObject):
         if not hasattr(self, "digest"):
             self.digest = hashlib.sha256(self.getpeercert(True) or b"").hexdigest()
         if self.digest not in valid:
-            error = ssl.SSLError("the client's certificate was replaced or revoked")
+            names = [pair for part in self.getpeercert().get("subject", ()) for pair in part]
+            whose = dict(names).get("commonName", "nobody")
+            error = ssl.SSLError(1, f"the certificate of {whose} was replaced or revoked")
             log_refusal(error)
             raise error
 

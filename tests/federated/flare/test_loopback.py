@@ -437,7 +437,7 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
             time.sleep(3)
             assert not answered()  # though it was connected before
             console = (kits / "coordinator" / "console.log").read_text()
-            assert "certificate was replaced or revoked" in console
+            assert "the certificate of west was replaced or revoked" in console
         assert not answers(old)
         assert answers(kits / "west")
         revoke(kits, "west")
@@ -451,6 +451,6 @@ def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path
         assert not answers(old)  # unknown
     log = (tmp_path / "kits" / "coordinator" / "console.log").read_text()
     refusals = [line for line in log.splitlines() if "a connection was refused" in line]
-    assert any("certificate was replaced or revoked" in line for line in refusals)
+    assert any("certificate of west was replaced or revoked" in line for line in refusals)
     assert any("certificate has expired" in line for line in refusals)
     assert any(re.search("self.signed certificate", line) for line in refusals)
