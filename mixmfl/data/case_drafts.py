@@ -10,7 +10,7 @@ from pathlib import Path
 from mixmfl.data.accounting import LABEL, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import ANATOMIES, differ, part_in
 from mixmfl.data.contrast_agent import agent_in_name
-from mixmfl.data.file_names import BY_PROGRAM, EVEN, FileName
+from mixmfl.data.file_names import BY_PROGRAM, EVEN, TILT, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies, may_be_labels
 from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
@@ -54,7 +54,9 @@ _ANONYMISED = {
     "defaced", "deface", "pydeface", "quickshear", "refaced", "deid", "anonymized", "anonymised",
 }  # fmt: skip
 # of an image on even slices, or one that a tilted gantry made uneven, which no program looked at
-_BY_CONVERTER = {EVEN, "tilt"}
+_BY_CONVERTER = {EVEN, TILT}
+# of an image with its skull, where images beside it have none
+_UNSTRIPPED = "unstripped"
 # what a person does to a label, so that it is no worse for it
 _BY_HAND = {"corrected", "corr"}
 
@@ -194,8 +196,16 @@ class Draft:
                     "are not; see that it is of this case"
                 )
         processed = [
-            file for file in used if {*map(str.lower, file.reading.processing)} - _BY_CONVERTER
+            file
+            for file in used
+            if {*map(str.lower, file.reading.processing)} - _BY_CONVERTER - {_UNSTRIPPED}
         ]
+        with_skull = [file for file in used if _UNSTRIPPED in file.reading.processing]
+        if 0 < len(with_skull) < len(used):
+            warnings.append(
+                f"by its name {listed(with_skull, folder)} shows the skull, and names of the other "
+                "images do not say so; see that all are alike"
+            )
         has_twins = any(len(by_modality[modality]) > 1 for modality in images)
         is_mixed = has_twins or any(map(_is_extracted, processed))
         if is_mixed and 0 < len(processed) < len(used):
@@ -339,8 +349,8 @@ def _least_processed(
 
     Copies of a file, packed or not, count once.
 
-    dcm2niix writes an image of uneven slices as it is, with a wrong place for most of them, and
-    once more on even ones: that is the one to use.
+    dcm2niix writes an image of uneven slices, or of a tilted gantry, as it is, with a wrong place
+    for most of its slices, and once more on even ones: that is the one to use.
     """
     files = [file for file in files if file.given] or list(files)
     if len(files) < 2:
@@ -349,7 +359,8 @@ def _least_processed(
     files = _without_derived(files)
     files = [file for file in files if _is_weighted(file)] or list(files)
     files = [file for file in files if not _is_hardly_weighted(file)] or list(files)
-    files = [file for file in files if EVEN in file.reading.processing] or list(files)
+    for made in (EVEN, TILT):
+        files = [f for f in files if made in map(str.lower, f.reading.processing)] or files
     if any(shows_water(_without_number(stem_of(file.path))) for file in files):
         files = [f for f in files if not is_in_phase(_without_number(stem_of(f.path)))] or files
     files = _surely_native(files)
@@ -367,7 +378,7 @@ def _steps(file: GatheredFile, no_processing: Set[str]) -> tuple[int, int]:
     What is called unstripped lies beside the same without the skull.
     """
     words = {word.lower() for word in file.reading.processing} - no_processing
-    counted = sum(-1 if "unstripped" in lower_words(word) else 1 for word in words - _ANONYMISED)
+    counted = sum(-1 if _UNSTRIPPED in lower_words(word) else 1 for word in words - _ANONYMISED)
     return counted, len(words & _ANONYMISED)
 
 

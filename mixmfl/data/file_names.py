@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 
 from mixmfl.data.contrast_agent import agent_in, looks_like_agent
 from mixmfl.data.modalities import LABEL, OTHER, TABLE, Match, Modalities, words_of
-from mixmfl.data.sequence_phrases import begins_kind, is_sequence_word, meaning_of, without_accents
+from mixmfl.data.sequence_phrases import (
+    begins_kind,
+    is_sequence_word,
+    meaning_of,
+    with_skull_in_a_word,
+    without_accents,
+)
 from mixmfl.data.sequence_vocabulary import AGENTS, HARMLESS, KINDS, PROCESSING
 from mixmfl.data.sequence_words import Reading, read_words
 from mixmfl.data.time_points import names_examination
@@ -94,6 +100,8 @@ _ECHO = re.compile(r"(?i)_e([12])$")
 _PARTS = {"ph": "phase", "real": "real part", "imaginary": "imaginary part"}
 EVEN = "eq"
 """The word of ``FileName.processing`` for an image on even slices made of one on uneven ones."""
+TILT = "tilt"
+"""The word there for an image on upright slices made of those of a tilted gantry."""
 
 FITS_LABEL = "fits a label and"
 """What ``FileName.doubt`` begins with for a name that may be of a label or of an image."""
@@ -184,7 +192,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
-    stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", stem))
+    stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", with_skull_in_a_word(stem)))
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
     return _by_program(_read_converted(_TIMED.sub(_without_time, stem), modalities), stem)

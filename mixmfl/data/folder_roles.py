@@ -26,6 +26,7 @@ from mixmfl.data.modalities import Modalities, names_part, words_of
 from mixmfl.data.sequence_phrases import SHORT_NAME, meaning_of, without_accents
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.series_numbers import is_uid
+from mixmfl.data.time_points import is_days_folder, is_examination
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 KIND_FOLDERS = {
@@ -55,7 +56,11 @@ ANY_IMAGE = {
 
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 
-ORIGINALS = {"orig", "original", "originals", "raw"}  # beside them, "pre" is preprocessed
+# beside them, "pre" is preprocessed, and "brain" has no skull
+ORIGINALS = {
+    "orig", "original", "originals", "raw", "withskull", "with_skull", "with skull", "with-skull",
+    "mit_schädel", "mit schädel", "unstripped",
+}  # fmt: skip
 
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 
@@ -332,18 +337,29 @@ def _folders_of_groups(files: Sequence[ImageFile], modalities: Modalities) -> se
 
 
 def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
-    """Return the folders that UIDs name, where each of several has an image of another modality."""
-    of_uids: dict[Parts, list[Parts]] = defaultdict(list)
+    """Return the folders of series, where each of several has an image of another modality.
+
+    UIDs name them, or numbers alone in the folder of an examination: ``P01/P01_MR1/4``.
+    """
+    beside: dict[Parts, list[Parts]] = defaultdict(list)
     for parents in kinds:
-        if is_uid(parents[-1]):
-            of_uids[parents[:-1]].append(parents)
+        if is_uid(parents[-1]) or (parents[-1].isdecimal() and _is_of_examination(parents[:-1])):
+            beside[parents[:-1]].append(parents)
     return {
         each
-        for several in of_uids.values()
+        for several in beside.values()
         if len(several) == sum(len(kinds[each]) for each in several)
         and len(several) == len(set().union(*(kinds[each] for each in several)))
         for each in several
     }
+
+
+def _is_of_examination(parents: Parts) -> bool:
+    """Say whether a folder is a day's, or called as its patient around it and an examination."""
+    patient, name = ("", *parents)[-2:]
+    behind = name.removeprefix(patient).lstrip(" _-.")
+    is_named = bool(patient) and behind != name and is_examination(behind)
+    return is_days_folder(parents) or is_named
 
 
 def _beside_originals(

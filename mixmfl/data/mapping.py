@@ -2,7 +2,6 @@
 
 import csv
 import io
-import unicodedata
 from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from mixmfl.data.accounting import LABEL, FileRecord, inside
 from mixmfl.data.cases import MappingEntry
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import FILE_ENDINGS
+from mixmfl.data.image_files import composed
 from mixmfl.data.modalities import Modalities
 
 COLUMNS = (
@@ -91,7 +91,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
     modality_of = cache(partial(_modality, modalities=modalities))
     for number, row in rows:
         case, modality_text, uid, name = (from_cell(text.strip()) for text in row)
-        case = unicodedata.normalize("NFC", case)  # as names of folders are read
+        case = composed(case)  # as names of folders are read
         place = f"{path}, line {number}"
         if not (case or modality_text or uid or name):
             continue

@@ -48,7 +48,24 @@ _AGENT = (
     r"(?:c|g|gd|gad|gado|gadolinium|km|ce|contrast|kontrast|contraste|contrasto|mdc|iv|inj|cte|cm"
     r"|civ)"
 )
+# what may stand between the words of a name
+_SPACE = r"[ _.-]*"
+_SKULL = r"(?:skull|sch(?:ae|[aä])del|cr[aâ]ne|cr[aá]neo|cranio|schedel)"
+_WITH_SKULL, _WITHOUT_SKULL = (
+    re.compile(
+        rf"(?i)(?<![^\W_]){before}{_SPACE}(?:the|el|le|il|de)?{_SPACE}{_SKULL}"
+        rf"(?![^\W_])(?!{_SPACE}bas)"
+    )
+    for before in (
+        "(?:with|w|mit|avec|con|met)",
+        "(?:without|w/?o|no|ohne|sans|sin|senza|zonder)",
+    )
+)
 _REWRITTEN = (
+    # of the skull, and not of an agent
+    (_WITH_SKULL, " unstripped "),
+    (_WITHOUT_SKULL, " noskull "),
+    (re.compile(rf"(?<![a-z0-9])sense[\s_-]+(?={_AGENT}(?![a-z0-9]))"), " either "),  # Catalan: not
     (re.compile(rf"(?<![a-z0-9])\(\s?-\s?\)\s?(?={_AGENT}(?![a-z0-9]))"), " minus "),  # (-) Gd
     (re.compile(r"[\s_]?\(\s?([+-])\s?\)"), r"\1"),  # Gd(-)
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
@@ -110,6 +127,11 @@ def without_accents(text: str) -> str:
     """Return a text in lower case and without accents, as all words are compared."""
     apart = unicodedata.normalize("NFKD", text.casefold())
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
+def with_skull_in_a_word(text: str) -> str:
+    """Return a name with ``unstripped`` for "with skull", and ``noskull`` for "without skull"."""
+    return _WITHOUT_SKULL.sub("noskull", _WITH_SKULL.sub("unstripped", text))
 
 
 def names_both_echoes(text: str) -> bool:

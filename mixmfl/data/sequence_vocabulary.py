@@ -311,7 +311,8 @@ PROCESSING = frozenset(
     brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
     whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
     noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
-    headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax
+    headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax,
+    n4corrected, n4corrected0, assessors
 """)
 )
 

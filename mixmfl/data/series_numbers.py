@@ -121,13 +121,14 @@ def numbered_images(home: Parts, images: Sequence[ImageFile]) -> list[Numbered]:
         counted = _without_reformatted(pairs)
         modality_of = {number: _contrast(image) for image, number in counted}
         kinds = {_contrast(image) for image, _ in counted}
-        # of 9_t1 and 9_t1a dcm2niix wrote both for one series, and an ADC is of that of its DWI
+        # of 9_t1 and 9_t1a dcm2niix wrote both for one series, as of 6_t2star_e1 to _e5, and an ADC
+        # is of that of its DWI
         same = all(
             {modality_of[number], _contrast(image)} <= {"dwi", "adc"}
             or modality_of[number] == _contrast(image)
             for image, number in counted
         )
-        if len(kinds) < 2 or not same or len(counted) > len(kinds) + 1:
+        if len(kinds) < 2 or not same or len(modality_of) > len(kinds) + 1:
             continue
         if name or len(pairs) == len(images):
             groups.append(Numbered(home, name, tuple(image for image, _ in pairs), modality_of))

@@ -130,6 +130,14 @@ def uses(found: FolderCases) -> dict[str, list[str]]:
          "p/CT1 p/T1"),
         ("X1/d/3.000000-AX T1 PRE-926.nii.gz\nX1/d/5.000000-AX FLAIR-111.nii.gz",
          "X1/d/3.000000-AX T1 PRE-926 X1/d/5.000000-AX FLAIR-111"),
+        ("p/T1_with_skull p/T1_brain", "p/T1_with_skull"),
+        ("p/T1_mit_Schädel p/T1_ohne_Schädel", "p/T1_mit_Schädel"),
+        ("p/withskull/T1 p/withskull/T2 p/brain/T1 p/brain/T2", "p/withskull/T1 p/withskull/T2"),
+        ("X/P1/P1_MR1/4/t1 X/P1/P1_MR1/5/t2", "X/P1/P1_MR1/4/t1 X/P1/P1_MR1/5/t2"),
+        ("S1/SCANS/4/NIFTI/4_t1 S1/ASSESSORS/S1_FS/out/resources/DATA/files/T1.mgz",
+         "S1/SCANS/4/NIFTI/4_t1"),
+        ("p/T1 p/T1_N4Corrected0 p/T1_BrainExtractionBrain", "p/T1"),
+        ("p1/3_t1 p1/3_t1_Tilt_1 p1/7_t2", "p1/3_t1_Tilt_1 p1/7_t2"),
     ],
 )  # fmt: skip
 def test_one_of_several_images_is_used_where_names_say_which(
@@ -399,3 +407,16 @@ def test_the_folder_above_a_data_set_of_nnunet_may_be_given(tmp_path: Path) -> N
         assert [(case.name, list(case.images)) for case in found.cases] == [("p1", ["t1"])]
         assert found.labels is not None
         assert find_site(folder).labels == found.labels
+
+
+def test_echoes_of_one_series_do_not_part_a_patient(tmp_path: Path) -> None:
+    names = [f"p1/6_t2star_e{echo}" for echo in range(1, 6)]
+    found = found_in(tmp_path, " ".join([*names, "p1/7_flair"]))
+    assert uses(found) == {"p1": ["p1/7_flair"]}
+    assert "not used: 5 files for t2star" in found.cases[0].warnings[0]
+
+
+def test_an_image_with_its_skull_beside_others_is_warned_of(tmp_path: Path) -> None:
+    (case,) = found_in(tmp_path, "p/T1_with_skull p/T1_brain p/FLAIR").cases
+    assert case.files["t1"].name == "T1_with_skull.nii.gz"
+    assert "p/T1_with_skull.nii.gz shows the skull, and names of the other" in case.warnings[0]

@@ -1123,6 +1123,12 @@ def test_a_case_of_the_table_is_one_however_its_accents_are_stored(tmp_path: Pat
     assert set(case.images) == {"flair", "t1"}
 
 
+def test_a_case_of_the_table_is_called_as_folders_are_read(tmp_path: Path) -> None:
+    table = tmp_path / "mapping.csv"
+    table.write_text("case,modality,file\np%201,t1,a.nii.gz\n")
+    assert read_mapping(table, Modalities())["a.nii.gz"].case == "p 1"
+
+
 def test_the_table_of_a_folder_with_leftovers_is_read_back_as_it_was_written(
     tmp_path: Path,
 ) -> None:

@@ -88,7 +88,8 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["AX T1 C", "T1_C_", "AX T1 W/WO CONTRAST", "T1 pre post", "T1 +/- C", "T1 C+/C-", "T1+",
-     "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado", "T1 W+WO",
+     "T1 sense contrast", "AX T1 - GD", "T1 GADO -", "T1 mit und ohne KM", "T1 sans et avec gado",
+     "T1 W+WO",
      "T1 w & w/o contrast", "T1 sin y con contraste", "T1 zonder en met contrast", "T1 prae/post",
      "T1 post brain surgery", "T1 KM Kopf fehlt",
      "T1 WITH", "T1 GD NO", "T1 with and without", "t1ce nativ", "T1 post resection", "T1 Gd?",

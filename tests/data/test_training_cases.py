@@ -215,7 +215,7 @@ def test_a_patient_in_dicom_and_in_nifti_is_asked_about(tmp_path: Path) -> None:
     site = find_site(folder)
     assert [case.name for case in site.found.cases] == ["p1"]
     (refused,) = site.found.refused
-    assert "is the name of DICOM and of other files; rename one" in refused.reason
+    assert "is the name of DICOM and of other files; rename one, or set one aside" in refused.reason
 
 
 def test_a_sites_own_table_may_name_a_mask(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
-from mixmfl.data.accounting import FileRecord, by_mapping
+from mixmfl.data.accounting import FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_head
 from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases, holds_images
 from mixmfl.data.dicom.files import Damaged
@@ -140,7 +140,40 @@ def find_dicom(
                 [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
-    return DicomCases(tuple(cases), tuple(refused), tuple(all_rows), found.damaged, found.copies)
+    return DicomCases(
+        tuple(_with_doubts_of_one_visit(cases)),
+        tuple(refused),
+        tuple(all_rows),
+        found.damaged,
+        found.copies,
+    )
+
+
+def _with_doubts_of_one_visit(cases: Sequence[Case]) -> list[Case]:
+    """Warn of cases of one patient, day and frame of reference: the patient lay still for both.
+
+    So are two orders for one examination, without and with a contrast agent.
+    """
+    visits: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    visits_of: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    for case in cases:
+        for image in case.images.values():
+            assert isinstance(image, Series)
+            visit = case.person, image.date, image.frame_of_reference
+            if all(visit):
+                visits[visit].add(case.name)
+                visits_of[case.name].add(visit)
+    doubted = []
+    for case in cases:
+        beside = set().union(*(visits[visit] for visit in visits_of[case.name])) - {case.name}
+        if beside:
+            doubt = (
+                f"is of the same patient, day and frame of reference as {', '.join(sorted(beside))}"
+                ", and may be of one examination with it; if so, give both one case by --mapping"
+            )
+            case = dataclasses.replace(case, warnings=(*case.warnings, doubt))
+        doubted.append(case)
+    return doubted
 
 
 def find_all(
@@ -165,7 +198,45 @@ def find_all(
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    return combine(found, dicom), dicom.rows
+    found, cases = _without_converted(found, dicom.cases, of_files)
+    return combine(found, dataclasses.replace(dicom, cases=cases)), dicom.rows
+
+
+def _without_converted(
+    found: FolderCases, dicom: Sequence[Case], given: Collection[str]
+) -> tuple[FolderCases, tuple[Case, ...]]:
+    """Set files aside that lie beside DICOM series of all their modalities, as converters leave.
+
+    Args:
+        found: The cases of files.
+        dicom: The cases of DICOM series.
+        given: Files of the user's table, by path; they are not set aside.
+
+    Returns:
+        The cases of files without those that are of DICOM, too, and the cases of DICOM series.
+    """
+    files_of = {case.name: case.files for case in found.cases}
+    aside: dict[Path, str] = {}
+    cases = []
+    for case in dicom:
+        files = files_of.get(case.name, {})
+        is_given = any(inside(path, found.folder) in given for path in files.values())
+        if files and files.keys() <= case.images.keys() and not is_given:
+            for modality, path in files.items():
+                aside[path] = f"another {modality}; {case.images[modality].name} is taken"
+            names = ", ".join(inside(path, found.folder) for path in files.values())
+            doubt = (
+                f"its DICOM series are taken, and not {names}, which may be made of them; to take "
+                "files, set the series aside by --mapping"
+            )
+            case = dataclasses.replace(case, warnings=(*case.warnings, doubt))
+        cases.append(case)
+    records = [
+        dataclasses.replace(each, modality="", why=aside[each.path]) if each.path in aside else each
+        for each in found.records
+    ]
+    left = [case for case in found.cases if aside.keys().isdisjoint(case.files.values())]
+    return dataclasses.replace(found, cases=tuple(left), records=tuple(records)), tuple(cases)
 
 
 def split_mapping(
@@ -193,7 +264,9 @@ def combine(found: FolderCases, dicom: DicomCases, known: Sequence[Path] = ()) -
     for item in (*found.refused, *dicom.refused):
         reasons[item.name].append(item.reason)
     for name in (name for name, count in counts.items() if count > 1):
-        reasons[name].append("is the name of DICOM and of other files; rename one")
+        reasons[name].append(
+            "is the name of DICOM and of other files; rename one, or set one aside by --mapping"
+        )
     cases = []
     for case in (*found.cases, *dicom.cases):
         if counts[case.name] == 1:  # files of its name beside it may be no case

@@ -22,6 +22,7 @@ OTHER_DIRECTION = 0.02  # of a cosine: above it planes look in another direction
 FEWEST_SLICES = 5  # of a volume
 FARTHEST = 1e4  # mm from the scanner's middle; no table is so long, and places lose their digits
 OTHER_TIME = 1.25  # times of a sequence so far apart, as a ratio, are of another sequence
+FEWEST_LOST = 4  # steps of a gap between stacks; fewer are of lost slices
 WIDE_STEP = 1.5  # of the step and the thickness that headers state, from which slices are missing
 WIDE_GAP = 1.9  # of the thickness, where they state no step
 MOST_MISPLACED = 0.2  # of the planes of a series may contradict the order of the others
@@ -298,11 +299,32 @@ def _check_steps(heights: npt.NDArray[np.float64]) -> None:
     # as of whole millimetres
     is_rounded = np.abs(heights - even).max() <= ROUNDED * (even[1] - even[0])
     if np.abs(steps - step).max() > SPACING_TOLERANCE * step + 0.01 and not is_rounded:
+        if stacks := _stacks(steps, step):
+            counts = f"{', '.join(map(str, stacks[:-1]))} and {stacks[-1]}"
+            raise DataError(
+                f"has {len(stacks)} stacks of {counts} slices that are {step:.2f} mm apart, with "
+                f"{steps.max():.2f} mm between stacks; store each stack as a series of its own, "
+                "or, if slices are missing, export it again"
+            )
         at = int(np.abs(steps - step).argmax())
+        is_denser = bool(steps.min() < (1 - SPACING_TOLERANCE) * step - 0.01)
         raise DataError(
             f"its slices are not evenly spaced ({steps[at]:.2f} mm behind slice {at + 1}, "
             f"{step:.2f} mm elsewhere); slices are missing"
+            f"{', or two stacks overlap' * is_denser}"
         )
+
+
+def _stacks(steps: npt.NDArray[np.float64], step: float) -> list[int]:
+    """Return the slices of each stack where wide gaps alone part even ones; else nothing.
+
+    A gap of a few steps is of slices that were lost.
+    """
+    is_gap = steps > FEWEST_LOST * step
+    bounds = [-1, *np.flatnonzero(is_gap), len(steps)]
+    counts = [int(after - before) for before, after in itertools.pairwise(bounds)]
+    is_even = np.abs(steps[~is_gap] - step).max() <= SPACING_TOLERANCE * step + 0.01
+    return counts if len(counts) > 1 and is_even and min(counts) >= FEWEST_SLICES else []
 
 
 def _named(plane: Plane) -> str:

@@ -124,6 +124,63 @@ def test_two_stacks_in_one_series_are_left_out_with_a_warning(tmp_path: Path) ->
     assert "t2 is left out: series 1 't2_tse' has images in several" in case.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        (60.0, "has 2 stacks of 8 and 8 slices that are 2.00 mm apart, with 46.00 mm between"),
+        (9.0, "slices are missing, or two stacks overlap"),
+        (18.0, r"4.00 mm behind slice 8, 2.00 mm elsewhere\); slices are missing$"),
+    ],
+)
+def test_two_stacks_of_one_direction_in_one_series_are_refused_for_what_they_are(
+    by: float, message: str, tmp_path: Path
+) -> None:
+    above = replace(GRID, origin=(*GRID.origin[:2], GRID.origin[2] + by))
+    uid = write_series(tmp_path / "a", volume())
+    write_series(tmp_path / "b", volume(1), above, series=uid)
+    (series,) = find_series(tmp_path).series
+    with pytest.raises(DataError, match=message):
+        series.read()
+
+
+def test_two_orders_for_one_examination_are_warned_of_and_the_table_joins_them(
+    tmp_path: Path,
+) -> None:
+    frame = {"FrameOfReferenceUID": "1.2.9"}
+    first = write_series(tmp_path / "a", volume(), SeriesDescription="FLAIR", **frame)
+    second = write_series(
+        tmp_path / "b", volume(1), study="1.2.4", SeriesDescription="t1 KM", **frame
+    )
+    cases = find_dicom(tmp_path, Modalities()).cases
+    assert [case.name for case in cases] == ["a", "b"]
+    for case, other in zip(cases, ("b", "a"), strict=True):
+        assert case.warnings == (
+            f"is of the same patient, day and frame of reference as {other}, and may be of one "
+            "examination with it; if so, give both one case by --mapping",
+        )
+    mapping = {first: MappingEntry("p", "flair", ""), second: MappingEntry("p", "t1c", "")}
+    (joined,) = find_dicom(tmp_path, Modalities(), mapping).cases
+    assert list(joined.images) == ["flair", "t1c"]
+
+
+def test_images_that_a_converter_left_beside_dicom_are_set_aside(tmp_path: Path) -> None:
+    uid = write_series(tmp_path / "p" / "dicom", volume(), SeriesDescription="t1 tra")
+    copy = tmp_path / "p" / "nifti" / "t1.nii.gz"
+    copy.parent.mkdir()
+    write_image(copy, volume().astype(np.float32), GRID)
+    found, _ = find_all(tmp_path, Modalities())
+    (case,) = found.cases
+    assert case.images["t1"].name == "series 1 't1 tra'"
+    assert "its DICOM series are taken, and not p/nifti/t1.nii.gz" in case.warnings[0]
+    assert [record.why for record in found.aside] == ["another t1; series 1 't1 tra' is taken"]
+    chosen = {
+        uid: MappingEntry("", "", ""),
+        "p/nifti/t1.nii.gz": MappingEntry("", "t1", "", is_file=True),
+    }
+    found, _ = find_all(tmp_path, Modalities(), chosen)
+    assert [case.images["t1"] for case in found.cases] == [copy]
+
+
 def test_two_echoes_of_one_series_are_two_images(tmp_path: Path) -> None:
     plain: dict[str, Any] = {"SeriesDescription": "dual echo", "RepetitionTime": 3000}
     uid = write_series(tmp_path / "p" / "a", volume(), EchoTime=20, **plain)
@@ -438,10 +495,12 @@ def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: 
     write_series(tmp_path / "b", volume(), study="1.2", SeriesDescription="T1")
     for name in ("b", "c"):
         (tmp_path / name).mkdir(exist_ok=True)
-        write_image(tmp_path / name / "t1.nii.gz", volume().astype(np.float32), GRID)
+        write_image(tmp_path / name / "t2.nii.gz", volume().astype(np.float32), GRID)
     found, rows = find_all(tmp_path, KNOWN)
     assert [case.name for case in found.cases] == ["a", "c"]
-    assert [item.name for item in found.refused] == ["b"]
+    (refused,) = found.refused
+    assert refused.name == "b"
+    assert "rename one, or set one aside by --mapping" in refused.reason
     assert len(rows) == 2
     write_image(tmp_path / "a" / "a.nii.gz", volume().astype(np.float32), GRID)  # a mask, maybe
     write_series(tmp_path / "d", volume(), study="1.3", SeriesDescription="localizer")
