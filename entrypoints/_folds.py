@@ -107,7 +107,7 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         return out
     if len(of_all) > 1:  # no one file computes their ensemble
         models = " ".join(map(str, of_all))
-        print(f"mixmfl_predict -m {models} takes the mean of the models of all cases")
+        print(f"mixmfl_predict -m {models} takes the mean of those that trained on every case")
         return out
     return of_all[0]
 

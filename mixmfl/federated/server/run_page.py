@@ -110,7 +110,7 @@ def write_configurations_page(
         record: What was chosen among them.
         candidates: By configuration, and of their ensemble where it was measured, what the choice
             was made by.
-        configurations: Of each one of its folds, and what all of them measured together and at each
+        configurations: By name one of its folds, and what all of them measured together and at each
             site.
     """
     first = next(iter(configurations.values()))[0]

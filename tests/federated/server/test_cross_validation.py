@@ -333,7 +333,7 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
     assert "ensemble" not in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page.read_text())
 
 
-def test_models_of_all_cases_are_named_where_the_ensemble_is_best(
+def test_models_that_trained_on_every_case_are_named_where_the_ensemble_is_best(
     tmp_path: Path, home: Path, command: Command, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ensemble(*known: Any) -> ConfigurationsRecord:
@@ -349,7 +349,8 @@ def test_models_of_all_cases_are_named_where_the_ensemble_is_best(
     both = ("-i", work, "-o", out, "-c", "3d_fullres", "2d", "--fold", 0, "all", *SHORT)
     assert command("mixmfl_train_federated", *both) == 0
     files = [out / name / "fold_all" / "model.safetensors" for name in plans.configurations]
-    named = f"mixmfl_predict -m {files[0]} {files[1]} takes the mean of the models of all cases"
+    takes = "takes the mean of those that trained on every case"
+    named = f"mixmfl_predict -m {files[0]} {files[1]} {takes}"
     printed = capsys.readouterr().out
     assert f"mixmfl_predict -m {out} takes the mean of 2 models\n{named}\n" in printed
     assert registered_model(home) == out
