@@ -356,10 +356,11 @@ def _folders_of_series(kinds: Mapping[Parts, Set[str]]) -> set[Parts]:
 
 def _is_of_examination(parents: Parts) -> bool:
     """Say whether a folder is a day's, or called as its patient around it and an examination."""
-    patient, name = ("", *parents)[-2:]
+    if len(parents) < 2:
+        return False
+    patient, name = parents[-2:]
     behind = name.removeprefix(patient).lstrip(" _-.")
-    is_named = bool(patient) and behind != name and is_examination(behind)
-    return is_days_folder(parents) or is_named
+    return is_days_folder(parents) or (behind != name and is_examination(behind))
 
 
 def _beside_originals(

@@ -420,3 +420,7 @@ def test_an_image_with_its_skull_beside_others_is_warned_of(tmp_path: Path) -> N
     (case,) = found_in(tmp_path, "p/T1_with_skull p/T1_brain p/FLAIR").cases
     assert case.files["t1"].name == "T1_with_skull.nii.gz"
     assert "p/T1_with_skull.nii.gz shows the skull, and names of the other" in case.warnings[0]
+
+
+def test_numbered_folders_of_one_image_each_at_the_top_are_patients(tmp_path: Path) -> None:
+    assert uses(found_in(tmp_path, "1/t1 2/flair")) == {"1": ["1/t1"], "2": ["2/flair"]}
