@@ -146,7 +146,7 @@ def test_two_stacks_of_one_direction_in_one_series_are_refused_for_what_they_are
 def test_two_orders_for_one_examination_are_warned_of_and_the_table_joins_them(
     tmp_path: Path,
 ) -> None:
-    frame = {"FrameOfReferenceUID": "1.2.9"}
+    frame: dict[str, Any] = {"FrameOfReferenceUID": "1.2.9"}
     first = write_series(tmp_path / "a", volume(), SeriesDescription="FLAIR", **frame)
     second = write_series(
         tmp_path / "b", volume(1), study="1.2.4", SeriesDescription="t1 KM", **frame
