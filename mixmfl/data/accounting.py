@@ -136,7 +136,12 @@ def aside_table(records: Iterable[FileRecord], folder: Path) -> str:
 
 
 def inside(path: Path, folder: Path) -> str:
-    """Return the path relative to the folder, with slashes; unchanged if it lies elsewhere."""
+    """Return the path relative to the folder, with slashes; unchanged if it lies elsewhere.
+
+    Where a single file stands for the folder, it is the file's name.
+    """
+    if path == folder and not folder.is_dir():
+        return path.name
     if path.is_relative_to(folder):
         return path.relative_to(folder).as_posix()
     return str(path)

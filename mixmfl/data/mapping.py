@@ -38,7 +38,7 @@ def mapping_table(rows: Iterable[Row], folder: Path, records: Iterable[FileRecor
         where = (inside(place, folder), row.series.uid, "")
         writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
     for each in images_told(records):
-        path = each.path.name if each.path == folder else inside(each.path, folder)
+        path = inside(each.path, folder)
         about_file = (each.case, each.modality or "-", each.why)
         writer.writerow(map(cell, (*about_file, "", "", "", "", "", "", path)))
     return text.getvalue()

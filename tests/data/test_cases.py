@@ -1079,6 +1079,7 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     mapping["scan.nii.gz"] = MappingEntry("", "", "table, line 2", is_file=True)
     aside = find_cases(tmp_path / "scan.nii.gz", mapping=mapping)
     assert (aside.cases, aside.refused) == ((), ())
+    assert aside_table(aside.records, aside.folder).splitlines()[1].startswith("scan.nii.gz,")
     with pytest.raises(DataError, match="MINC is not read; convert it"):
         find_cases(tmp_path / "T1.mnc")
 
