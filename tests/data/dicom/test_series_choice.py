@@ -398,6 +398,16 @@ def test_an_agent_of_no_volume_is_a_question(tmp_path: Path) -> None:
     assert numbers(only_case(tmp_path)) == {"flair": 1, "t1c": 2}
 
 
+def test_an_agent_is_known_by_its_code(tmp_path: Path) -> None:
+    agent = pydicom.Dataset()
+    agent.CodeValue, agent.CodeMeaning = "C-B0326", "Gadobutrol"
+    write(tmp_path, 1, "AX T1")
+    write(tmp_path, 2, "AX T1", ContrastBolusAgentSequence=[agent])
+    case = only_case(tmp_path)
+    assert numbers(case) == {"t1": 1, "t1c": 2}
+    assert "Gadobutrol" in " ".join(case.notes)
+
+
 @pytest.mark.parametrize(
     ("start", "acquired", "modality"),
     [("235500", "000510", "t1c"), ("000500", "235510", "t1"), ("102000", "101900.5", "t1")],
