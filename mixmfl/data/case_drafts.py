@@ -77,6 +77,11 @@ class GatheredFile:
     given: bool = False
     why: str = ""
 
+    @property
+    def processing(self) -> frozenset[str]:
+        """The words, in small letters, that say that it was made from another image."""
+        return frozenset(map(str.lower, self.reading.processing))
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -195,12 +200,8 @@ class Draft:
                     f"{inside(path, folder)}: the {what} is called {other!r}, and the other images "
                     "are not; see that it is of this case"
                 )
-        processed = [
-            file
-            for file in used
-            if {*map(str.lower, file.reading.processing)} - _BY_CONVERTER - {_UNSTRIPPED}
-        ]
-        with_skull = [file for file in used if _UNSTRIPPED in file.reading.processing]
+        processed = [file for file in used if file.processing - _BY_CONVERTER - {_UNSTRIPPED}]
+        with_skull = [file for file in used if _UNSTRIPPED in file.processing]
         if 0 < len(with_skull) < len(used):
             warnings.append(
                 f"by its name {listed(with_skull, folder)} shows the skull, and names of the other "
@@ -360,7 +361,7 @@ def _least_processed(
     files = [file for file in files if _is_weighted(file)] or list(files)
     files = [file for file in files if not _is_hardly_weighted(file)] or list(files)
     for made in (EVEN, TILT):
-        files = [f for f in files if made in map(str.lower, f.reading.processing)] or files
+        files = [file for file in files if made in file.processing] or files
     if any(shows_water(_without_number(stem_of(file.path))) for file in files):
         files = [f for f in files if not is_in_phase(_without_number(stem_of(f.path)))] or files
     files = _surely_native(files)
@@ -377,7 +378,7 @@ def _steps(file: GatheredFile, no_processing: Set[str]) -> tuple[int, int]:
 
     What is called unstripped lies beside the same without the skull.
     """
-    words = {word.lower() for word in file.reading.processing} - no_processing
+    words = file.processing - no_processing
     counted = sum(-1 if _UNSTRIPPED in lower_words(word) else 1 for word in words - _ANONYMISED)
     return counted, len(words & _ANONYMISED)
 

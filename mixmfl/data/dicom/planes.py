@@ -298,8 +298,9 @@ def _check_steps(heights: npt.NDArray[np.float64]) -> None:
     even = np.linspace(heights[0], heights[-1], len(heights))
     # as of whole millimetres
     is_rounded = np.abs(heights - even).max() <= ROUNDED * (even[1] - even[0])
-    if np.abs(steps - step).max() > SPACING_TOLERANCE * step + 0.01 and not is_rounded:
-        if stacks := _stacks(steps, step):
+    tolerance = SPACING_TOLERANCE * step + 0.01
+    if np.abs(steps - step).max() > tolerance and not is_rounded:
+        if stacks := _stacks(steps, step, tolerance):
             counts = f"{', '.join(map(str, stacks[:-1]))} and {stacks[-1]}"
             raise DataError(
                 f"has {len(stacks)} stacks of {counts} slices that are {step:.2f} mm apart, with "
@@ -307,7 +308,7 @@ def _check_steps(heights: npt.NDArray[np.float64]) -> None:
                 "or, if slices are missing, export it again"
             )
         at = int(np.abs(steps - step).argmax())
-        is_denser = bool(steps.min() < (1 - SPACING_TOLERANCE) * step - 0.01)
+        is_denser = bool(steps.min() < step - tolerance)
         raise DataError(
             f"its slices are not evenly spaced ({steps[at]:.2f} mm behind slice {at + 1}, "
             f"{step:.2f} mm elsewhere); slices are missing"
@@ -315,15 +316,20 @@ def _check_steps(heights: npt.NDArray[np.float64]) -> None:
         )
 
 
-def _stacks(steps: npt.NDArray[np.float64], step: float) -> list[int]:
+def _stacks(steps: npt.NDArray[np.float64], step: float, tolerance: float) -> list[int]:
     """Return the slices of each stack where wide gaps alone part even ones; else nothing.
 
     A gap of a few steps is of slices that were lost.
+
+    Args:
+        steps: Distances of neighbours, in mm.
+        step: The usual one.
+        tolerance: The most that even ones differ from it.
     """
     is_gap = steps > FEWEST_LOST * step
     bounds = [-1, *np.flatnonzero(is_gap), len(steps)]
     counts = [int(after - before) for before, after in itertools.pairwise(bounds)]
-    is_even = np.abs(steps[~is_gap] - step).max() <= SPACING_TOLERANCE * step + 0.01
+    is_even = np.abs(steps[~is_gap] - step).max() <= tolerance
     return counts if len(counts) > 1 and is_even and min(counts) >= FEWEST_SLICES else []
 
 

@@ -343,7 +343,9 @@ def write_choice(
         trained: The folds of each configuration.
         compared: What ``compare_folds`` returned.
     """
-    candidates = compared if ENSEMBLE in record.dice else {}
+    candidates = compared
+    if ENSEMBLE not in record.dice:  # each counts by its own folds
+        candidates = {each.configuration: each.measured.components for each in trained}
     of_each = {
         each.configuration: (
             open_run(fold_folder(each.folder, each.folds[0])),
@@ -352,8 +354,7 @@ def write_choice(
         )
         for each in trained
     }
-    own = {name: measured.components for name, (_, measured, _) in of_each.items()}
-    return write_configurations_page(folder, record, candidates or own, of_each)
+    return write_configurations_page(folder, record, candidates, of_each)
 
 
 def choice_lines(record: ConfigurationsRecord) -> list[str]:

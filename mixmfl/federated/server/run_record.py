@@ -80,6 +80,19 @@ def record_time(folder: Path) -> int:
     return (folder / "run.json").stat().st_mtime_ns
 
 
+def _check_as_written(file: Path, digest: str) -> None:
+    """Check plans that an earlier version wrote with other fields than this one reads.
+
+    Raises:
+        ModelError: The file is not what the run was started with.
+    """
+    if record_digest(read_json(file, ModelError)) != digest:
+        raise ModelError(
+            f"{file}: is damaged or was changed; the run was started with other plans. Put those "
+            "back, from a copy or from plans.json of the folder given by -i"
+        )
+
+
 def open_run(folder: Path) -> Run:
     """Read a run.
 
@@ -92,14 +105,9 @@ def open_run(folder: Path) -> Run:
     if record.get("format") != FORMAT:
         raise ModelError(other_format(folder / "run.json", record))
     plans = Plans.load(folder / "plans.json")
-    # as the file is, which an earlier version may have written with other fields, and as read here
-    contents = read_json(folder / "plans.json", ModelError), plans.to_json()
     # runs that were begun before it was recorded have none
-    if record.get("plans_sha256") not in (None, *map(record_digest, contents)):
-        raise ModelError(
-            f"{folder / 'plans.json'}: is damaged or was changed; the run was started with other "
-            "plans. Put those back, from a copy or from plans.json of the folder given by -i"
-        )
+    if record.get("plans_sha256") not in (None, record_digest(plans.to_json())):
+        _check_as_written(folder / "plans.json", record["plans_sha256"])
     try:
         return _read_run(folder, record, plans)
     except MixmflError as error:
