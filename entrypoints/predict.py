@@ -88,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mirror", action="store_true", help="average over mirrored patches (slower)"
     )
     parser.add_argument(
+        "--precise",
+        action="store_true",
+        help="on a CPU, compute without 8-bit integers (slower): as the model was measured",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace existing files, also those that mixmfl did not write",
@@ -197,7 +202,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     named = options.model or [registered_path(_runner.home())]
     files = [file for path in named for file in model_files(path)]
     try:
-        models = _load_models(files, options.device, say)
+        models = _load_models(files, options, say)
     except ModelError:
         if not options.model:
             registered_model(_runner.home())  # of a file that was exchanged, that is what to know
@@ -229,6 +234,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             least_dice=options.min_expected_dice,
             subjects=subjects_of(options.input),
             force=options.force,
+            precise=options.precise,
         ),
         OutputOptions(
             report=not options.no_report,
@@ -280,11 +286,13 @@ def _check_out(options: argparse.Namespace) -> None:
         )
 
 
-def _load_models(files: Sequence[Path], device: str, say: Callable[[str], None]) -> "list[Model]":
+def _load_models(
+    files: Sequence[Path], options: argparse.Namespace, say: Callable[[str], None]
+) -> "list[Model]":
     from mixmfl.inference.model_file import load_model
 
-    on = devices.find_device(device)
-    models = [load_model(file, on) for file in files]
+    on = devices.find_device(options.device)
+    models = [load_model(file, on, precise=options.precise) for file in files]
     for file, model in zip(files, models, strict=True):
         about = [model.configuration, *model.modalities, f"round {model.round}"]
         say(f"model {file}: {', '.join(about)}")

@@ -185,13 +185,16 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         write(temporary, merged, with_digests(merged, header))
 
 
-def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> Model:
+def load_model(
+    path: str | PathLike[str], device: torch.device | str = "cpu", *, precise: bool = False
+) -> Model:
     """Read a model file. Nothing in it is run: tensors and JSON only.
 
     Args:
         path: The model file, or the folder of a run with one model. A run in folds has several,
             whose mean is predicted by ``mixmfl_predict`` alone: name the file of one.
         device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
+        precise: Whether a CPU computes as in training, without 8-bit integers.
 
     Raises:
         ModelError: The file is missing, is no model, is damaged or is of another format; or the
@@ -215,7 +218,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
         raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    runner = fastest_form(network, device)
+    runner = fastest_form(network, device, precise=precise)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from mixmfl.core.devices import best_dtype
 from mixmfl.inference.cpu_network import CPUNetwork, supports
+from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
+needs_byte_products = pytest.mark.skipif(
+    not multiplies_bytes(), reason="this CPU does not multiply 8-bit integers natively"
+)
 SUBSETS = (("t1",), ("flair", "t2"), MODALITIES)
 
 
@@ -24,11 +28,13 @@ def plain_and_optimised(
     dtype: torch.dtype = torch.float32,
     patch: tuple[int, ...] = (16, 16),
     memory: PrototypeMemory | None = None,
+    eight_bits: bool = False,
 ) -> tuple[Tensor, Tensor]:
     images = torch.randn(2, len(available), *patch, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         plain = case_predictor(built, memory or {}, available)(images)
-        optimised = CPUNetwork(copy.deepcopy(built), dtype)  # it takes the network over
+        # it takes the network over
+        optimised = CPUNetwork(copy.deepcopy(built), dtype, eight_bits=eight_bits)
         return plain, optimised.predictor(memory or {}, available)(images)
 
 
@@ -83,6 +89,29 @@ def test_half_precision_gives_the_same_up_to_its_rounding() -> None:
     assert optimised.dtype == torch.float32
     # 8 bits, rounded some ten times on the way
     assert (optimised - plain).abs().max() < 10 * 2**-8 * plain.abs().max()
+
+
+@needs_byte_products
+@pytest.mark.usefixtures("norm_part")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("patch", [(32, 32), (16, 32, 32)])
+@pytest.mark.parametrize("settings", [{}, {"residual": True}, {"form": "stacked"}])
+def test_8_bits_give_the_same_up_to_their_rounding(
+    settings: dict[str, Any], patch: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    built = random_network(patch, **settings)
+    plain, optimised = plain_and_optimised(built, ("t1", "t2"), dtype, patch, eight_bits=True)
+    apart = (optimised - plain).norm() / plain.norm()
+    # 1 % at a convolution, some ten of them on the way; not nothing, for then it was not used
+    assert 0.005 < apart < 0.1
+
+
+@needs_byte_products
+def test_a_nan_among_weights_shows_with_8_bits() -> None:
+    built = random_network()
+    built.decoder.stages[0].convs[0].conv.weight.data[0, 0, 0, 0] = torch.nan
+    _, optimised = plain_and_optimised(built, ("t1", "t2"), eight_bits=True)
+    assert optimised.isnan().any()
 
 
 def test_weights_are_stored_once() -> None:

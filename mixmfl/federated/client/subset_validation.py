@@ -74,7 +74,8 @@ Segment = Callable[[PreprocessedCase, list[Subset]], dict[Subset, SubsetMask]]
 
 def segmenter(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Segment:
     """Return what segments a case from each of some subsets, by the network of a task."""
-    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
+    network = site_network(task, site, plans, settings).eval()
+    runner = fastest_form(network, site.device, precise=True)  # as every site can
     memory = memory_to(memory_from_state(task.tensors), site.device)
     return lambda case, subsets: segment_subsets(
         runner, memory, case, subsets, plans, settings.configuration, site.device

@@ -1,15 +1,16 @@
-"""Measure what the distance of patches costs in time, and in Dice to the truth, on labelled cases.
+"""Measure what faster ways of predicting gain in time, and lose in Dice to the truth.
 
-As in ``python benchmarks/overlap.py -m model.safetensors -i north_tests south_tests``. Each case is
-predicted from all modalities that it has and from each alone, with all steps in turn. Labels have
-to be on the grid of the image that the mask gets.
+As in ``python benchmarks/faster_prediction.py -m model.safetensors -i north_tests south_tests``.
+Each labelled case is predicted from all modalities that it has and from each alone, in all ways in
+turn: with patches at several distances, and on CPUs that multiply them natively with convolutions
+of 8-bit integers. Labels have to be on the grid of the image that the mask gets.
 """
 
 import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,67 +21,108 @@ from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import read_labels
 from mixmfl.evaluation.metrics import score
+from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
 
-STEPS = (0.5, 0.6, 2 / 3, 0.75, 1.0)
+STEPS = (0.5, 0.55, 0.6, 2 / 3, 0.75, 1.0)
 DRAWS = 10_000
 LARGE = 30.0
 """Volume of the labels of a case, in ml, from which on its lesion is called large."""
 
 
+class Way(NamedTuple):
+    """A way of predicting: distance of patches, and whether a CPU computes as in training."""
+
+    step: float
+    precise: bool
+
+
 class Mask(NamedTuple):
-    """A mask of a case: its mean Dice over labels, the labels' volume, and seconds of the CPU."""
+    """A mask of a case.
+
+    Attributes:
+        case: Name of the case.
+        way: How it was predicted.
+        dice: Mean Dice over labels, to the truth.
+        same: Mean Dice over labels, to the mask that was predicted in the first way.
+        volume: Volume of the labels of the case, in ml.
+        seconds: Of the CPU.
+    """
 
     case: str
-    step: float
+    way: Way
     dice: float
+    same: float
     volume: float
     seconds: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line per step: time over that of the first, and Dice minus that of the first."""
+    """Print a line per way: time over that of the first, and Dice minus that of the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", type=Path, required=True)
     parser.add_argument("-i", "--input", type=Path, nargs="+", required=True, metavar="CASES")
+    parser.add_argument(
+        "--steps", type=float, nargs="+", default=STEPS, help="the first is what others are held to"
+    )
     options = parser.parse_args(argv)
     keep_freed_memory()
-    model = load_model(options.model)
+    forms = (True, False) if multiplies_bytes() else (True,)
+    ways = [Way(step, precise) for step in options.steps for precise in forms]
+    models = {precise: load_model(options.model, precise=precise) for precise in forms}
     folders = [find_cases(folder, labels_needed=True) for folder in options.input]
     cases = [case for folder in folders for case in folder.cases]
-    masks = [mask for case in cases for mask in measure(model, case)]
-    first = [mask for mask in masks if mask.step == STEPS[0]]
+    masks = [mask for case in cases for mask in measure(models, ways, case)]
+    first = [mask for mask in masks if mask.way == ways[0]]
     print(f"{len(cases)} cases, {len(first)} masks; Dice {100 * mean(m.dice for m in first):.1f}")
     parts: dict[str, Callable[[Mask], bool]] = {
         "all": lambda mask: True,
         f"below {LARGE:g} ml": lambda mask: mask.volume < LARGE,
         f"from {LARGE:g} ml on": lambda mask: mask.volume >= LARGE,
     }
-    for step in STEPS[1:]:
-        other = [mask for mask in masks if mask.step == step]
+    for way in ways[1:]:
+        other = [mask for mask in masks if mask.way == way]
         ratio = sum(m.seconds for m in first) / sum(m.seconds for m in other)
-        print(f"step {step:.2f}: {ratio:.2f} times as fast; Dice, points:")
+        form = "" if way.precise else ", 8 bits"
+        same = mean(m.same for m in other), min(m.same for m in other)
+        print(f"step {way.step:.2f}{form}: {ratio:.2f} times as fast")
+        print(
+            "  Dice to the first mask: mean {:.4f}, least {:.4f}; to the truth, points:".format(
+                *same
+            )
+        )
         for name, part in parts.items():
             print(f"  {name}: {difference(first, other, part)}")
     return 0
 
 
-def measure(model: Model, case: Case) -> Iterator[Mask]:
-    """Yield the masks of a case from all of its modalities and from each, with all steps."""
+def measure(models: Mapping[bool, Model], ways: Sequence[Way], case: Case) -> Iterator[Mask]:
+    """Yield the masks of a case from all of its modalities and from each, in all ways.
+
+    Args:
+        models: The model, by whether it is precise.
+        ways: Ways of predicting.
+        case: A case with a label.
+    """
     assert case.label is not None
     truth, grid = read_labels(case.label)
+    model = models[True]
     images = {name: path for name, path in case.images.items() if name in model.modalities}
     chosen = [images, *({name: path} for name, path in images.items() if len(images) > 1)]
     for some in chosen:
-        for step in STEPS:
+        first = None
+        for way in ways:
             began = time.process_time()
             with warnings.catch_warnings(action="ignore"):
-                mask = model.predict(some, step=step, force=True).T
+                mask = models[way.precise].predict(some, step=way.step, force=True).T
             seconds = time.process_time() - began
             scores = score(mask, truth, model.plans.labels, grid.spacing)
             volume = sum(each.reference_volume_ml for each in scores)
-            yield Mask(case.name, step, mean(each.dice for each in scores), volume, seconds)
+            first = mask if first is None else first
+            to_first = score(mask, first, model.plans.labels, grid.spacing)
+            dice, same = (mean(each.dice for each in several) for several in (scores, to_first))
+            yield Mask(case.name, way, dice, same, volume, seconds)
 
 
 def difference(before: Sequence[Mask], after: Sequence[Mask], part: Callable[[Mask], bool]) -> str:

@@ -1,0 +1,92 @@
+"""Compare steps and patches by faster arithmetic with those by slower, on this CPU.
+
+A training step, and a patch of optimised prediction, by torch's norms and by the compiled ones; the
+patch then also with convolutions of 8-bit integers. All run in one process, in turn, on a batch
+that stays in memory, in seconds of the processor.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from training_step import STEPS, draw, mdm_step
+
+from mixmfl.core.devices import best_dtype
+from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.inference.cpu_network import CPUNetwork
+from mixmfl.inference.eight_bits import multiplies_bytes
+from mixmfl.networks import norms
+from mixmfl.networks.build import build_network
+from mixmfl.planning.plans import Plans
+
+Work = Callable[[], object]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line per kind of work."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="WORK", help="of mixmfl_plan_preprocess"
+    )
+    parser.add_argument("-c", "--configuration", default="2d", help="2d (default) or 3d_fullres")
+    parser.add_argument("--repeats", type=int, default=7, help="default: 7")
+    options = parser.parse_args(argv)
+    if not norms.compiled():
+        parser.error("the compiled part is not installed; install again with a C compiler")
+    keep_freed_memory()
+    plans = Plans.load(options.input / "plans.json")
+    batch = draw(options.input, plans, options.configuration)
+    count = int(batch.present.sum(dim=1).max())
+    step = mdm_step(plans, options.configuration, batch, "cpu", count)
+
+    def patches(dtype: torch.dtype, *, eight_bits: bool = False) -> Work:
+        network = build_network(plans, options.configuration, seed=0).eval()
+        form = CPUNetwork(network, dtype, eight_bits=eight_bits)
+        predict = form.predictor({}, plans.modalities)
+
+        def work() -> object:
+            with torch.inference_mode():
+                return [predict(batch.images[:1]) for _ in range(STEPS)]
+
+        return work
+
+    def by_torch(work: Work) -> Work:
+        def slower() -> object:
+            with norms.by_torch():
+                return work()
+
+        return slower
+
+    size = " x ".join(map(str, batch.images.shape[2:]))
+    print(f"patch {size}, {torch.get_num_threads()} threads; median of {options.repeats} rounds")
+    patch = patches(best_dtype())
+    pairs = [
+        (f"training step, {count} modalities, norms by torch and compiled", by_torch(step), step),
+        ("prediction of a patch, norms by torch and compiled", by_torch(patch), patch),
+    ]
+    if multiplies_bytes():
+        for dtype in dict.fromkeys((best_dtype(), torch.float32)):
+            name = f"prediction of a patch, {str(dtype).removeprefix('torch.')} and 8 bits"
+            pairs.append((name, patches(dtype), patches(dtype, eight_bits=True)))
+    for name, slow, fast in pairs:
+        before, after = in_turn(slow, fast, options.repeats)
+        print(f"{name}: {before:.4f} and {after:.4f} CPU s; ratio {before / after:.2f}")
+
+
+def in_turn(slow: Work, fast: Work, repeats: int) -> tuple[float, float]:
+    """Return the median CPU seconds of a step by each."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for work, measured in zip((slow, fast), seconds, strict=True):
+            began = time.process_time()
+            work()
+            if repeat:  # the first warms up
+                measured.append((time.process_time() - began) / STEPS)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+if __name__ == "__main__":
+    main()
