@@ -32,10 +32,10 @@ LARGE = 30.0
 
 
 class Way(NamedTuple):
-    """A way of predicting: distance of patches, and whether a CPU computes as in training."""
+    """A way of predicting: distance of patches, and whether a CPU computes with 8-bit integers."""
 
     step: float
-    precise: bool
+    fast: bool
 
 
 class Mask(NamedTuple):
@@ -47,7 +47,7 @@ class Mask(NamedTuple):
         dice: Mean Dice over labels, to the truth.
         same: Mean Dice over labels, to the mask that was predicted in the first way.
         volume: Volume of the labels of the case, in ml.
-        seconds: Of the CPU.
+        seconds: CPU seconds of the prediction.
     """
 
     case: str
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     keep_freed_memory()
-    forms = (True, False) if multiplies_bytes() else (True,)
-    ways = [Way(step, precise) for step in options.steps for precise in forms]
-    models = {precise: load_model(options.model, precise=precise) for precise in forms}
+    forms = (False, True) if multiplies_bytes() else (False,)
+    ways = [Way(step, fast) for step in options.steps for fast in forms]
+    models = {fast: load_model(options.model, fast=fast) for fast in forms}
     folders = [find_cases(folder, labels_needed=True) for folder in options.input]
     cases = [case for folder in folders for case in folder.cases]
     masks = [mask for case in cases for mask in measure(models, ways, case)]
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for way in ways[1:]:
         other = [mask for mask in masks if mask.way == way]
         ratio = sum(m.seconds for m in first) / sum(m.seconds for m in other)
-        form = "" if way.precise else ", 8 bits"
+        form = ", 8 bits" if way.fast else ""
         same = mean(m.same for m in other), min(m.same for m in other)
         print(f"step {way.step:.2f}{form}: {ratio:.2f} times as fast")
         print(
@@ -101,13 +101,13 @@ def measure(models: Mapping[bool, Model], ways: Sequence[Way], case: Case) -> It
     """Yield the masks of a case from all of its modalities and from each, in all ways.
 
     Args:
-        models: The model, by whether it is precise.
+        models: The model, by whether it is fast.
         ways: Ways of predicting.
         case: A case with a label.
     """
     assert case.label is not None
     truth, grid = read_labels(case.label)
-    model = models[True]
+    model = models[False]
     images = {name: path for name, path in case.images.items() if name in model.modalities}
     chosen = [images, *({name: path} for name, path in images.items() if len(images) > 1)]
     for some in chosen:
@@ -115,7 +115,7 @@ def measure(models: Mapping[bool, Model], ways: Sequence[Way], case: Case) -> It
         for way in ways:
             began = time.process_time()
             with warnings.catch_warnings(action="ignore"):
-                mask = models[way.precise].predict(some, step=way.step, force=True).T
+                mask = models[way.fast].predict(some, step=way.step, force=True).T
             seconds = time.process_time() - began
             scores = score(mask, truth, model.plans.labels, grid.spacing)
             volume = sum(each.reference_volume_ml for each in scores)

@@ -88,9 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mirror", action="store_true", help="average over mirrored patches (slower)"
     )
     parser.add_argument(
-        "--precise",
+        "--fast",
         action="store_true",
-        help="on a CPU, compute without 8-bit integers (slower): as the model was measured",
+        help="compute with 8-bit integers on a CPU that multiplies these natively: up to half as "
+        "fast again in 3-D, and masks differ a little",
     )
     parser.add_argument(
         "--overwrite",
@@ -234,7 +235,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             least_dice=options.min_expected_dice,
             subjects=subjects_of(options.input),
             force=options.force,
-            precise=options.precise,
+            fast=options.fast,
         ),
         OutputOptions(
             report=not options.no_report,
@@ -289,10 +290,14 @@ def _check_out(options: argparse.Namespace) -> None:
 def _load_models(
     files: Sequence[Path], options: argparse.Namespace, say: Callable[[str], None]
 ) -> "list[Model]":
+    from mixmfl.inference.eight_bits import multiplies_bytes
     from mixmfl.inference.model_file import load_model
 
     on = devices.find_device(options.device)
-    models = [load_model(file, on, precise=options.precise) for file in files]
+    if options.fast and not (on.type == "cpu" and multiplies_bytes()):
+        place = "this CPU" if on.type == "cpu" else on.type
+        say(f"--fast changes nothing here: {place} does not compute with 8-bit integers")
+    models = [load_model(file, on, fast=options.fast) for file in files]
     for file, model in zip(files, models, strict=True):
         about = [model.configuration, *model.modalities, f"round {model.round}"]
         say(f"model {file}: {', '.join(about)}")

@@ -5,7 +5,7 @@
 - bfloat16 where the CPU multiplies it natively, single precision elsewhere;
 - channels last, the order of axes in which oneDNN convolves without copying;
 - a bias that an instance norm cancels is not added;
-- convolutions of 8-bit integers where the CPU multiplies these natively, unless ``precise``;
+- if that is asked for, convolutions of 8-bit integers, which round more;
 - a modality's feature map is fused as soon as it is computed and then freed: one map per level
   is kept instead of one per modality, and nothing is computed for missing modalities.
 """
@@ -61,17 +61,17 @@ _FEW = 8
 
 
 def fastest_form(
-    network: SegmentationNet, device: torch.device, *, precise: bool
+    network: SegmentationNet, device: torch.device, *, fast: bool = False
 ) -> "SegmentationNet | CPUNetwork":
     """Return the form in which a device predicts fastest; on a CPU the network is taken over.
 
     Args:
         network: A network in prediction mode.
         device: The device that computes.
-        precise: Whether 8-bit integers are not used where they are faster.
+        fast: Whether 8-bit integers are used where the CPU multiplies these natively.
     """
     if device.type == "cpu" and supports(network):
-        return CPUNetwork(network, best_dtype(), eight_bits=not precise and multiplies_bytes())
+        return CPUNetwork(network, best_dtype(), eight_bits=fast and multiplies_bytes())
     return network
 
 

@@ -186,7 +186,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
 
 
 def load_model(
-    path: str | PathLike[str], device: torch.device | str = "cpu", *, precise: bool = False
+    path: str | PathLike[str], device: torch.device | str = "cpu", *, fast: bool = False
 ) -> Model:
     """Read a model file. Nothing in it is run: tensors and JSON only.
 
@@ -194,7 +194,8 @@ def load_model(
         path: The model file, or the folder of a run with one model. A run in folds has several,
             whose mean is predicted by ``mixmfl_predict`` alone: name the file of one.
         device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
-        precise: Whether a CPU computes as in training, without 8-bit integers.
+        fast: Whether a CPU that multiplies 8-bit integers natively computes with these, which
+            rounds more.
 
     Raises:
         ModelError: The file is missing, is no model, is damaged or is of another format; or the
@@ -218,7 +219,7 @@ def load_model(
         raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    runner = fastest_form(network, device, precise=precise)
+    runner = fastest_form(network, device, fast=fast)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(

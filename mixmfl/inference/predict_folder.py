@@ -449,7 +449,7 @@ def _settings(prediction: PredictionOptions) -> dict[str, Any]:
         **dataclasses.asdict(prediction.alignment),
         **dataclasses.asdict(prediction.networks),
         **({} if brains == BrainExtraction() else {"brains": dataclasses.asdict(brains)}),
-        **({"precise": True} if prediction.precise else {}),
+        **({"fast": True} if prediction.fast else {}),
     }
 
 

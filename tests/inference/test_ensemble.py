@@ -43,7 +43,7 @@ def save(file: Path, seed: int, measured: Measured | None = None) -> Model:
     state = first_state(plans, RunSettings("2d", seed, 1, 1, 0.01))
     file.parent.mkdir(parents=True, exist_ok=True)
     save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)), measured)
-    return load_model(file, precise=True)  # patches alone and together round alike
+    return load_model(file)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import model_file as reader
 from mixmfl.inference.case_preparation import Recipe, prepare
+from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
@@ -59,6 +60,10 @@ CONFIDENCE = {
     )
 }
 MEASURED = Measured(EXPECTED, CONFIDENCE)
+
+needs_byte_products = pytest.mark.skipif(
+    not multiplies_bytes(), reason="this CPU does not multiply 8-bit integers natively"
+)
 
 
 def save(file: Path, seed: int = 0, measured: Measured = MEASURED) -> Path:
@@ -133,6 +138,36 @@ def test_a_second_run_redoes_only_what_would_come_out_different(
     assert set(statuses(predicted(model, cases, out, asked)).values()) == {"done"}
     other = load_model(save(tmp_path / "other.safetensors", seed=1))
     assert set(statuses(predicted(other, cases, out, asked)).values()) == {"done"}
+
+
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=needs_byte_products)])
+def test_fast_masks_are_made_apart_and_only_where_the_cpu_can(
+    native: bool,
+    model_file: Path,
+    cases: Path,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    able = {"avx512_vnni": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    asked = ["-i", cases, "-m", model_file, "-o", tmp_path / "masks", "--no-report", "--force"]
+
+    def run(*more: str) -> tuple[str, list[np.ndarray]]:
+        assert command("mixmfl_predict", *asked, *more) == 0
+        masks = [read_labels(file)[0] for file in sorted((tmp_path / "masks").glob("*.nii.gz"))]
+        return capsys.readouterr().out, masks
+
+    printed, usual = run()
+    assert "--fast" not in printed
+    printed, fast = run("--fast")
+    assert ("--fast changes nothing here: this CPU does not" in printed) != native
+    differ = [np.mean(one != other) for one, other in zip(usual, fast, strict=True)]
+    assert (max(differ) > 0) == native
+    assert max(differ) < 0.1  # of a network that nothing was trained in
+    made = json.loads((tmp_path / "masks" / "cases.json").read_text())["cases"]
+    assert all(case["settings"]["fast"] for case in made.values())
 
 
 def test_a_case_is_predicted_from_the_sequences_that_can_be_used(

@@ -62,7 +62,7 @@ def written(plans: Plans, folder: Path) -> tuple[Model, nnUNetPredictor]:
         allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(str(folder / "nnunet"), (0,))
-    return load_model(file, precise=True), predictor
+    return load_model(file), predictor
 
 
 @pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])

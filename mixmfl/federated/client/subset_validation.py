@@ -74,8 +74,7 @@ Segment = Callable[[PreprocessedCase, list[Subset]], dict[Subset, SubsetMask]]
 
 def segmenter(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Segment:
     """Return what segments a case from each of some subsets, by the network of a task."""
-    network = site_network(task, site, plans, settings).eval()
-    runner = fastest_form(network, site.device, precise=True)  # as every site can
+    runner = fastest_form(site_network(task, site, plans, settings).eval(), site.device)
     memory = memory_to(memory_from_state(task.tensors), site.device)
     return lambda case, subsets: segment_subsets(
         runner, memory, case, subsets, plans, settings.configuration, site.device

@@ -32,9 +32,7 @@ from mixmfl.research.recall_quality import RecallQuality, recall_quality
 def score_models(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) -> None:
     """Score a method's models on their sites' test cases; ``scores.csv`` is written last."""
     tests = test_cases(benchmark)
-    models = {
-        file: load_model(file, benchmark.device, precise=True) for file in set(files.values())
-    }
+    models = {file: load_model(file, benchmark.device) for file in set(files.values())}
     rows: list[Row] = []
     probabilities: list[Probabilities] = []
     for site, cases in tests.items():
