@@ -34,6 +34,7 @@ from mixmfl.data.phantom.scanners import HELD_OUT
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model
+from mixmfl.networks.nnunet_results import CHECKPOINT, TRAINER
 from mixmfl.planning.architecture import resolve_architecture
 from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.nnunet_labels import label_manager
@@ -273,11 +274,11 @@ def write_peer_model(bench: Bench) -> None:
         (folder / name).write_bytes((preprocessed / name).read_bytes())
     checkpoint = {
         "network_weights": unet.state_dict(),
-        "trainer_name": "nnUNetTrainer",
+        "trainer_name": TRAINER,
         "init_args": {"configuration": bench.configuration},
         "inference_allowed_mirroring_axes": tuple(range(len(planned["patch_size"]))),
     }
-    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    torch.save(checkpoint, folder / "fold_0" / CHECKPOINT)
 
 
 def script(name: str) -> Path:

@@ -35,6 +35,7 @@ from mixmfl.federated.state import RunSettings, ServerState, mean_dice, read_dic
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import save_model
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
+from mixmfl.networks.nnunet_results import CHECKPOINT
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase
 from mixmfl.research.benchmark.trainers import Job, Trained
@@ -95,7 +96,7 @@ def by_nnunet(job: Job) -> Trained:
                 "training_log is in nnUNet_results there"
             ) from None
         seconds = time.monotonic() - began
-        source = read_checkpoint(job.folder / "checkpoint_final.pth", Modalities())
+        source = read_checkpoint(job.folder / CHECKPOINT, Modalities())
         state = ServerState(job.settings.rounds, dict(source.weights), {}, {})
         known = {site.name: register(site)}
         asked = site, job.plans, job.settings
@@ -142,7 +143,7 @@ def train(task: NnunetTask) -> None:
         trainer = _trainer(task)
         _write_cases(task, Path(trainer.preprocessed_dataset_folder_base), trainer)
         trainer.run_training()
-    shutil.copy(Path(trainer.output_folder) / "checkpoint_final.pth", task.folder)
+    shutil.copy(Path(trainer.output_folder) / CHECKPOINT, task.folder)
     shutil.rmtree(task.folder / "nnUNet_preprocessed")
 
 
