@@ -1,6 +1,6 @@
 """A site's preprocessed cases, and the fold that is held back to validate."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +36,58 @@ def rare_labels(cases: Collection[PreprocessedCase], labels: Labels, fewest: int
     ]
 
 
+def deal_folds(
+    cases: Mapping[str, Collection[str]],
+    seed: int,
+    site: str,
+    patients: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """Return the fold in which each of a site's cases validates; nothing for a single patient.
+
+    Every patient validates in exactly one of the five folds, with all examinations, and those with
+    the same modalities are dealt out evenly. The split needs nothing but what the site knows and
+    the seed, so that the server does not learn it.
+
+    Args:
+        cases: The modalities of each case, by its name.
+        seed: Seed of the run.
+        site: Name of the site.
+        patients: What more than the names tells of patients, by case; see ``patient_of``.
+    """
+    examinations: dict[str, list[str]] = {}
+    for name in sorted(cases):
+        patient = patient_of(name, (patients or {}).get(name, ""))
+        examinations.setdefault(patient, []).append(name)
+    if len(examinations) < 2:
+        return {}
+    generator = np.random.default_rng([seed, site_number(site)])
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for patient in sorted(examinations):
+        has = {modality for name in examinations[patient] for modality in cases[name]}
+        groups.setdefault(tuple(sorted(has)), []).append(patient)
+    dealt: list[str] = []
+    for modalities in sorted(groups):
+        generator.shuffle(groups[modalities])
+        dealt += groups[modalities]
+    return {
+        name: place % FOLD_COUNT
+        for place, patient in enumerate(dealt)
+        for name in examinations[patient]
+    }
+
+
+Split = tuple[tuple[str, ...], tuple[str, ...]]
+"""The names of the cases that train, and of those that validate."""
+
+
 def split_fold(
     cases: Mapping[str, Collection[str]],
     fold: str,
     seed: int,
     site: str,
     patients: Mapping[str, str] | None = None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split a site's cases into those that train and those that validate.
-
-    Every patient validates in exactly one of the five folds, with all examinations, and those with
-    the same modalities are dealt out evenly. The split needs nothing but what the site knows and
-    the seed, so that the server does not learn it.
+) -> Split:
+    """Split a site's cases into those that train and those that validate, by ``deal_folds``.
 
     Args:
         cases: The modalities of each case, by its name.
@@ -58,27 +98,21 @@ def split_fold(
         patients: What more than the names tells of patients, by case; see ``patient_of``.
     """
     names = sorted(cases)
-    examinations: dict[str, list[str]] = {}
-    for name in names:
-        patient = patient_of(name, (patients or {}).get(name, ""))
-        examinations.setdefault(patient, []).append(name)
-    if fold == EVERY_CASE or len(examinations) < 2:
+    if fold == EVERY_CASE:
         return tuple(names), ()
-    generator = np.random.default_rng([seed, site_number(site)])
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for patient in sorted(examinations):
-        has = {modality for name in examinations[patient] for modality in cases[name]}
-        groups.setdefault(tuple(sorted(has)), []).append(patient)
-    dealt: list[str] = []
-    for modalities in sorted(groups):
-        generator.shuffle(groups[modalities])
-        dealt += groups[modalities]
-    held = {name for patient in dealt[int(fold) :: FOLD_COUNT] for name in examinations[patient]}
-    return tuple(name for name in names if name not in held), tuple(sorted(held))
+    dealt = deal_folds(cases, seed, site, patients)
+    held = tuple(name for name in names if dealt.get(name) == int(fold))
+    return tuple(name for name in names if name not in held), held
 
 
 def open_sites(
-    work: Path, plans: Plans, configuration: str, fold: str, seed: int, chosen: Sequence[str] = ()
+    work: Path,
+    plans: Plans,
+    configuration: str,
+    fold: str,
+    seed: int,
+    chosen: Sequence[str] = (),
+    split: Callable[..., Split] = split_fold,
 ) -> list[Site]:
     """Open the preprocessed cases of the sites in ``WORK/sites``, to be computed on the CPU.
 
@@ -89,6 +123,7 @@ def open_sites(
         fold: Fold that validates, and with ``seed`` splits the cases; see ``split_fold``.
         seed: Seed of the run.
         chosen: Names of sites; empty: all that are preprocessed.
+        split: Splits the cases, as ``split_fold`` does.
 
     Raises:
         DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
@@ -117,7 +152,7 @@ def open_sites(
         cases = _open_cases(work, name, plans, configuration)
         held_by = {case: opened.modalities for case, opened in cases.items()}
         patients = {case: opened.patient for case, opened in cases.items()}
-        training, validation = split_fold(held_by, fold, seed, name, patients)
+        training, validation = split(held_by, fold, seed, name, patients)
         trained, held = (tuple(cases[n] for n in names) for names in (training, validation))
         sites.append(Site(name, trained, held))
     return sites

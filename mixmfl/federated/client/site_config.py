@@ -21,6 +21,7 @@ from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.federated.client.approval import Approval
 from mixmfl.federated.client.audit_log import AuditLog
 from mixmfl.federated.client.limits import Limits
+from mixmfl.federated.client.own_folds import OwnFolds
 from mixmfl.federated.secure_aggregation.identities import KeyFiles
 from mixmfl.federated.secure_aggregation.signatures import SiteName
 from mixmfl.federated.sites import open_sites
@@ -122,6 +123,11 @@ class SiteConfig:
         return self.work / "used.json"
 
     @property
+    def folds_file(self) -> Path:
+        """The record of the folds into which the cases were dealt; it names cases."""
+        return self.work / "folds.json"
+
+    @property
     def summed_file(self) -> Path:
         """The record of the sites that masked numbers of this one were summed with."""
         return self.work / "summed_sites.json"
@@ -187,12 +193,14 @@ class SiteConfig:
         return fingerprint, site.labels, read_patient_counts(self.folder)
 
     def open(self, plans: Plans, configuration: str, fold: str, seed: int) -> Site:
-        """Open the preprocessed cases.
+        """Open the preprocessed cases, split into the folds of this hospital; see ``OwnFolds``.
 
         Raises:
             DataError: There are none, or they were preprocessed with other plans.
+            PrivacyError: The record of the folds is damaged.
         """
-        (site,) = open_sites(self.work, plans, configuration, fold, seed, [self.name])
+        split = OwnFolds(self.folds_file, self.problem_log).split
+        (site,) = open_sites(self.work, plans, configuration, fold, seed, [self.name], split)
         device = devices.find_device(self.device)
         return self.with_floors(dataclasses.replace(site, device=device, workers=self.workers))
 
