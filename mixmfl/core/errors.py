@@ -61,6 +61,19 @@ class PrivacyError(MixmflError):
     """A site's privacy settings forbid the requested task."""
 
 
+class RefusalError(PrivacyError):
+    """A hospital's limits, policy or people forbid what a coordinator asks for.
+
+    Attributes:
+        reason: Why, in words that the coordinator may read: they name no file, case or count.
+    """
+
+    def __init__(self, reason: str, at_home: str = "") -> None:
+        """Args: reason: see above; at_home: what the hospital alone reads of it."""
+        super().__init__(". ".join(filter(None, (reason, at_home))))
+        self.reason = reason
+
+
 class ModelError(MixmflError):
     """A model file or a checkpoint is missing, damaged, or of another version."""
 

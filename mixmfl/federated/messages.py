@@ -79,6 +79,7 @@ SENT: Mapping[str, Mapping[str, str]] = {
     "failed": {
         "error": "the kind of error, without its text",
         "version": "the site's version of mixmfl",
+        "refused": "which of the hospital's limits, or what in its policy, forbids the task",
     },
 }
 """What a message of each kind may carry beside tensors, in plain words."""

@@ -56,6 +56,9 @@ def block_weights(cases: int, modality_cases: Mapping[str, int]) -> dict[str, in
 NOT_CONNECTED = "is not connected"
 """How the reason begins where a site is missing because it could not be reached."""
 
+REFUSES = "refuses"
+"""How the reason begins where a hospital's limits, policy or people forbid a task."""
+
 CASES_PER_SUBSET = 16  # few, for the number of subsets doubles with every modality
 
 MEASURE = "measure"

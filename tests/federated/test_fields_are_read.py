@@ -112,6 +112,10 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
             outgoing("failed", {"error": "DataError", "version": __version__}),
             controller.failure_in,
         ),
+        "refused": (
+            outgoing("failed", {"version": __version__, "refused": "rounds 9"}),
+            controller.failure_in,
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.errors import PrivacyError
+from mixmfl.core.errors import PrivacyError, RefusalError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
 from mixmfl.federated.client.limits import NO_LIMITS, Limits
@@ -170,7 +170,8 @@ class Approval:
             folder: Folder with a file per job.
 
         Raises:
-            PrivacyError: It is not approved.
+            RefusalError: It is not approved.
+            PrivacyError: The policy or the record cannot be read.
         """
         file = _file(job, folder)
         reasons = []
@@ -181,9 +182,9 @@ class Approval:
             return _decided(job, file, APPROVED, "the site's limits, without a policy")
         if not self.ask:
             _decided(job, file, REFUSED, f"the policy {self.policy}")
-            raise PrivacyError(
-                f"the policy {self.policy} does not cover this job: {'; '.join(reasons)}. The job "
-                f"is in {file}; change the policy, or start mixmfl_site with --ask"
+            raise RefusalError(
+                f"the hospital's policy does not cover this job: {'; '.join(reasons)}",
+                f"The job is in {file}; change {self.policy}, or start mixmfl_site with --ask",
             )
         if _answer(job, folder) is None:
             _write(job, file, WAITS, "nobody yet")
@@ -193,8 +194,13 @@ class Approval:
         if answer.decision == APPROVED:
             return answer.by
         if answer.decision == REFUSED:
-            raise PrivacyError(f"{answer.by} refused this job; remove {file} to be asked again")
-        raise PrivacyError(f"nobody answered whether this job may be done; it waits in {file}")
+            raise RefusalError(
+                "a person at the hospital refused this job",
+                f"It was {answer.by}; remove {file} to be asked again",
+            )
+        raise RefusalError(
+            "nobody at the hospital answered whether this job may be done", f"It waits in {file}"
+        )
 
     def check_still(self, job: Job, folder: Path) -> None:
         """Check that a job that was approved still is: the policy may have ended or been changed.
@@ -204,13 +210,15 @@ class Approval:
             folder: Folder with a file per job, in which a person may have approved of it.
 
         Raises:
-            PrivacyError: The policy does not cover it any more, and no person approved of it.
+            RefusalError: The policy does not cover it any more, and no person approved of it.
+            PrivacyError: The policy or the record cannot be read.
         """
         if self.policy is None or not (reasons := Policy.load(self.policy).against(job)):
             return
         if not self.ask or _answer(job, folder) != APPROVED:
-            raise PrivacyError(
-                f"the policy {self.policy} does not cover this job any more: {'; '.join(reasons)}"
+            raise RefusalError(
+                f"the hospital's policy does not cover this job any more: {'; '.join(reasons)}",
+                f"The policy is {self.policy}",
             )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
-from mixmfl.core.errors import PrivacyError
+from mixmfl.core.errors import PrivacyError, RefusalError
 from mixmfl.core.files import json_digest, read_json, write_json
 from mixmfl.core.records import read_record
 from mixmfl.core.text import plural
@@ -94,10 +94,10 @@ class Limits:
         """Check the settings of a run that the site is to join.
 
         Raises:
-            PrivacyError: They are beyond a limit.
+            RefusalError: They are beyond a limit.
         """
         if self.masked_only and not settings.masked:
-            raise PrivacyError(
+            raise RefusalError(
                 "the coordinator starts a run without masks, and this site takes part in masked "
                 "runs only (--require-masked)"
             )
@@ -107,7 +107,7 @@ class Limits:
             ("learning rate", "--max-learning-rate", settings.learning_rate, self.learning_rate),
         ):
             if asked > most:
-                raise PrivacyError(
+                raise RefusalError(
                     f"the coordinator asks for {name} {asked:g}; this site allows {most:g} "
                     f"({option})"
                 )
@@ -140,16 +140,18 @@ class Limits:
             file: The count of what was used before; it need not exist.
 
         Raises:
-            PrivacyError: No more is allowed, or the file is damaged; nothing was counted.
+            RefusalError: No more is allowed; nothing was counted.
+            PrivacyError: The file is damaged.
         """
         if kind not in _COUNTED:
             return
         name, used = _COUNTED[kind], _used(file)
         most = {"rounds": self.rounds, "queries": self.queries, "jobs": self.jobs}[name]
         if used[name] >= most:
-            raise PrivacyError(
-                f"this site was asked for {used[name]} {name} ({file}), and --max-{name} allows "
-                f"{most}; nothing more is sent unless the hospital raises it"
+            raise RefusalError(
+                f"this site was asked for {used[name]} {name}, and --max-{name} allows {most}; "
+                "nothing more is sent unless the hospital raises it",
+                f"The count is in {file}",
             )
         write_json(file, {**used, name: used[name] + 1})
 
@@ -157,14 +159,16 @@ class Limits:
         """Count the bytes of a reply before it is offered; see ``use``.
 
         Raises:
-            PrivacyError: No more may be sent, or the file is damaged; nothing was counted.
+            RefusalError: No more may be sent; nothing was counted.
+            PrivacyError: The file is damaged.
         """
         used = _used(file)
         if used["bytes"] + size > self.bytes:
-            raise PrivacyError(
-                f"this site has sent {used['bytes']} bytes ({file}), and with {size} more it would "
-                f"be beyond the {self.bytes} of --max-bytes; nothing more is sent unless the "
-                "hospital raises it"
+            raise RefusalError(
+                f"this site has sent {used['bytes']} bytes, and with {size} more it would be "
+                f"beyond the {self.bytes} of --max-bytes; nothing more is sent unless the hospital "
+                "raises it",
+                f"The count is in {file}",
             )
         write_json(file, {**used, "bytes": used["bytes"] + size})
 

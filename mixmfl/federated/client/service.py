@@ -10,7 +10,13 @@ from functools import partial
 from typing import Any
 
 from mixmfl.core import devices
-from mixmfl.core.errors import AggregationError, ModelError, PlansError, PrivacyError
+from mixmfl.core.errors import (
+    AggregationError,
+    ModelError,
+    PlansError,
+    PrivacyError,
+    RefusalError,
+)
 from mixmfl.core.files import clear_unfinished, replacing
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
@@ -76,13 +82,14 @@ class ClientService:
     def answer(self, stored: StoredMessage) -> StoredMessage:
         """Do a task and return the reply.
 
-        The reason of a failure is written to the log only, because it may name files or cases.
+        The reason of a failure is written to the log only, because it may name files or cases. That
+        of a refusal leaves, too, for it names none.
 
         Args:
             stored: The task.
 
         Returns:
-            The reply: of the task's kind, or of kind ``FAILED``, which carries no reason.
+            The reply: of the task's kind, or of kind ``FAILED``.
         """
         kind = "unreadable"
         try:
@@ -115,6 +122,8 @@ class ClientService:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             note(self._config.problem_log, f"{one_line(kind)} failed: {reason}")
             record = {"error": type(error).__name__, "version": __version__}
+            if isinstance(error, RefusalError):
+                record["refused"] = error.reason
             return StoredMessage.pack(outgoing(FAILED, record), self._config.work)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:

@@ -18,7 +18,7 @@ from nvflare.fuel.f3.cellnet.cell import Cell
 
 from mixmfl.core.errors import MixmflError, QuorumError
 from mixmfl.core.files import clear_unfinished, write_json
-from mixmfl.core.text import one_line, printable
+from mixmfl.core.text import MOST_LINE, one_line, printable
 from mixmfl.core.version import __version__, works_with
 from mixmfl.federated.exchange_log import describe_exchange, note
 from mixmfl.federated.flare.job import JobResult, begun_file, pause_file, result_file
@@ -26,7 +26,7 @@ from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memor
 from mixmfl.federated.messages import FAILED, Message, StoredMessage, most_reply_bytes
 from mixmfl.federated.server.coordinator import Answer, Answers
 from mixmfl.federated.server.orders import PlanningJob, load_job, plan_remotely, train_remotely
-from mixmfl.federated.state import NOT_CONNECTED
+from mixmfl.federated.state import NOT_CONNECTED, REFUSES
 
 _PATIENCE = 15.0
 """Seconds within which a site that did not fetch its last task must fetch the next one."""
@@ -232,4 +232,6 @@ def failure_in(reply: Message) -> str:
             f"runs mixmfl {one_line(site_version)}, the coordinator {__version__}; install "
             "versions that differ in the last number at most"
         )
+    if (reason := reply.record.get("refused")) is not None:
+        return f"{REFUSES}: {one_line(reason, MOST_LINE)}"
     return f"could not do it ({one_line(reply.record.get('error'))})"

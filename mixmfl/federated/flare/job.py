@@ -19,6 +19,7 @@ from mixmfl.core.records import read_record
 from mixmfl.federated.flare.hospital_settings import SITE_CLASS
 from mixmfl.federated.flare.processes import Server, ServerLostError
 from mixmfl.federated.flare.provisioning import COORDINATOR_CLASS
+from mixmfl.federated.server.orders import refusals_file
 
 _BEGINNING = 600.0
 """Seconds within which a job must begin. FLARE tries ever more rarely to start one that it could
@@ -67,7 +68,7 @@ def run_job(
         ServerLostError: The server ended, and with it the job.
     """
     result, begun = result_file(orders), begun_file(orders)
-    for of_last_job in (result, begun, pause_file(orders)):
+    for of_last_job in (result, begun, pause_file(orders), refusals_file(orders)):
         of_last_job.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "mixmfl"

@@ -9,7 +9,7 @@ from mixmfl.core.errors import MixmflError
 from mixmfl.federated.flare.job import pause_file, run_job
 from mixmfl.federated.flare.kits import Kit, ending_soon
 from mixmfl.federated.flare.processes import Server, ServerLostError, running_server
-from mixmfl.federated.server.orders import Orders, job_file, save_job
+from mixmfl.federated.server.orders import Orders, job_file, read_refusals, save_job
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import holds_run, open_run, record_time
 from mixmfl.federated.state import ALIVE, NOT_CONNECTED
@@ -74,6 +74,7 @@ class _Jobs:
         self._read: tuple[int, Run] | None = None
         self._rounds = 0  # that are done
         self._warned: date | None = None
+        self._refusals: list[str] = []  # that were printed
         self._failures, self._failed_after = 0, 0
 
     def run(self) -> None:
@@ -101,6 +102,7 @@ class _Jobs:
                 deadline=self._deadline,
                 each_second=partial(self._each_second, server, self._rounds, online),
             )
+            self._say_refusals()
             self._read_progress()
             if result.status == "done":
                 return
@@ -115,6 +117,7 @@ class _Jobs:
     def _each_second(self, server: Server, rounds_before: int, online: set[str]) -> None:
         """Report what a job has done; end it after its round if another site can take part."""
         self._warn_daily()
+        self._say_refusals()
         self._alive.touch()
         run = self._read_progress()
         if self._rounds == rounds_before or run is None:
@@ -142,6 +145,13 @@ class _Jobs:
         if (today := datetime.now(timezone.utc).date()) != self._warned:
             self._warned = today
             for line in ending_soon(self._kit, today):
+                self._say(line)
+
+    def _say_refusals(self) -> None:
+        """Say once which hospitals refuse a task, and why."""
+        for line in read_refusals(self._file):
+            if line not in self._refusals:
+                self._refusals.append(line)
                 self._say(line)
 
     def _fail(self, reason: str, then: str) -> None:

@@ -43,6 +43,7 @@ from mixmfl.federated.server.update_checks import check_answer, check_registrati
 from mixmfl.federated.state import (
     NETWORK,
     NOT_CONNECTED,
+    REFUSES,
     Cases,
     Registration,
     RunSettings,
@@ -153,13 +154,15 @@ def load_job(path: Path) -> Orders:
 def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
     """Ask all sites for their fingerprints, make one plan, and have each preprocess its cases.
 
+    A site that refuses is left out.
+
     Raises:
-        MixmflError: A site did not answer, or the sites do not fit together.
+        MixmflError: A site did not answer, all refuse, or the sites do not fit together.
     """
     plans = kept_plans(orders.out, replan=orders.replan)
     if plans is None:
         record = {"version": __version__, "minimum": list(orders.minimum)}
-        answers = _ask_all(ask, orders.sites, Message("fingerprint", record, {}), read_statistics)
+        answers = _ask_all(ask, orders, Message("fingerprint", record, {}), read_statistics)
         meant = {site: answer[1] for site, answer in answers.items()}
         labels = agree_on_labels(meant)
         for line in describe_sets(meant, labels):
@@ -179,7 +182,7 @@ def plan_remotely(orders: PlanningJob, ask: Ask) -> None:
         plans, _ = write_plans(fingerprints.values(), labels, preset, dataset, orders.out)
     names = [name for name in orders.configurations if name in plans.configurations]
     task = Message("preprocess", {"plans": plans.to_json(), "configurations": names}, {})
-    cases = _ask_all(ask, orders.sites, task, partial(read_case_counts, configurations=names))
+    cases = _ask_all(ask, orders, task, partial(read_case_counts, configurations=names))
     write_json(orders.out / "preprocessed.json", cases)
 
 
@@ -190,8 +193,9 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
     site that is to join one and is not connected joins in a later job.
 
     Args:
-        orders: What to train. A new run needs all of its sites; a resumed one needs fewer, and
-            those that it had and that are not named leave it.
+        orders: What to train. A new run needs all of its sites but those that refuse, and a masked
+            one these, too; a resumed one needs fewer, and those that it had and that are not named
+            leave it.
         ask: Sends tasks to the sites and returns their answers.
         pause: Asked before every round whether to stop, as when a site has come back.
 
@@ -199,7 +203,7 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         Whether the run is finished.
 
     Raises:
-        MixmflError: A site did not join a new run, or none is left.
+        MixmflError: A site could not join a new run, or too few are left.
     """
     plans = Plans.load(orders.work / "plans.json")
     resumed = holds_run(orders.out)
@@ -257,7 +261,7 @@ def _join(
         before: Registrations of all sites that the run has had; None: it is new.
 
     Raises:
-        MixmflError: A site did not join a new run, or none is left.
+        MixmflError: A site could not join a new run, or too few are left.
     """
     record = {
         "version": __version__,
@@ -269,9 +273,14 @@ def _join(
     # the engine knows who of them all is away
     answers = ask(dict.fromkeys(orders.sites, Message("join", record, {})))
     registered, failed = read_registrations(answers, plans, orders.work)
+    absent = {**answers.absent, **failed}
     if before is None:
-        _need_all("join", {**answers.absent, **failed})
+        # sites of a sum are the same for ever: none is left out of it because it refuses today
+        fewest = len(orders.sites) if orders.settings.masked else orders.quorum
+        _need("join", orders, absent, fewest)
         before = {}
+    else:
+        _note_refusals("join", orders, absent)
     # whoever comes back with other cases than it registered is another site to this run
     here = {site for site in registered if before.get(site, registered[site]) == registered[site]}
     if not here:
@@ -287,7 +296,7 @@ def _join(
     changed = dict.fromkeys(
         set(registered) - here, "did not join with the cases that it registered"
     )
-    return _Joined(known, here, {**answers.absent, **failed, **changed})
+    return _Joined(known, here, {**absent, **changed})
 
 
 def _fingerprint_file(work: Path, site: str) -> Path:
@@ -354,14 +363,14 @@ def _personalize(run: Run, ask: Ask) -> None:
 
 
 def _ask_all(
-    ask: Ask, sites: Sequence[str], task: Message, read: Callable[[str, Message], Read]
+    ask: Ask, orders: PlanningJob, task: Message, read: Callable[[str, Message], Read]
 ) -> dict[str, Read]:
-    """Ask sites that must all answer, and return what is read from their answers.
+    """Ask sites that must all answer or refuse, and return what is read from their answers.
 
     Raises:
-        DataError: Some did not answer, or what they sent cannot be true; it says which and why.
+        DataError: Some did neither, or what they sent cannot be true; it says which and why.
     """
-    answers = ask(dict.fromkeys(sites, task))
+    answers = ask(dict.fromkeys(orders.sites, task))
     done, absent = {}, dict(answers.absent)
     for site, answer in answers.came.items():
         try:
@@ -369,14 +378,46 @@ def _ask_all(
             done[site] = read(site, answer.message)
         except MixmflError as error:
             absent[site] = f"what it sent is not taken: {error}"
-    _need_all(task.kind, absent)
+    _need(task.kind, orders, absent)
     return done
 
 
-def _need_all(kind: str, absent: Mapping[str, str]) -> None:
-    if absent:
-        reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(absent.items()))
-        raise DataError(
-            f"{kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
-            "problems.log at the site. Fix it, or continue without the site (--sites)"
-        )
+def _need(kind: str, orders: Orders, absent: Mapping[str, str], fewest: int = 1) -> None:
+    """Check that sites did a task, but for those that refuse where enough others are left.
+
+    Raises:
+        DataError: A site could not do it, or too few did; it says which and why.
+    """
+    if not absent:
+        return
+    refused = _note_refusals(kind, orders, absent)
+    if absent.keys() == refused.keys() and len(orders.sites) - len(refused) >= fewest:
+        return
+    reasons = "\n".join(f"  {site}: {why}" for site, why in sorted(absent.items()))
+    raise DataError(
+        f"{kind}: no usable answer came from these sites:\n{reasons}\nThe details are in "
+        "problems.log at the site. Fix it, or continue without the site (--sites)"
+    )
+
+
+def refusals_file(orders: Path) -> Path:
+    """Return the file in which a job of these orders says which sites refuse, and why."""
+    return orders.with_name("refusals.json")
+
+
+def read_refusals(orders: Path) -> list[str]:
+    """Return a line for each site that refuses a task of a job of these orders."""
+    file = refusals_file(orders)
+    content = read_json(file) if file.is_file() else {}
+    return [
+        f"{site}: {kind}: {why}" for kind, sites in content.items() for site, why in sites.items()
+    ]
+
+
+def _note_refusals(kind: str, orders: Orders, absent: Mapping[str, str]) -> dict[str, str]:
+    """Return the sites that refuse, with their reasons, and write them for the command."""
+    refused = {site: why for site, why in sorted(absent.items()) if why.startswith(REFUSES)}
+    if refused:
+        file = refusals_file(job_file(orders.out))
+        write_json(file, {**(read_json(file) if file.is_file() else {}), kind: refused})
+    return refused

@@ -31,7 +31,7 @@ from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service, site_config
-from mixmfl.federated.client.approval import Approval
+from mixmfl.federated.client.approval import Approval, answer_job
 from mixmfl.federated.client.audit_log import verify_log
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outbound_table
@@ -51,8 +51,10 @@ from mixmfl.federated.server.merge import personalization_task, train_task, vali
 from mixmfl.federated.server.orders import (
     PlanningJob,
     TrainingJob,
+    job_file,
     load_job,
     plan_remotely,
+    read_refusals,
     save_job,
     train_remotely,
 )
@@ -68,6 +70,7 @@ from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
     NETWORK_MINIMUM,
     NOT_CONNECTED,
+    REFUSES,
     Minimum,
     RunSettings,
     Site,
@@ -138,7 +141,9 @@ class Federation:
             back = answer(self.hospitals[name], content)
             reply = decode(back)
             if reply.kind == messages.FAILED:
-                absent[name] = f"could not do it ({reply.record['error']})"
+                refused = reply.record.get("refused")
+                could_not = f"could not do it ({reply.record['error']})"
+                absent[name] = could_not if refused is None else f"{REFUSES}: {refused}"
             else:
                 came[name] = Answer(reply, len(back), len(content), 0.0)
         return Answers(came, absent)
@@ -453,7 +458,7 @@ def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, pl
     limit(federation, "north", bytes=2 * used)
     assert asks(federation, "north", join_task(plans)) == "join"
     reason = asks(federation, "north", join_task(plans))
-    assert f"has sent {2 * used} bytes (" in reason
+    assert f"has sent {2 * used} bytes, and" in reason
     assert f"beyond the {2 * used} of --max-bytes" in reason
 
 
@@ -566,7 +571,7 @@ def test_what_a_coordinator_used_up_is_remembered_over_restarts_and_runs(
     assert asks(federation, "north", join_task(plans)) == "join"
     for kind in kinds:
         (name,) = limits
-        assert f"was asked for 3 {name} (" in asks(federation, "north", tasks[kind])
+        assert f"was asked for 3 {name}, and" in asks(federation, "north", tasks[kind])
     for damaged in ("{", '{"rounds": 1}', '{"rounds": -9, "queries": -9}'):
         federation.configs["north"].used_file.write_text(damaged)
         assert "used.json" in asks(federation, "north", tasks[kinds[0]])
@@ -691,6 +696,84 @@ def test_a_new_run_waits_for_nobody_but_tells_who_is_missing(
     with pytest.raises(DataError, match=r"join: no usable answer.*\n  south: is not connected"):
         train(federation, orders)
     assert not (orders.out / "run.json").exists()
+
+
+def test_a_hospital_that_refuses_is_named_with_its_reason_and_the_others_train(
+    federation: Federation, orders: TrainingJob
+) -> None:
+    limit(federation, "north", rounds=2)
+    reason = "refuses: the coordinator asks for rounds 3; this site allows 2 (--max-rounds)"
+    assert train(federation, orders)
+    assert open_run(orders.out).registrations.keys() == {"south"}
+    assert read_refusals(job_file(orders.out)) == [f"north: join: {reason}"]
+    left = decode(answer(federation.hospitals["north"], encode(join_task(small_plans()))))
+    assert left.record["refused"] == reason.removeprefix("refuses: ")
+
+
+@pytest.mark.parametrize("too_few", ["quorum", "masked", "all"])
+def test_where_the_others_are_too_few_a_refusal_ends_a_new_run_with_its_reason(
+    federation: Federation, orders: TrainingJob, too_few: str
+) -> None:
+    """So it does in a masked one: the first sum decides which hospitals are in all later ones."""
+    masked = dataclasses.replace(SETTINGS, masked=too_few == "masked")
+    orders = dataclasses.replace(orders, settings=masked, quorum=2 if too_few == "quorum" else 1)
+    for name in ("north", "south") if too_few == "all" else ("north",):
+        limit(federation, name, rounds=2)
+    with pytest.raises(DataError, match=r"join: no usable.*\n  north: refuses: the coordinator as"):
+        train(federation, orders)
+    assert not (orders.out / "run.json").exists()
+
+
+def test_a_refusal_names_no_file_and_no_person(tmp_path: Path, federation: Federation) -> None:
+    """What the hospital reads of it in its own log does."""
+    config, plans, policy = federation.configs["north"], small_plans(), tmp_path / "policy.json"
+    write_json(policy, {"until": "2999-01-01", "rounds": 2})
+    asked = dataclasses.replace(config, approval=Approval(policy, ask=True))
+    task = encode(join_task(plans))
+
+    def refused(site: SiteConfig) -> str:
+        federation.configs["north"] = site
+        federation.restart()
+        reason = str(decode(answer(federation.hospitals["north"], task)).record["refused"])
+        log = config.problem_log.read_text().splitlines()[-1]
+        assert reason in log
+        assert str(tmp_path) in log
+        return reason
+
+    reasons = [refused(dataclasses.replace(config, approval=Approval(policy)))]
+    (job,) = config.jobs.iterdir()
+    answer_job(job, approved=False)
+    reasons.append(refused(asked))
+    for used in ({"jobs": 0}, {"bytes": 0}):
+        reasons.append(
+            refused(dataclasses.replace(config, limits=Limits(**{**vars(NO_FLOORS), **used})))
+        )
+    assert reasons == [
+        "the hospital's policy does not cover this job: rounds 3, and it approves of 2",
+        "a person at the hospital refused this job",
+        "this site was asked for 2 jobs, and --max-jobs allows 0; nothing more is sent unless the "
+        "hospital raises it",
+        reasons[-1],
+    ]
+    assert "of --max-bytes" in reasons[-1]
+
+
+def test_a_plan_is_made_without_a_hospital_that_refuses(tmp_path: Path) -> None:
+    configs = []
+    for name in ("north", "south"):
+        write_site(tmp_path / "data" / name, [("t1",)] * 2, f"{name}_patient")
+        site = SiteConfig(name, tmp_path / "data" / name, tmp_path / name, minimum=Minimum())
+        configs.append(dataclasses.replace(site, limits=NO_FLOORS))
+    federation, out = Federation(*configs), tmp_path / "work"
+    limit(federation, "south", jobs=0)
+    plan_remotely(PlanningJob(out, ("north", "south"), "demo", ("2d",), (0, 0)), federation.ask)
+    assert json.loads((out / "preprocessed.json").read_text()) == {"north": {"2d": [2, 0]}}
+    reason = (
+        "refuses: this site was asked for 0 jobs, and --max-jobs allows 0; nothing more is sent "
+        "unless the hospital raises it"
+    )
+    kinds = ("fingerprint", "preprocess")
+    assert read_refusals(job_file(out)) == [f"south: {kind}: {reason}" for kind in kinds]
 
 
 def test_a_hospital_that_comes_back_with_other_cases_is_left_out(

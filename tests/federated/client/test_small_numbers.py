@@ -74,6 +74,7 @@ FIELDS: Mapping[tuple[str, str], str] = {
     ("personalize", "dice_before"): WITHHELD,
     ("failed", "error"): NOTHING,
     ("failed", "version"): NOTHING,
+    ("failed", "refused"): NOTHING,
 }
 """What every field says of few patients; a new one is decided upon here, and tested below."""
 

@@ -52,7 +52,14 @@ from mixmfl.federated.flare.kits import Kit, ending_soon, open_kit, site_names
 from mixmfl.federated.flare.provisioning import Network, provision, revoke
 from mixmfl.federated.messages import Message, StoredMessage
 from mixmfl.federated.server.coordinator import Answer, Answers
-from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
+from mixmfl.federated.server.orders import (
+    PlanningJob,
+    TrainingJob,
+    job_file,
+    load_job,
+    refusals_file,
+    save_job,
+)
 from mixmfl.federated.state import NOT_CONNECTED, RunSettings
 
 KIT = Kit(Path("kit"), "coordinator", "localhost:1", datetime.now(timezone.utc), "", ())
@@ -888,6 +895,17 @@ def test_a_new_run_waits_for_all_of_its_sites_and_says_for_whom(
     assert jobs.took_part == [["north", "south"]]
 
 
+def test_a_hospital_that_refuses_is_named_once_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _Jobs(monkeypatch, [JobResult("paused"), JobResult("done")], tmp_path)
+    refused = {"join": {"south": "refuses: rounds 9"}}
+    jobs.in_job = lambda: write_json(refusals_file(job_file(jobs.orders.out)), refused)
+    jobs.run()
+    assert jobs.printed.count("south: join: refuses: rounds 9") == 1
+    assert jobs.printed.index("south: join: refuses: rounds 9") < len(jobs.printed) - 1
+
+
 def test_a_site_whose_heartbeat_is_late_once_all_were_connected_is_in_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1141,6 +1159,10 @@ def test_another_version_is_reported_before_the_error() -> None:
     assert other.startswith(f"runs mixmfl 9.9\\n, the coordinator {ours}; install versions that ")
     same = controller.failure_in(Message("failed", {**reason, "version": mixmfl.__version__}, {}))
     assert same == "could not do it (PlansError)"
+    refusal = {"version": mixmfl.__version__, "refused": "rounds\n\x1b[2J" + "9" * 20_000}
+    refused = controller.failure_in(Message("failed", refusal, {}))
+    assert refused.startswith("refuses: rounds\\n\\x1b[2J99")
+    assert len(refused) < 10_100
 
 
 def test_a_hospital_says_what_it_could_not_fetch_and_what_nobody_took(
