@@ -85,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "federation's authority certified (docs/privacy.md)",
     )
     parser.add_argument(
+        "--proxy",
+        metavar="HOST:PORT",
+        help="the HTTP proxy that connects to the coordinator (CONNECT); default: none, whatever "
+        "the environment says",
+    )
+    parser.add_argument(
         "--turns",
         type=_paths.new_file("a file that hospitals on this machine share"),
         metavar="FILE",
@@ -230,6 +236,7 @@ def _config(
         approval=_approval(options),
         server=kit.server,
         syslog=options.syslog,
+        proxy=_runner.network_engine().check_proxy(options.proxy) if options.proxy else None,
     )
 
 
@@ -239,15 +246,12 @@ def _print_site(kit: "Kit", identity: "Identity", config: "SiteConfig") -> None:
 
     found = config.cases().found
     print(printable(f"site {kit.name}: {describe(found)}"))
-    print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}")
+    through = f" through the proxy {config.proxy}" if config.proxy else ""
+    print(f"certificate until {kit.expires:%Y-%m-%d}; coordinator at {kit.server}{through}")
     today = datetime.now(timezone.utc).date()
     if line := _runner.network_engine().ends_soon(kit, today):
         print(line)
     print(f"fingerprint of this hospital's key: {identity.fingerprint}")
-    key = kit.folder / "startup" / "client.key"
-    if os.name == "posix" and key.stat().st_mode & 0o077:
-        print(f"others on this machine may read {key}, and who has it can act as this hospital;")
-        print(f"let its owner alone read it: chmod 600 {shlex.quote(str(key))}")
     if os.name == "posix" and config.work.stat().st_mode & 0o077:
         print(f"others on this machine may read {config.work}, which holds images of patients, or")
         print(f"write to it and approve of jobs: chmod 700 {shlex.quote(str(config.work))}")

@@ -82,6 +82,7 @@ def write_certificate(startup: Path, name: str, days: int, authority: Path | Non
             serialization.NoEncryption(),
         )
     )
+    (startup / "client.key").chmod(0o600)
 
 
 class Cable:
@@ -160,6 +161,61 @@ class Cable:
             end.close()
 
 
+class ConnectProxy:
+    """An HTTP proxy on this machine that knows ``CONNECT`` alone, and notes what it was asked."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.asked: list[str] = []
+        self._refuses = refuses
+        self._listener = socket.create_server(("localhost", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                site, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(site,), daemon=True).start()
+
+    def _serve(self, site: socket.socket) -> None:
+        header = b""
+        while not header.endswith(b"\r\n\r\n"):
+            header += site.recv(1)
+        method, target, _ = header.decode().split("\r\n")[0].split(" ")
+        assert method == "CONNECT"
+        self.asked.append(target)
+        host, port = target.split(":")
+        try:
+            if self._refuses:
+                raise OSError("407 Proxy Authentication Required")
+            server = socket.create_connection((host, int(port)))
+        except OSError as error:
+            answer = "502 Bad Gateway" if error.errno else error
+            site.sendall(f"HTTP/1.1 {answer}\r\n\r\n".encode())
+            site.close()
+            return
+        site.sendall(b"HTTP/1.1 200 Connection established\r\nVia: proxy\r\n\r\n")
+        with site, server:
+            back = threading.Thread(target=self._carry, args=(server, site), daemon=True)
+            back.start()
+            self._carry(site, server)
+            back.join()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
 class Loopback:
     """A federation that is planned and preprocessed, with a kit for everyone."""
 
@@ -186,13 +242,14 @@ class Loopback:
         self.plans = plans
         self.sites: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_site(self, name: str, kit: Path | None = None) -> None:
+    def start_site(self, name: str, kit: Path | None = None, *options: object) -> None:
         self.sites[name] = start(
             self.folder / f"{name}.txt",
             "mixmfl_site",
             *("--kit", kit or self.folder / "kits" / name, "-i", self.folder / "data" / name),
             *("-o", self.folder / name, "--device", "cpu", "-n", 1),
             *("--min-validation-cases", 1, "--min-training-cases", 1),  # they have few
+            *options,
         )
 
     def lay_cable(self, name: str) -> Cable:

@@ -66,6 +66,8 @@ class SiteConfig:
         approval: Who approves of jobs.
         server: Address of the coordinator, for the record of what left.
         syslog: Where that record is sent, too; see ``AuditLog``.
+        proxy: ``host:port`` of the HTTP proxy through which the coordinator is reached; None:
+            directly.
     """
 
     name: SiteName
@@ -88,6 +90,7 @@ class SiteConfig:
     approval: Approval = field(default_factory=Approval)
     server: Annotated[str, text(300)] = "the coordinator"
     syslog: Annotated[str, text(300)] | None = None
+    proxy: Annotated[str, text(300)] | None = None
 
     @property
     def exchange_log(self) -> Path:

@@ -16,12 +16,14 @@ from mixmfl.federated.flare.kits import COORDINATOR, ends_soon, open_kit, site_n
 from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import Network, provision, request_kit, revoke
 from mixmfl.federated.flare.runner import run_jobs
+from mixmfl.federated.flare.tunnel import check_proxy
 
 __all__ = [
     "COORDINATOR",
     "Coordinator",
     "Network",
     "SiteExecutor",
+    "check_proxy",
     "ends_soon",
     "open_kit",
     "provision",

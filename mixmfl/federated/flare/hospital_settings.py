@@ -20,6 +20,9 @@ SITE_CONFIG = "mixmfl.json"  # in local/ of a hospital's kit: its SiteConfig, re
 SITE_CLASS = "mixmfl.federated.flare.SiteExecutor"
 """The class that a job may run. Kits outlast our files' names, so this path must not change."""
 
+BEYOND = "beyond_tunnel"
+"""The field of a kit's address that has the coordinator's where the target is a tunnel's."""
+
 _ROLE = "project_admin"
 _KEY = "client.key"  # may be a link, to where the hospital keeps its keys
 _FILES = {
@@ -130,7 +133,9 @@ def write_policies(local: Path) -> None:
     )
 
 
-def write_address(startup: Path, name: str, server: str, identity: str) -> None:
+def write_address(
+    startup: Path, name: str, server: str, identity: str, through: str | None = None
+) -> None:
     """Write where FLARE at a hospital connects to, and as whom; always by TLS of both ends.
 
     Args:
@@ -138,8 +143,11 @@ def write_address(startup: Path, name: str, server: str, identity: str) -> None:
         name: Name of the hospital.
         server: ``host:port`` of the coordinator.
         identity: Name in the certificate of the coordinator's server.
+        through: ``host:port`` of a tunnel to the coordinator; None: it is reached directly.
     """
-    service = {"target": server, "scheme": "http"}
+    service = {"target": through or server, "scheme": "http"}
+    if through is not None:
+        service[BEYOND] = server
     client = {
         **{"ssl_private_key": _KEY, "ssl_cert": "client.crt", "ssl_root_cert": "rootCA.pem"},
         **{"fqsn": name, "is_leaf": True, "connection_security": "mtls"},

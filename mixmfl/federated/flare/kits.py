@@ -1,11 +1,13 @@
 """Start-up kits as those who hold them read them: whose they are, and when they end."""
 
+import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,7 +18,7 @@ from mixmfl.core.files import read_json, read_small
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
-from mixmfl.federated.flare.hospital_settings import check_files
+from mixmfl.federated.flare.hospital_settings import BEYOND, check_files
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
 
 COORDINATOR = "coordinator"
@@ -31,6 +33,7 @@ LONGEST_NAME = 64
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"  # of a domain name
 HospitalName = Annotated[str, text(LONGEST_NAME, _LABEL, "letters, digits and hyphens")]
+HospitalNames = Annotated[tuple[HospitalName, ...], entries(1, MOST_SITES)]
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,12 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
         coordinator: Whether the kit must be the coordinator's; otherwise it must be a hospital's.
 
     Raises:
-        DataError: The folder is no kit of this kind, its certificate has expired, or it is a
-            hospital's and holds what ``hospital_settings.check_files`` refuses.
+        DataError: The folder is no kit of this kind, others may read its keys or write to it, its
+            certificate has expired, or it is a hospital's and holds what
+            ``hospital_settings.check_files`` refuses.
     """
     kit = read_kit(folder, coordinator=coordinator)
+    _check_private(folder)
     if not coordinator:
         check_files(folder)
     if kit.expires < datetime.now(timezone.utc):
@@ -131,6 +136,28 @@ def open_kit(folder: Path, *, coordinator: bool) -> Kit:
             "mixmfl_provision --renew"
         )
     return kit
+
+
+def _check_private(folder: Path) -> None:
+    """Check that nobody else on this machine may read the keys of a kit, or write to the kit.
+
+    Raises:
+        DataError: Others may.
+    """
+    if os.name != "posix":
+        return
+    for key in sorted(folder.glob("**/*.key")):
+        if key.exists() and key.stat().st_mode & 0o077:
+            raise DataError(
+                f"{key}: others on this machine may read it, and who has it can act in this "
+                f"federation; let its owner alone read it: chmod 600 {shlex.quote(str(key))}"
+            )
+    for place in (folder, folder / "startup", folder / "local"):
+        if place.is_dir() and place.stat().st_mode & 0o002:
+            raise DataError(
+                f"{place}: everybody on this machine may write to it, and so decide what this kit "
+                f"trusts and runs: chmod o-w {shlex.quote(str(place))}"
+            )
 
 
 def read_kit(folder: Path, *, coordinator: bool) -> Kit:
@@ -156,8 +183,9 @@ def read_kit(folder: Path, *, coordinator: bool) -> Kit:
         raise damaged(certificate, error) from None
     try:
         name = COORDINATOR if coordinator else content["client"]["fqsn"]
-        server = content["servers"][0]["service"]["target"]
-    except (KeyError, IndexError, TypeError) as error:
+        service = content["servers"][0]["service"]
+        server = service.get(BEYOND) or service["target"]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise damaged(config, error) from None
     host, _, port = server.rpartition(":") if isinstance(server, str) else ("", "", "")
     # what the server's certificate must say; a hospital may reach it by another name
@@ -181,37 +209,31 @@ def site_names(kit: Kit) -> tuple[str, ...]:
         DataError: The kit is damaged.
     """
     file = kit.folder / "local" / SITES_FILE
-    names = read_json(file).get("sites")
-    if not are_site_names(names):
-        raise damaged(file, f"sites {quoted(names)}")
-    return tuple(names)
+    written = read_json(file).get("sites")
+    try:
+        names: tuple[str, ...] = read_value(HospitalNames, written, "sites", DataError)
+    except DataError as error:
+        raise damaged(file, error) from None
+    return names
 
 
 def is_host(name: str) -> bool:
     """Return whether a name can be that of a host, or an IPv4 address."""
-    return _is_name(name, rf"{_LABEL}(\.{_LABEL})*")
+    return len(name) <= LONGEST_NAME and bool(re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", name))
 
 
 def is_site_name(name: Any) -> bool:
-    """Return whether a hospital can have this name: letters, digits and hyphens."""
-    return isinstance(name, str) and _is_name(name, _LABEL)
-
-
-def are_site_names(names: Any) -> TypeGuard[list[str]]:
-    """Return whether this is a list of names that hospitals can have, no longer than it may be."""
-    return (
-        isinstance(names, list) and 0 < len(names) <= MOST_SITES and all(map(is_site_name, names))
-    )
+    """Return whether a hospital can have this name; see ``HospitalName``."""
+    try:
+        read_value(HospitalName, name, "name", DataError)
+    except DataError:
+        return False
+    return True
 
 
 def is_port(digits: str) -> bool:
     """Return whether digits are those of a port."""
     return re.fullmatch("[0-9]{1,5}", digits) is not None and 0 < int(digits) < 2**16
-
-
-def _is_name(name: str, pattern: str) -> bool:
-    """Return whether a name matches a pattern and is short enough for a certificate."""
-    return len(name) <= LONGEST_NAME and re.fullmatch(pattern, name) is not None
 
 
 def damaged(file: Path, why: object) -> DataError:

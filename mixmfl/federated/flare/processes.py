@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import psutil
@@ -27,6 +28,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.federated.client.site_config import SiteConfig
+from mixmfl.federated.exchange_log import note
 from mixmfl.federated.flare.hospital_settings import (
     SITE_CONFIG,
     check_files,
@@ -35,6 +37,7 @@ from mixmfl.federated.flare.hospital_settings import (
 )
 from mixmfl.federated.flare.kits import ADMIN, CERTIFICATES, Kit
 from mixmfl.federated.flare.provisioning import ORG
+from mixmfl.federated.flare.tunnel import tunnel
 
 _BUSY = 120.0
 """Seconds for which the server may be too busy to answer."""
@@ -121,10 +124,16 @@ def running_client(kit: Kit, config: SiteConfig) -> Iterator[subprocess.Popen[by
         _end_orphans(kit)
         check_files(kit.folder)
         write_policies(kit.folder / "local")
-        write_address(kit.folder / "startup", kit.name, kit.server, kit.coordinators[0])
         config.save(kit.folder / "local" / SITE_CONFIG)
-        with _process(kit, "client", [f"uid={kit.name}", f"org={ORG}"]) as process:
-            yield process
+        with ExitStack() as stack:
+            through = None
+            if config.proxy is not None:
+                say = partial(note, config.problem_log)
+                through = stack.enter_context(tunnel(config.proxy, kit.server, say))
+            startup = kit.folder / "startup"
+            write_address(startup, kit.name, kit.server, kit.coordinators[0], through)
+            options = [f"uid={kit.name}", f"org={ORG}"]
+            yield stack.enter_context(_process(kit, "client", options))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
-from mixmfl.core.declarations import entries, text
+from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record
@@ -28,14 +28,14 @@ from mixmfl.federated.flare.kits import (
     COORDINATOR,
     LONGEST_NAME,
     SITES_FILE,
-    HospitalName,
+    HospitalNames,
     is_host,
     is_port,
     is_site_name,
     read_kit,
 )
 from mixmfl.federated.flare.requests import RequestedCertificates, make_request, read_requests
-from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
+from mixmfl.federated.secure_aggregation.signatures import fingerprint_of
 
 ORG = "mixmfl"  # FLARE wants one; rights here are by role
 COORDINATOR_CLASS = "mixmfl.federated.flare.Coordinator"
@@ -53,7 +53,7 @@ class _Written:
     """A network as its file describes it."""
 
     server: Annotated[str, text(LONGEST_NAME + 6, ".+:[0-9]{1,5}", '"host:port"')]
-    sites: Annotated[tuple[HospitalName, ...], entries(1, MOST_SITES)]
+    sites: HospitalNames
 
 
 @dataclass(frozen=True)

@@ -351,6 +351,28 @@ def _shake_hands(server: Path, client: Path) -> str:
     return str(ends[0].version())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_kit_whose_keys_others_may_read_or_that_they_may_change_is_not_used(kits: Path) -> None:
+    north, coordinator = kits / "north", kits / "coordinator"
+    for path, mode, reason in (
+        (north / "startup" / "client.key", 0o640, "others on this machine may read it.*chmod 600"),
+        (north / "startup", 0o757, "everybody on this machine may write to it.*chmod o-w"),
+        (north / "local", 0o777, "everybody on this machine may write to it"),
+        (coordinator / "startup" / "server.key", 0o604, "others on this machine may read it"),
+        (coordinator / "admin" / "startup" / "client.key", 0o660, "others on this machine may"),
+    ):
+        before = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode)
+        with pytest.raises(DataError, match=f"{path.name}: {reason}"):
+            open_kit(
+                coordinator if coordinator in path.parents else north,
+                coordinator=coordinator in path.parents,
+            )
+        path.chmod(before)
+    assert open_kit(north, coordinator=False).name == "north"
+    assert open_kit(coordinator, coordinator=True).name == "coordinator"
+
+
 def test_the_coordinators_renewed_kit_works_with_the_hospitals_old_ones(kits: Path) -> None:
     network = Network("localhost", 18002, ("north", "south"))
     startup, admin = kits / "coordinator" / "startup", kits / "coordinator" / "admin" / "startup"

@@ -39,8 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def identity(folder: Path, key: str = "north", peers: Path | None = None) -> Identity:
     """Return what north signs with, once its key is in its kit."""
     startup = folder / "kits" / "north" / "startup"
-    content = (folder / "asked" / f"{key}.key").read_bytes()
-    (startup / "client.key").write_bytes(content)
+    shutil.copy(folder / "asked" / f"{key}.key", startup / "client.key")  # with its mode
     try:
         kit = open_kit(folder / "kits" / "north", coordinator=False)
         return load_identity("north", KeyFiles(startup, kit.coordinators, peers))
