@@ -75,6 +75,8 @@ def training_job(
         "run": str(record["run"]),
         "rounds": f"{settings.rounds} of {settings.local_steps} steps, learning rate "
         f"{settings.learning_rate:g}, {settings.configuration}, fold {record['fold']}",
+        "personalised": f"at most {plans.training.personal_rounds} rounds of as many steps, "
+        f"learning rate {plans.training.personal_learning_rate:g}, whose weights stay here",
         "masked": "yes, the coordinator learns sums over all sites" if settings.masked else "no",
         "leaves": _leaving(["join", *trained, "validate", MEASURE, COMPARE, "personalize"]),
         "withheld": _withheld(least),

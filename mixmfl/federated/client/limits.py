@@ -18,6 +18,7 @@ from mixmfl.federated.sites import patients_of
 from mixmfl.federated.state import NETWORK_MINIMUM, Cases, RunSettings
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_LOCAL_STEPS, MOST_ROUNDS
 from mixmfl.planning.preprocessed_case import PreprocessedCase
+from mixmfl.planning.settings import TrainingSettings
 
 _MOST_USED = 10**9
 _MOST_BYTES_USED = 10**18
@@ -101,16 +102,25 @@ class Limits:
                 "the coordinator starts a run without masks, and this site takes part in masked "
                 "runs only (--require-masked)"
             )
-        for name, option, asked, most in (
+        _check_most(
             ("rounds", "--max-rounds", settings.rounds, self.rounds),
             ("local steps", "--max-local-steps", settings.local_steps, self.local_steps),
             ("learning rate", "--max-learning-rate", settings.learning_rate, self.learning_rate),
-        ):
-            if asked > most:
-                raise RefusalError(
-                    f"the coordinator asks for {name} {asked:g}; this site allows {most:g} "
-                    f"({option})"
-                )
+        )
+
+    def check_personal(self, training: TrainingSettings) -> None:
+        """Check how a coordinator plans that personalised models are made.
+
+        Raises:
+            RefusalError: By more rounds, or at another learning rate, than a run may have.
+        """
+        _check_most(
+            ("personal rounds", "--max-rounds", training.personal_rounds, self.rounds),
+            (
+                *("personal learning rate", "--max-learning-rate"),
+                *(training.personal_learning_rate, self.learning_rate),
+            ),
+        )
 
     def check_cases(self, training: Collection[PreprocessedCase]) -> None:
         """Check that enough training cases are behind every block that the site would send.
@@ -183,6 +193,19 @@ class Limits:
             f"{used['rounds']} of {self.rounds} rounds, {used['queries']} of {self.queries} "
             f"queries, {used['jobs']} of {self.jobs} jobs, {used['bytes']} of {self.bytes} bytes"
         )
+
+
+def _check_most(*asked_for: tuple[str, str, float, float]) -> None:
+    """Check numbers: what each is called, the option, what is asked for, and the most.
+
+    Raises:
+        RefusalError: One is more.
+    """
+    for name, option, asked, most in asked_for:
+        if asked > most:
+            raise RefusalError(
+                f"the coordinator asks for {name} {asked:g}; this site allows {most:g} ({option})"
+            )
 
 
 _FLOORS = {"masked_only", "validation_cases", "training_cases"}

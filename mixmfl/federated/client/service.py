@@ -274,6 +274,8 @@ class ClientService:
         check_run_task(task, client.plans, client.settings, client.site, joined.forms)
         client.site = self._config.with_floors(client.site)  # the policy may have changed
         self._check_limits(client.site, client.settings)
+        if task.kind == "personalize":
+            self._config.limits.check_personal(client.plans.training)
         self._config.approval.check_still(joined.job, self._config.jobs)
         self._config.limits.use(task.kind, self._config.used_file)
         return client

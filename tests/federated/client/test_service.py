@@ -806,6 +806,30 @@ def test_personalised_models_stay_at_the_site(
     assert "personalize" in {kind for _, kind in federation.asked}
 
 
+@pytest.mark.parametrize(
+    ("planned", "limits", "reason"),
+    [
+        ({"personal_rounds": 4}, {"rounds": 3}, "personal rounds 4; this site allows 3 (--max-r"),
+        (
+            {"personal_rounds": 1, "personal_learning_rate": 1.0},
+            {"learning_rate": 0.5},
+            "personal learning rate 1; this site allows 0.5 (--max-learning-rate)",
+        ),
+    ],
+)
+def test_a_personalised_model_is_made_within_the_limits_of_a_run(
+    federation: Federation, planned: dict[str, Any], limits: dict[str, Any], reason: str
+) -> None:
+    """Its rounds and learning rate stand in the plans, which are the coordinator's."""
+    stored = small_plans()
+    plans = dataclasses.replace(stored, training=dataclasses.replace(stored.training, **planned))
+    limit(federation, "north", **limits)
+    assert asks(federation, "north", join_task(plans)) == "join"
+    opened = federation.configs["north"].open(plans, "2d", "0", 0)
+    task = personalization_task(first_state(plans, SETTINGS), "north", {"north": register(opened)})
+    assert reason in asks(federation, "north", task)
+
+
 def test_a_longer_run_leaves_no_personalised_model_of_the_shorter_one(
     federation: Federation, orders: TrainingJob
 ) -> None:
