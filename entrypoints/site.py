@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
+from mixmfl.core.files import all_may_write
 from mixmfl.core.text import printable
 
 from . import _options, _paths, _runner
@@ -186,6 +187,12 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.client.outbound_preview import preview_of_site
     from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 
+    for decides in filter(None, (options.policy, options.peers)):
+        if all_may_write(decides):
+            raise MixmflError(
+                f"{decides}: everybody on this machine may write to it, and so decide for this "
+                f"hospital: chmod o-w {shlex.quote(str(decides))}"
+            )
     kit = _runner.network_engine().open_kit(options.kit, coordinator=False)
     device = devices.find_device(options.device)
     keys = KeyFiles(

@@ -303,6 +303,11 @@ def read_small(path: Path, most_bytes: int = MOST_BYTES_SETTINGS) -> bytes:
     return content
 
 
+def all_may_write(path: Path) -> bool:
+    """Return whether every user of this machine may write to a file, or in a folder."""
+    return os.name == "posix" and bool(path.stat().st_mode & 0o002)
+
+
 def read_long_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:
     """Read a record that grows with cases or rounds, as ``read_json`` reads any other."""
     return read_json(path, error, MOST_BYTES)

@@ -111,6 +111,20 @@ def test_a_kit_that_is_in_use_is_not_used_twice(
     assert "north: this kit is in use by another process; end that first" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("option", ["--policy", "--peers"])
+def test_a_file_that_everybody_may_write_to_decides_nothing(
+    given: dict[str, object], tmp_path: Path, command: Command, capsys: Said, option: str
+) -> None:
+    file = tmp_path / "decides.json"
+    file.write_text('{"until": "2999-01-01", "rounds": 3}')
+    file.chmod(0o666)
+    assert command("mixmfl_site", *sum(given.items(), ()), option, file, "--dry-run") == 2
+    printed = capsys.readouterr().err
+    assert f"{file}: everybody on this machine may write to it" in printed
+    assert f"chmod o-w {file}" in printed
+
+
 def test_a_dry_run_tells_what_would_leave_and_starts_nothing(
     given: dict[str, object], kits: Path, tmp_path: Path, command: Command, capsys: Said
 ) -> None:

@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, read_small
+from mixmfl.core.files import all_may_write, read_json, read_small
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
@@ -153,7 +153,7 @@ def _check_private(folder: Path) -> None:
                 f"federation; let its owner alone read it: chmod 600 {shlex.quote(str(key))}"
             )
     for place in (folder, folder / "startup", folder / "local"):
-        if place.is_dir() and place.stat().st_mode & 0o002:
+        if place.is_dir() and all_may_write(place):
             raise DataError(
                 f"{place}: everybody on this machine may write to it, and so decide what this kit "
                 f"trusts and runs: chmod o-w {shlex.quote(str(place))}"

@@ -154,6 +154,7 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
     command = [
         *(sys.executable, "-u", "-c", _RUN_AS_CHILD),
         str(kit.folder / "local" / CERTIFICATES) if kind == "server" else "",
+        "" if kind == "server" else f"{kit.coordinators[0]},{kit.name}",
         f"nvflare.private.fed.app.{kind}.{kind}_train",
         *("-m", str(kit.folder), "-s", f"fed_{kind}.json", "--set", "secure_train=true"),
         *(*options, "config_folder=config"),
@@ -181,11 +182,14 @@ def _process(kit: Kit, kind: str, options: Sequence[str]) -> Iterator[subprocess
 # Runs a module, and ends when the process that started it is gone, however that ended; whatever
 # FLARE starts ends with it. FLARE drops a connection with an invalid certificate silently, so the
 # reason is logged here. FLARE knows no revoked certificates: a server compares a client's with a
-# list, which is read again every second, when the client connects and whenever it sends.
+# list, which is read again every second, when the client connects and whenever it sends. FLARE's
+# client takes any certificate of the authority for the server's: so another hospital could sit in
+# between. A client compares the name, and so does the process that it starts for a job.
 _RUN_AS_CHILD = """
-import hashlib, json, logging, os, runpy, ssl, sys, threading, time
+import hashlib, json, logging, os, runpy, shlex, ssl, sys, threading, time
 
 listed = sys.argv[1]  # the file, or nothing for a client
+peers = [*filter(None, sys.argv[2].split(","))]  # with whom a client talks, itself included
 valid = set() if listed else None
 
 def read_valid():
@@ -218,16 +222,19 @@ class CheckedSSLObject(ssl.SSLObject):
         self.check()
 
     def check(self):
-        if valid is None or not self.server_side:
-            return
         if not hasattr(self, "digest"):
             self.digest = hashlib.sha256(self.getpeercert(True) or b"").hexdigest()
-        if self.digest not in valid:
             names = [pair for part in self.getpeercert().get("subject", ()) for pair in part]
-            whose = dict(names).get("commonName", "nobody")
-            error = ssl.SSLError(1, f"the certificate of {whose} was replaced or revoked")
-            log_refusal(error)
-            raise error
+            self.whose = dict(names).get("commonName", "nobody")
+        if self.server_side and valid is not None and self.digest not in valid:
+            self.refuse(f"the certificate of {self.whose} was replaced or revoked")
+        if not self.server_side and peers and self.whose not in peers:
+            self.refuse(f"the other end has the certificate of {self.whose}, not of {peers[0]}")
+
+    def refuse(self, why):
+        error = ssl.SSLError(1, why)
+        log_refusal(error)
+        raise error
 
     def read(self, *arguments):
         self.check()
@@ -236,8 +243,22 @@ class CheckedSSLObject(ssl.SSLObject):
 ssl.SSLContext.sslobject_class = CheckedSSLObject
 if listed:
     read_valid()
+if peers:
+    from nvflare.app_common.job_launcher import client_process_launcher as launcher
+
+    of_flare = launcher.generate_client_command
+    worker = "nvflare.private.fed.app.client.worker_process"
+    start = shlex.join(["-u", "-c", sys.orig_argv[sys.orig_argv.index("-c") + 1], *sys.argv[1:3]])
+
+    def checked(context):
+        command = of_flare(context)
+        if f" -m {worker} " not in command:
+            raise RuntimeError(f"FLARE starts a job by another module than {worker}")
+        return command.replace(f" -m {worker} ", f" {start} {worker} ", 1)
+
+    launcher.generate_client_command = checked
 threading.Thread(target=watch, daemon=True).start()
-del sys.argv[:2]
+del sys.argv[:3]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 

@@ -316,6 +316,34 @@ def test_the_server_accepts_the_newest_certificate_of_each_and_none_that_was_rev
             revoke(kits, name)
 
 
+def test_the_process_of_a_job_compares_the_coordinators_name_too(tmp_path: Path) -> None:
+    (tmp_path / "probe.py").write_text("""
+import shlex, ssl, sys
+from nvflare.apis.job_launcher_spec import JobProcessArgs
+from nvflare.app_common.job_launcher import client_process_launcher as launcher
+from nvflare.utils.job_launcher_utils import get_client_job_args
+arguments = dict.fromkeys(get_client_job_args(), ("-x", "y"))
+arguments[JobProcessArgs.EXE_MODULE] = "-m", "nvflare.private.fed.app.client.worker_process"
+class Context:
+    def get_prop(self, name):
+        return arguments
+_, *command = shlex.split(launcher.generate_client_command(Context()))
+assert ssl.SSLContext.sslobject_class.__name__ == "CheckedSSLObject"
+assert command[:2] == ["-u", "-c"] and command[2] == sys.orig_argv[-4]
+print(command[3:6])
+""")
+    ran = subprocess.run(
+        [sys.executable, "-c", processes._RUN_AS_CHILD, "", "localhost,north", "probe"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    worker = "nvflare.private.fed.app.client.worker_process"
+    assert ran.stdout == f"{['', 'localhost,north', worker]}\n", ran.stderr
+
+
 def test_the_coordinator_is_warned_30_days_before_a_certificate_ends(kits: Path) -> None:
     kit = open_kit(kits / "coordinator", coordinator=True)
     assert ending_soon(kit, (kit.expires - timedelta(days=31)).date()) == []

@@ -402,6 +402,28 @@ def test_who_takes_anothers_name_does_not_get_in_and_is_told_of(
         assert connected(server) == {"south"}
 
 
+@pytest.mark.slow
+def test_a_hospital_talks_to_no_other_hospital_in_place_of_the_coordinator(tmp_path: Path) -> None:
+    """Whose certificate is of the same authority: it could sit in between and read all."""
+    listener = socket.create_server(("localhost", 0))
+    port = int(listener.getsockname()[1])
+    provision(Network("localhost", port, ("north", "south")), tmp_path / "kits")
+    north = open_kit(tmp_path / "kits" / "north", coordinator=False)
+    south = tmp_path / "kits" / "south" / "startup"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=south / "rootCA.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(south / "client.crt", south / "client.key")
+    console = north.folder / "console.log"
+    with listener, processes.running_client(north, SiteConfig("north", tmp_path, tmp_path / "w")):
+        listener.settimeout(120)
+        plain, _ = listener.accept()
+        plain.settimeout(60)
+        with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as secure:
+            assert secure.recv(1) == b""  # it sends nothing
+        refusal = "the other end has the certificate of south, not of localhost"
+        until(lambda: refusal in console.read_text(), "the refusal is told")
+
+
 @in_this_process
 def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
     port = free_port()
