@@ -33,12 +33,19 @@ from mixmfl.federated.client import approval
 from mixmfl.federated.client.approval import Approval, Job, Policy, waiting
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
 from mixmfl.federated.client.limits import Limits, check_joined
+from mixmfl.federated.client.own_folds import OwnFolds
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.flare.kits import CERTIFICATES, Kit, ending_soon, open_kit
 from mixmfl.federated.flare.provisioning import Network
 from mixmfl.federated.secure_aggregation.identities import read_peers
-from mixmfl.federated.server.orders import PlanningJob, TrainingJob, load_job, save_job
+from mixmfl.federated.server.orders import (
+    PlanningJob,
+    TrainingJob,
+    load_job,
+    read_refusals,
+    save_job,
+)
 from mixmfl.federated.state import Minimum, RunSettings
 from mixmfl.inference.default_model import registered_model
 from mixmfl.inference.outcomes import Outcome, Records
@@ -211,6 +218,19 @@ def _summed(folder: Path) -> JsonFile:
     return JsonFile(file, {"shared": ["a", "b", "c"], "loss": ["a", "b"]}, use)
 
 
+def _folds(folder: Path) -> JsonFile:
+    file, cases = folder / "folds.json", dict.fromkeys("abcde", ("t1",))
+    own = OwnFolds(file, folder / "problems.log")
+    good = {name: number for number, name in enumerate(cases)}
+    return JsonFile(file, good, lambda: own.split(cases, "0", 0, "north", {}))
+
+
+def _refusals(folder: Path) -> JsonFile:
+    file = folder / "refusals.json"
+    good = {"join": {"north": "refuses: rounds 9"}, "preprocess": {"south": "refuses: no"}}
+    return JsonFile(file, good, lambda: read_refusals(folder / "orders.json"))
+
+
 def _joined(folder: Path) -> JsonFile:
     file = folder / "joined.json"
     task = {
@@ -329,6 +349,8 @@ JSON_FILES: Mapping[str, Callable[[Path], JsonFile]] = {
     "orders of planning": _planning_orders,
     "used.json": _used,
     "summed_sites.json": _summed,
+    "folds.json": _folds,
+    "refusals.json": _refusals,
     "joined.json": _joined,
     "privacy.json": _ledger,
     "network.json": _network,

@@ -16,9 +16,10 @@ import torch
 
 from mixmfl.core.declarations import LONGEST_PATH, entries, text, within
 from mixmfl.core.errors import AggregationError, DataError, MixmflError, PlansError, QuorumError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import read_json, read_long_json, write_json
 from mixmfl.core.json_fields import Range, fields, whole, word
-from mixmfl.core.records import read_record
+from mixmfl.core.records import read_record, read_value
+from mixmfl.core.text import MOST_LINE
 from mixmfl.core.version import __version__
 from mixmfl.data.dataset_card import read_card
 from mixmfl.data.label_sets import agree_on_labels, describe_sets
@@ -59,6 +60,13 @@ log = logging.getLogger(__name__)
 
 Read = TypeVar("Read")
 
+_Refusals = Annotated[
+    Mapping[
+        Annotated[str, text(40)],
+        Annotated[Mapping[SiteName, Annotated[str, text(2 * MOST_LINE)]], entries(1, MOST_SITES)],
+    ],
+    entries(0, 10),
+]
 _Sites = Annotated[tuple[SiteName, ...], entries(1, MOST_SITES, distinct=True)]
 
 
@@ -406,12 +414,25 @@ def refusals_file(orders: Path) -> Path:
 
 
 def read_refusals(orders: Path) -> list[str]:
-    """Return a line for each site that refuses a task of a job of these orders."""
-    file = refusals_file(orders)
-    content = read_json(file) if file.is_file() else {}
+    """Return a line for each site that refuses a task of a job of these orders.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    refusals = _refusals(refusals_file(orders))
     return [
-        f"{site}: {kind}: {why}" for kind, sites in content.items() for site, why in sites.items()
+        f"{site}: {kind}: {why}" for kind, sites in refusals.items() for site, why in sites.items()
     ]
+
+
+def _refusals(file: Path) -> Mapping[str, Mapping[str, str]]:
+    """Return why sites refuse, by kind of task and site; the file need not exist."""
+    if not file.is_file():
+        return {}
+    refusals: Mapping[str, Mapping[str, str]] = read_value(
+        _Refusals, read_long_json(file), str(file), DataError
+    )
+    return refusals
 
 
 def _note_refusals(kind: str, orders: Orders, absent: Mapping[str, str]) -> dict[str, str]:
@@ -419,5 +440,5 @@ def _note_refusals(kind: str, orders: Orders, absent: Mapping[str, str]) -> dict
     refused = {site: why for site, why in sorted(absent.items()) if why.startswith(REFUSES)}
     if refused:
         file = refusals_file(job_file(orders.out))
-        write_json(file, {**(read_json(file) if file.is_file() else {}), kind: refused})
+        write_json(file, {**_refusals(file), kind: refused})
     return refused
