@@ -1,17 +1,19 @@
 """A run in folds: each is trained, and what they measured is added up."""
 
-import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core.errors import MixmflError
 
 from . import _training
+from ._command import Command
 
 if TYPE_CHECKING:
     from mixmfl.federated.server.cross_validation import CrossValidation
+    from mixmfl.federated.server.kept_options import Words
+    from mixmfl.federated.server.run import Run
     from mixmfl.planning.plans import Plans
 
 
@@ -19,11 +21,11 @@ Train = Callable[[_training.Asked], None]
 """Trains one fold as it is asked for."""
 
 
-def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) -> Path | None:
+def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | None:
     """Train every fold of every configuration, and add up what they measured.
 
     Args:
-        options: The parsed options.
+        command: The command.
         plans: Plans of WORK.
         train: Trains a fold.
 
@@ -55,7 +57,7 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
     )
     from mixmfl.planning.plans import usual_configuration
 
-    out = options.out
+    options, out = command.options, command.options.out
     names = configurations_of(out) or in_order(options.configuration)
     if strange := sorted(set(options.configuration) - set(names)):
         raise MixmflError(
@@ -77,13 +79,17 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
         folders = {names[0] if names else usual_configuration(options.input, plans): out}
     known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
     folds = options.fold or (list(known[0]) if known else ["0"])
+    for name, folder in folders.items():
+        begin_folds(folder, name, folds, resume=options.resume)
+    keep = _training.Keep(_options_of_folds(command, folders.values(), folds))
+    if not options.resume:  # nothing can be resumed otherwise than it was asked for
+        keep()
     found: list[CrossValidation | None] = []
     before: Path | None = None
     for name, folder in folders.items():
-        begin_folds(folder, name, folds, resume=options.resume)
-        begun = filter(None, map(begun_fold, filter(holds_folds, folders.values())))
-        asked = _training.asked_of(options, folder, "", name)
-        found.append(_train_folds(folds, replace(asked, like=next(begun, None)), before, train))
+        begun = filter(None, map(begun_fold, folders.values()))
+        asked = _Folds(command, folder, name, folds, next(begun, None), before, keep)
+        found.append(_train_folds(asked, train))
         before = folder
     done = [each for each in found if each is not None]
     if len(done) < len(found):
@@ -112,18 +118,67 @@ def cross_validate(options: argparse.Namespace, plans: "Plans", train: Train) ->
     return of_all[0]
 
 
-def _train_folds(
-    folds: Sequence[str], asked: _training.Asked, before: Path | None, train: Train
-) -> "CrossValidation | None":
-    """Train the folds of one configuration; return what they measured, if all are done.
+@dataclass(frozen=True)
+class _Folds:
+    """The folds of one configuration, and what is asked of them.
 
-    Args:
+    Attributes:
+        command: The command.
+        folder: The folder that has theirs in it.
+        configuration: Their configuration.
         folds: The folds to train.
-        asked: What is asked of them all; ``out`` is the folder that has theirs in it.
+        like: A run as which they are trained where none of them has begun.
         before: The folder of the configuration that was trained before, with whose folds those of
             this one are compared as they end.
-        train: Trains a fold.
+        keep: Keeps the options of all folds.
     """
+
+    command: Command
+    folder: Path
+    configuration: str
+    folds: Sequence[str]
+    like: "Run | None"
+    before: Path | None
+    keep: _training.Keep
+
+
+def _options_of_folds(
+    command: Command, configurations: Collection[Path], folds: Sequence[str]
+) -> "Mapping[Path, Words]":
+    """Return by folder the options of every fold that is to be trained.
+
+    These are named here or kept by the fold; of one that keeps none and has not begun, by another.
+
+    Args:
+        command: The command.
+        configurations: The folder of each configuration.
+        folds: The folds to train.
+    """
+    from mixmfl.federated.server.kept_options import holds_options, kept_options
+    from mixmfl.federated.server.run_record import holds_run
+    from mixmfl.inference.model_folder import fold_folder, read_folds
+
+    wanted = [fold_folder(folder, fold) for folder in configurations for fold in folds]
+    if not command.options.resume:
+        return dict.fromkeys(wanted, command.named)
+    every = [fold_folder(each, fold) for each in configurations for fold in read_folds(each).folds]
+    others = [folder for folder in every if holds_options(folder)]
+    if not others and not any(map(holds_run, every)):
+        print(
+            f"{command.options.out}: no fold has begun, and what was asked of them first is not "
+            "known; what is not named now is as planned"
+        )
+    options = dict[Path, "Words"]()
+    for folder in wanted:
+        kept = kept_options(folder)
+        if others and not (holds_options(folder) or holds_run(folder)):
+            kept = kept_options(others[0], other=True)
+        options[folder] = {**kept, **command.named}
+    return options
+
+
+def _train_folds(asked: _Folds, train: Train) -> "CrossValidation | None":
+    """Train the folds of one configuration; return what they measured, if all are done."""
     from mixmfl.federated.server.cross_validation import (
         begun_fold,
         pool_folds,
@@ -133,10 +188,12 @@ def _train_folds(
     from mixmfl.federated.server.run_record import holds_run
     from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
 
-    folder = asked.out
-    for fold in folds:
+    folder, before = asked.folder, asked.before
+    for fold in asked.folds:
         out = fold_folder(folder, fold)
-        one = replace(asked, out=out, fold=fold, resume=holds_run(out) or job_file(out).is_file())
+        print(f"{asked.configuration}, fold {fold}: {out}")
+        one = _training.asked_of(asked.command, asked.keep, out, fold, asked.configuration)
+        one = replace(one, resume=holds_run(out) or job_file(out).is_file())
         if one.resume:
             one = replace(one, init=None)  # it is for folds that have not begun
         else:
@@ -145,7 +202,6 @@ def _train_folds(
             one = replace(one, stop_when_flat=0)  # nothing tells when it is
         elif before is not None and fold not in unfinished_folds(before):
             one = replace(one, beside=fold_folder(before, fold))
-        print(f"{asked.configuration}, fold {fold}: {out}")
         train(one)
     if left := unfinished_folds(folder):
         print(f"{folder}: folds {', '.join(left)} are left; --resume --fold trains them")

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from mixmfl.core.errors import MixmflError
 
 from . import _options
+from ._command import Command
 
 if TYPE_CHECKING:
+    from mixmfl.federated.server.kept_options import Words
     from mixmfl.federated.server.orders import TrainingJob
     from mixmfl.federated.server.run import Run
     from mixmfl.federated.state import RunSettings
@@ -23,24 +25,26 @@ class Asked:
     """What the command asks of one run, which is all that it trains, or one of its folds.
 
     Attributes:
+        options: The options of the command, and those that the run keeps.
         out: Folder of the run.
         fold: Fold that validates; empty: as the run that is resumed, or the first.
         configuration: Configuration; empty: as that run or ``like``, or the preprocessed one.
-        sites: Sites that take part; empty: as that run or ``like``, or all.
         init: File whose weights a new run starts from.
         stop_when_flat: See ``--stop-when-flat``; None: as that run or ``like``.
         resume: Whether the run has begun.
+        keep: Called when the run is known to begin or go on as asked: keeps what was asked.
         like: The run of another fold, as which one that has not begun is trained.
         beside: Folder of the same fold of another configuration, with which it is compared.
     """
 
+    options: argparse.Namespace
     out: Path
     fold: str
     configuration: str
-    sites: Sequence[str]
     init: Path | None
     stop_when_flat: int | None
     resume: bool
+    keep: "Keep"
     like: "Run | None" = None
     beside: Path | None = None
 
@@ -72,20 +76,60 @@ class Training:
     beside: Path | None
 
 
-def asked_of(options: argparse.Namespace, out: Path, fold: str, configuration: str) -> Asked:
-    """Return what the options ask of a run in a folder."""
+@dataclass
+class Keep:
+    """Keeps the options of runs, once.
+
+    Attributes:
+        options: The options, by the folder of the run.
+        done: Whether they are kept.
+    """
+
+    options: "Mapping[Path, Words]"
+    done: bool = False
+
+    def __call__(self) -> None:
+        """Keep them, unless that is done."""
+        from mixmfl.federated.server.kept_options import keep_options
+
+        if not self.done:
+            for folder, words in self.options.items():
+                keep_options(folder, words)
+        self.done = True
+
+
+def asked_of(command: Command, keep: Keep, out: Path, fold: str, configuration: str) -> Asked:
+    """Return what a command asks of the run in a folder.
+
+    Args:
+        command: The command.
+        keep: The options of this run, and of others that the command trains.
+        out: Folder of the run.
+        fold: As ``Asked`` has it.
+        configuration: As ``Asked`` has it.
+
+    Raises:
+        MixmflError: What is kept cannot be read.
+    """
+    from mixmfl.federated.server.kept_options import holds_options
+    from mixmfl.federated.server.orders import job_file
+    from mixmfl.federated.server.run_record import holds_run
+
+    options = command.options_for(keep.options[out], out)
+    if taken := command.taken_from(keep.options[out]):
+        print(f"as asked before: {taken}")
+    # one that was killed before it began begins now
+    begun = holds_run(out) or job_file(out).is_file() or not holds_options(out)
     return Asked(
-        out,
-        fold,
-        configuration,
-        options.sites,
+        *(options, out, fold, configuration),
         options.init,
         options.stop_when_flat,
-        options.resume,
+        command.options.resume and begun,
+        keep,
     )
 
 
-def settle(options: argparse.Namespace, plans: "Plans", asked: Asked) -> Training:
+def settle(plans: "Plans", asked: Asked) -> Training:
     """Return what a run is trained with: as asked, else as before, else as planned.
 
     Raises:
@@ -95,11 +139,12 @@ def settle(options: argparse.Namespace, plans: "Plans", asked: Asked) -> Trainin
     from mixmfl.federated.state import RunSettings
     from mixmfl.planning.plans import usual_configuration
 
+    options = asked.options
     before = _before(asked.out) if asked.resume else None
     if asked.resume and before is None:
         raise MixmflError(f"--resume: {asked.out} holds no run; leave it out to start one")
     like = before or asked.like
-    sites, stop_when_flat = asked.sites, asked.stop_when_flat
+    sites, stop_when_flat = options.sites, asked.stop_when_flat
     if like is not None:
         sites = sites or _sites_of(like, asked.out)
         _check_privacy_lasts(like, options)

@@ -13,6 +13,7 @@ from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
 
 from . import _folds, _options, _paths, _progress, _runner, _training
+from ._command import Command
 from ._training import Asked, Training
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ model.safetensors of the best round, which is also registered as the model that 
 Of a run in folds, registered is the mean of their models, or the model of --fold all if it was
 trained.
 
-A run that is resumed keeps what no option names. --rounds, --local-steps, --learning-rate and
---sites may be others than before: they hold from the next round on, and the learning rate then
-falls as in a run that had so many rounds from the start.
+A run that is resumed keeps what no option names, in all of its folds; -i, --kit, --device and
+--workers are named again. --rounds, --local-steps, --learning-rate and --sites may be others than
+before: they hold from the next round on, and the learning rate then falls as in a run that had so
+many rounds from the start.
 
 With --kit the sites are hospitals on a network, where mixmfl_site runs: WORK needs plans.json only,
 and every hospital keeps its data, optimizer state and personalised model. A round ends when all
@@ -43,6 +45,16 @@ again as soon as it has reconnected."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
+    parser = build_parser()
+
+    def work(options: argparse.Namespace) -> int:
+        return _work(Command(parser, sys.argv[1:] if argv is None else argv, options))
+
+    return _runner.run(parser, argv, work, _advice)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
     parser = _runner.parser("mixmfl_train_federated", DESCRIPTION)
     _options.add_work(parser)
     parser.add_argument(
@@ -122,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _options.add_workers(parser)
     parser.add_argument(
         "--personalize",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="after the last round every site fine-tunes the model for itself, and keeps this "
         "personalised model if its validation Dice is higher (mixmfl_export --site)",
     )
@@ -162,18 +175,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--track",
-        nargs="+",
+        nargs="*",
         default=[],
         choices=("tensorboard", "mlflow", "wandb"),
         help="write the numbers of every round for these, too: MLflow (RUN/mlflow.db), Weights & "
         "Biases (RUN/wandb); nothing is sent anywhere. TensorBoard (RUN/tensorboard) is written "
-        "wherever it is installed",
+        "wherever it is installed. Without a name: none of them any more",
     )
     parser.add_argument(
         "--resume", action="store_true", help="resume the run in RUN, or train it for longer"
     )
     _options.add_device(parser)
-    return _runner.run(parser, argv, _work, _advice)
+    return parser
 
 
 def _advice(options: argparse.Namespace) -> str:
@@ -185,44 +198,49 @@ def _advice(options: argparse.Namespace) -> str:
     return f"completed rounds are kept: run the same command {again} to continue"
 
 
-def _work(options: argparse.Namespace) -> int:
+def _work(command: Command) -> int:
     from mixmfl.federated.server.cross_validation import configurations_of
-    from mixmfl.federated.server.tracking import check_tracker
+    from mixmfl.federated.server.kept_options import kept_options
     from mixmfl.inference.model_folder import MODEL, holds_folds
     from mixmfl.planning.plans import Plans
 
+    options = command.options
     if not (options.input / "plans.json").is_file():
         raise MixmflError(
             f"{options.input}: holds no plans.json; make it by mixmfl_plan_preprocess "
             f"-i FEDERATION -o {options.input}"
         )
-    for name in options.track:
-        check_tracker(name)
     plans = Plans.load(options.input / "plans.json")
     several = len(options.fold) > 1 or len(options.configuration) > 1
     model: Path | None
     if several or holds_folds(options.out) or configurations_of(options.out):
-        model = _folds.cross_validate(options, plans, partial(_train, options, plans))
+        model = _folds.cross_validate(command, plans, partial(_train, plans))
     else:
         fold, configuration = "".join(options.fold), "".join(options.configuration)
-        asked = _training.asked_of(options, options.out, fold, configuration)
-        _train(options, plans, asked)
+        kept = kept_options(options.out) if options.resume else {}
+        keep = _training.Keep({options.out: {**kept, **command.named}})
+        _train(plans, _training.asked_of(command, keep, options.out, fold, configuration))
         model = options.out / MODEL
     if model is not None:
         _register(model)
     return 0
 
 
-def _train(options: argparse.Namespace, plans: "Plans", asked: Asked) -> None:
-    training = _training.settle(options, plans, asked)
-    (_over_network if options.kit else _simulated)(options, training)
+def _train(plans: "Plans", asked: Asked) -> None:
+    from mixmfl.federated.server.tracking import check_tracker
+
+    for name in asked.options.track:
+        check_tracker(name)
+    training = _training.settle(plans, asked)
+    (_over_network if asked.options.kit else _simulated)(asked, training)
 
 
-def _simulated(options: argparse.Namespace, training: Training) -> None:
+def _simulated(asked: Asked, training: Training) -> None:
     from mixmfl.core.files import locked
     from mixmfl.federated.server.beginning import Beginning
     from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
+    options = asked.options
     sites = _open_sites(options, training)
     initial = _start(options.alias, training)
     lap = _progress.stopwatch()
@@ -243,7 +261,7 @@ def _simulated(options: argparse.Namespace, training: Training) -> None:
             training.settings,
             training.fold,
             training.out,
-            beginning=Beginning(training.resume, change=True, initial=initial),
+            beginning=Beginning(training.resume, change=True, initial=initial, accepted=asked.keep),
             stop_when_flat=training.stop_when_flat,
             beside=training.beside,
             callbacks=Callbacks(report, progress=progress),
@@ -313,15 +331,17 @@ def _start(aliases: Sequence[str], training: Training) -> "tuple[ServerState, St
     return state, start
 
 
-def _over_network(options: argparse.Namespace, training: Training) -> None:
+def _over_network(asked: Asked, training: Training) -> None:
     from mixmfl.federated.server.run_record import holds_run, open_run
 
+    options = asked.options
     if options.dp_epsilon is not None:
         raise MixmflError("--dp-epsilon: over a network each site decides on its own privacy")
     flare = _runner.network_engine()
     kit = flare.open_kit(options.kit, coordinator=True)
     job = _training_job(options, training, flare.site_names(kit))
     _start(options.alias, training)
+    asked.keep()
     printed, lap = (
         len(open_run(job.out).history) if holds_run(job.out) else 0,
         _progress.stopwatch(),

@@ -39,6 +39,7 @@ from mixmfl.federated.client.summed_sites import SummedSites
 from mixmfl.federated.flare.kits import CERTIFICATES, Kit, ending_soon, open_kit
 from mixmfl.federated.flare.provisioning import Network
 from mixmfl.federated.secure_aggregation.identities import read_peers
+from mixmfl.federated.server.kept_options import OPTIONS_FILE, keep_options, kept_options
 from mixmfl.federated.server.orders import (
     PlanningJob,
     TrainingJob,
@@ -196,6 +197,12 @@ def _planning_orders(folder: Path) -> JsonFile:
     return JsonFile(file, read_json(file), lambda: load_job(file))
 
 
+def _kept_options(folder: Path) -> JsonFile:
+    keep_options(folder, {"rounds": ("--rounds", "3"), "sites": ("--sites", "north", "south")})
+    file = folder / OPTIONS_FILE
+    return JsonFile(file, read_json(file), lambda: kept_options(folder))
+
+
 def _used(folder: Path) -> JsonFile:
     file = folder / "used.json"
 
@@ -347,6 +354,7 @@ JSON_FILES: Mapping[str, Callable[[Path], JsonFile]] = {
     "jobs": _jobs,
     "orders of training": _orders,
     "orders of planning": _planning_orders,
+    "options of a run": _kept_options,
     "used.json": _used,
     "summed_sites.json": _summed,
     "folds.json": _folds,

@@ -75,6 +75,7 @@ ALLOWED = {
     ("_paths.py", "getattr(options, action.dest)"): "the name that a command gave its own option",
     ("_options.py", "what.format(counted=counted)"): "a literal of the command that calls it",
     ("_options.py", "getattr(options, f'dp_{name}')"): "literal names, of this module's options",
+    ("_command.py", "vars"): "the parsed options of this command, by the names of KEPT",
     ("measure_privacy.py", "getattr(options, name)"): "literal names, of this command's options",
     ("plan_preprocess.py", "getattr(options, name)"): "literal names, of this command's options",
     ("tracking.py", "importlib.util.find_spec(name)"): "a name of TRACKERS; nothing is imported",

@@ -162,7 +162,7 @@ def test_help_does_not_wait_for_heavy_libraries() -> None:
 def test_every_module_of_entrypoints_is_a_command() -> None:
     modules = {file.stem for file in (ROOT / "entrypoints").glob("*.py")}
     shared = {name for name in modules if name.startswith("_")}  # what commands share
-    training = {"_training", "_folds", "_progress"}  # of the longest command
+    training = {"_command", "_training", "_folds", "_progress"}  # of the longest command
     assert shared == {"__init__", "_local_network", "_options", "_paths", "_runner"} | training
     assert {f"mixmfl_{name}" for name in modules - shared} == set(COMMANDS)
     for name in modules - shared:  # python -m mixmfl.entrypoints.demo runs it, too

@@ -1,6 +1,7 @@
 """How a run begins: a new one, or one that is resumed, perhaps with other settings and sites."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mixmfl.core.errors import ModelError
@@ -14,6 +15,7 @@ from mixmfl.federated.server.changes import (
     raise_norms,
 )
 from mixmfl.federated.server.checkpoint import (
+    check_can_start,
     follow_record,
     initial_state,
     last_state,
@@ -39,11 +41,14 @@ class Beginning:
             ``stop_when_flat`` or sites; they hold from the next round on.
         initial: The state that a new run starts from, and what it was taken from; see
             ``start_from``. None: a random one.
+        accepted: Called when the run is known to begin or go on as asked, before any of that is
+            written.
     """
 
     resume: bool = False
     change: bool = False
     initial: tuple[ServerState, Start] | None = None
+    accepted: Callable[[], None] = lambda: None
 
 
 NEW = Beginning()
@@ -71,6 +76,8 @@ def begin(
         check_masked_run(asked.plans, asked.registrations)
     if not beginning.resume:
         _check_can_be_flat(asked)
+        check_can_start(asked)
+        beginning.accepted()
         initial, asked.start = beginning.initial or (None, None)
         start_run(asked, initial)
         clear_unfinished(asked.folder, below=True)
@@ -91,13 +98,13 @@ def begin(
         if run.history
         else (initial_state(run), dict[str, Tensors]())
     )
-    _change(run, asked)
+    _change(run, asked, beginning.accepted)
     norms = raise_norms(state.norms, state.round, run.settings, run.changes)
     weights = start_new_modalities(run, state.weights)
     return run, dataclasses.replace(state, norms=norms, weights=weights), states
 
 
-def _change(run: Run, asked: Run) -> None:
+def _change(run: Run, asked: Run, accepted: Callable[[], None]) -> None:
     """Give a run the settings that were asked for, and record what that changes."""
     done = len(run.history)
     changes = changes_of_settings(run.settings, asked.settings, done)
@@ -112,6 +119,7 @@ def _change(run: Run, asked: Run) -> None:
             "difference of two sums would show one site's update. Start a new run with these "
             "sites, by --init from this one's model"
         )
+    accepted()
     if changes or sites:
         run.settings, run.stop_when_flat = asked.settings, asked.stop_when_flat
         run.former = {s: r for s, r in run.known.items() if s not in asked.registrations}

@@ -3,6 +3,7 @@
 ::
 
     RUN/run.json                       settings, sites, history; names the states below
+    RUN/options.json                   what was asked of it by command
     RUN/plans.json                     the plans it was started with
     RUN/rounds/00012/server.safetensors
     RUN/rounds/00012/optimizers/<site>.safetensors
@@ -30,6 +31,7 @@ from mixmfl.core.tensor_store import Tensors, form_of, only, stored
 from mixmfl.core.text import quoted
 from mixmfl.federated.secure_aggregation.protocol import check_stored_optimizer
 from mixmfl.federated.server.changes import Change
+from mixmfl.federated.server.kept_options import OPTIONS_FILE
 from mixmfl.federated.server.run import Run, SiteRound
 from mixmfl.federated.server.run_record import holds_run, round_folder, write_record
 from mixmfl.federated.server.run_tables import progress_table
@@ -48,12 +50,8 @@ from mixmfl.networks.prototypes import State, memory_from_state, memory_to_state
 log = logging.getLogger(__name__)
 
 
-def start_run(run: Run, state: ServerState | None = None) -> None:
-    """Write a new run's record.
-
-    Args:
-        run: A run without rounds.
-        state: The state that it starts from, if not the random one that its plans and seed give.
+def check_can_start(run: Run) -> None:
+    """Check that the folder of a new run is free.
 
     Raises:
         ModelError: The folder holds a run, or anything else.
@@ -64,8 +62,9 @@ def start_run(run: Run, state: ServerState | None = None) -> None:
             "another folder"
         )
     plans_file = run.folder / "plans.json"
-    begun = plans_file.is_file() and read_json(plans_file) == run.plans.to_json()
-    ours = {NETWORK, "plans.json"} if begun else {NETWORK}  # as a kill at the very start leaves it
+    ours = {NETWORK, OPTIONS_FILE}
+    if plans_file.is_file() and read_json(plans_file) == run.plans.to_json():
+        ours.add("plans.json")  # as a kill at the very start leaves it
     names = run.folder.iterdir() if run.folder.is_dir() else ()
     strays = sorted(p.name for p in names if not p.name.startswith(".") and p.name not in ours)
     if strays:
@@ -73,7 +72,16 @@ def start_run(run: Run, state: ServerState | None = None) -> None:
             f"{run.folder}: holds files that are no run ({', '.join(strays[:3])}); nothing was "
             "written. Name another folder"
         )
-    run.plans.save(plans_file)
+
+
+def start_run(run: Run, state: ServerState | None = None) -> None:
+    """Write a new run's record.
+
+    Args:
+        run: A run without rounds, which ``check_can_start`` lets begin.
+        state: The state that it starts from, if not the random one that its plans and seed give.
+    """
+    run.plans.save(run.folder / "plans.json")
     write_record(run)
     if state is not None:
         _save_state(run, state)
