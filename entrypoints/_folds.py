@@ -41,12 +41,14 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         choose_configuration,
         compare_folds,
         configurations_of,
+        folds_to_compare,
         in_order,
         write_choice,
     )
     from mixmfl.federated.server.run_page import FOLDS_PAGE
     from mixmfl.inference.model_folder import (
         EVERY_CASE,
+        FOLD_NAMES,
         MODEL,
         best_configurations,
         fold_folder,
@@ -77,8 +79,9 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
     else:
         folders = {names[0] if names else usual_configuration(options.input, plans): out}
-    known = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
-    folds = options.fold or (list(known[0]) if known else ["0"])
+    begun = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
+    known = [fold for fold in FOLD_NAMES if any(fold in each for each in begun)]
+    folds = options.fold or known or ["0"]
     for name, folder in folders.items():
         begin_folds(folder, name, folds, resume=options.resume)
     keep = _training.Keep(_options_of_folds(command, folders.values(), folds))
@@ -87,8 +90,8 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
     found: list[CrossValidation | None] = []
     before: Path | None = None
     for name, folder in folders.items():
-        begun = filter(None, map(begun_fold, folders.values()))
-        asked = _Folds(command, folder, name, folds, next(begun, None), before, keep)
+        like = next(filter(None, map(begun_fold, folders.values())), None)
+        asked = _Folds(command, folder, name, folds, like, before, keep)
         found.append(_train_folds(asked, train))
         before = folder
     done = [each for each in found if each is not None]
@@ -96,6 +99,13 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return None
     if len(done) > 1:
+        if left := folds_to_compare(done):
+            print(
+                f"{out}: none is chosen yet, for no site has compared the models that both "
+                f"configurations have now in fold {', '.join(left)}; --resume --fold "
+                f"{' '.join(left)} has this done"
+            )
+            return None
         compared = compare_folds(done)
         record = choose_configuration(done, compared, out)
         write_choice(out, record, done, compared)

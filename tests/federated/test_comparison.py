@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed import killed_after
 from small import both_configurations, small_case, small_plans, stored_site
 from small_federation import SETTINGS, Cases
 
@@ -26,9 +28,10 @@ from mixmfl.federated.server.comparison import (
     add_compared,
     comparison_tasks,
     load_comparison,
-    merge_compared,
     read_compared,
+    read_compared_sites,
 )
+from mixmfl.federated.server.coordinator import Answers, Ask, Variation
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import BESIDE, Site
@@ -58,7 +61,7 @@ class Pair:
 
     def tasks(self) -> dict[str, Message]:
         states = (load_state_of(run, choose_round(run, "best")) for run in (self.full, self.flat))
-        return comparison_tasks(self.full, self.flat, *states)
+        return comparison_tasks(self.full, self.flat, list(CASES), *states)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,60 @@ def test_what_was_compared_is_kept_until_a_model_is_another(pair: Pair) -> None:
     file.write_text(json.dumps(content))
 
 
+def test_a_comparison_without_a_site_is_completed_by_a_resume(pair: Pair, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pair.full.folder, tmp_path / "3d"))
+    file = folder / "comparison.json"
+    whole = json.loads(file.read_text())
+    assert list(whole["sites"]) == ["north", "south"]
+
+    def absent(*away: str) -> dict[str, Any]:
+        """Resume while sites are away, and return what is recorded."""
+        asked: list[str] = []
+
+        def between(_: Run, ask: Ask) -> Ask:
+            def here(tasks: Mapping[str, Message]) -> Answers:
+                asked.extend(tasks)
+                return ask({site: task for site, task in tasks.items() if site not in away})
+
+            return here
+
+        simulate(
+            *(PLANS, pair.sites, pair.full.settings, "0", folder),
+            beginning=Beginning(resume=True),
+            beside=pair.flat.folder,
+            variation=Variation(between=between),
+        )
+        return {"asked": asked, **(json.loads(file.read_text()) if file.is_file() else {})}
+
+    file.unlink()
+    assert absent("north", "south") == {"asked": ["north", "south"]}
+    part = absent("north")
+    assert part["components"] == part["sites"]["south"]
+    assert absent("north")["asked"] == ["north"]  # south has answered, and nothing is lost
+    assert absent() == {"asked": ["north"], **whole}
+    assert absent()["asked"] == []
+
+
+def test_a_comparison_that_was_killed_is_whole_or_not_there(pair: Pair, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pair.full.folder, tmp_path / "3d"))
+    file = folder / "comparison.json"
+    whole, changes = json.loads(file.read_text()), 0
+    while True:
+        file.unlink(missing_ok=True)
+        with killed_after(changes) as made:
+            simulate(
+                *(PLANS, pair.sites, pair.full.settings, "0", folder),
+                beginning=Beginning(resume=True),
+                beside=pair.flat.folder,
+            )
+        assert not file.exists() or json.loads(file.read_text()) == whole
+        if not made.killed:
+            break
+        changes += 1
+    assert changes > 3
+    assert json.loads(file.read_text()) == whole
+
+
 def answered(pair: Pair, site: Site, task: Message) -> Message:
     """Return what a site replies to a task that it has checked."""
     settings, travelled = pair.full.settings, decode(encode(task))
@@ -140,11 +197,8 @@ def test_a_case_of_one_configuration_alone_is_not_compared(pair: Pair, tmp_path:
     for stored in (cases[:2], [*cases[:2], ("t1",)]):
         stored_site(tmp_path, "north", stored, PLANS, "2d")
         reply = answered(pair, site, task)
-        assert merge_compared(pair.full, {"north": reply}) == {
-            "2d": {},
-            "3d_fullres": {},
-            "ensemble": {},
-        }
+        compared = read_compared_sites(pair.full, {"north": reply})
+        assert add_compared([compared["north"]]) == {"2d": {}, "3d_fullres": {}, "ensemble": {}}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +242,6 @@ def test_sums_that_cannot_be_true_are_left_out(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     replies = {site.name: answered(pair, site, pair.tasks()[site.name]) for site in pair.sites}
-    whole = merge_compared(pair.full, replies)
     good = replies["north"].record["components"]
     for components, message in (
         ({**good, "2d": {**good["2d"], "core": {**good["2d"]["core"], "dice": 1.5}}}, "no cases"),
@@ -199,7 +252,6 @@ def test_sums_that_cannot_be_true_are_left_out(
         with pytest.raises(AggregationError, match=message):
             read_compared("north", bad, 1, PLANS)
         caplog.clear()
-        of_south = merge_compared(pair.full, {**replies, "north": bad})
+        compared = read_compared_sites(pair.full, {**replies, "north": bad})
         assert "north: its comparison of configurations is left out" in caplog.text
-        assert of_south == add_compared([read_compared("south", replies["south"], 1, PLANS)])
-        assert of_south != whole
+        assert compared == {"south": read_compared("south", replies["south"], 1, PLANS)}

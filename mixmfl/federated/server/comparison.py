@@ -7,14 +7,17 @@ the sites measure all three when the second of two runs of a fold ends.
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field
 from typing import Annotated
 
-from mixmfl.core.declarations import entries
+from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import AggregationError, ModelError
 from mixmfl.core.files import read_long_json, write_json
+from mixmfl.core.json_fields import MOST_NAME
 from mixmfl.core.records import read_record
 from mixmfl.evaluation.small_components import add_components
 from mixmfl.federated.messages import Message
+from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.merge import validation_task
 from mixmfl.federated.server.reply_records import (
     Compared,
@@ -43,10 +46,14 @@ class _Comparison:
     Attributes:
         rounds: The round of each configuration whose model was measured.
         components: What was measured at all sites.
+        sites: What was measured at each; of an earlier version it is not known.
     """
 
     rounds: Annotated[Mapping[Configuration, Round], entries(2, len(CONFIGURATIONS))]
     components: Compared
+    sites: Annotated[Mapping[Annotated[str, text(MOST_NAME)], Compared], entries(0, MOST_SITES)] = (
+        field(default_factory=dict)
+    )
 
 
 def load_comparison(run: Run, beside: Run) -> Compared | None:
@@ -59,16 +66,32 @@ def load_comparison(run: Run, beside: Run) -> Compared | None:
     Raises:
         ModelError: The file is damaged.
     """
+    stored = _load(run, beside)
+    return None if stored is None else stored.components
+
+
+def load_compared_sites(run: Run, beside: Run) -> Mapping[str, Compared] | None:
+    """Return what each site measured of two runs; None as in ``load_comparison``.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    stored = _load(run, beside)
+    return None if stored is None else stored.sites
+
+
+def _load(run: Run, beside: Run) -> _Comparison | None:
     file = run.folder / COMPARISON_FILE
     if not file.is_file():
         return None
     stored = read_record(_Comparison, read_long_json(file, ModelError), str(file), ModelError)
-    return stored.components if stored.rounds == _rounds(run, beside) else None
+    return stored if stored.rounds == _rounds(run, beside) else None
 
 
-def save_comparison(run: Run, beside: Run, components: Compared) -> None:
-    """Write what ``load_comparison`` reads."""
-    content = _Comparison(_rounds(run, beside), components)
+def save_comparison(run: Run, beside: Run, by_site: Mapping[str, Compared]) -> None:
+    """Write what the sites measured of two runs, and the sums over all of them."""
+    in_order = {site: by_site[site] for site in sorted(by_site)}
+    content = _Comparison(_rounds(run, beside), add_compared([*in_order.values()]), in_order)
     write_json(run.folder / COMPARISON_FILE, dataclasses.asdict(content))
 
 
@@ -77,20 +100,21 @@ def _rounds(run: Run, beside: Run) -> dict[str, int]:
 
 
 def comparison_tasks(
-    run: Run, beside: Run, state: ServerState, other: ServerState
+    run: Run, beside: Run, sites: Collection[str], state: ServerState, other: ServerState
 ) -> dict[str, Message]:
     """Return by site the task to measure the models of two runs and their mean.
 
-    Sites that take part in both are asked, with the modalities that both networks were trained for.
+    They are measured with the modalities that both networks were trained for.
 
     Args:
         run: The run in which the sites take part now.
         beside: The other run, of another configuration.
+        sites: The sites that are asked, which took part in both.
         state: The state whose model ``run`` exports.
         other: The state whose model ``beside`` exports.
     """
     tasks = {}
-    for site in sorted({*run.registrations} & {*beside.known}):
+    for site in sorted(sites):
         mine, theirs = (
             validation_task(state, site, run.known),
             validation_task(other, site, {**beside.known, site: run.known[site]}),
@@ -106,16 +130,16 @@ def comparison_tasks(
     return tasks
 
 
-def merge_compared(run: Run, replies: Mapping[str, Message]) -> Compared:
-    """Return the sums over all sites, without replies that cannot be true."""
-    number, parts = choose_round(run, "best"), []
+def read_compared_sites(run: Run, replies: Mapping[str, Message]) -> dict[str, Compared]:
+    """Return what each site measured, without replies that cannot be true."""
+    number, by_site = choose_round(run, "best"), {}
     for site in sorted(replies):
         try:
             labelled = run.registrations[site].labelled
-            parts.append(read_compared(site, replies[site], number, run.plans, labelled))
+            by_site[site] = read_compared(site, replies[site], number, run.plans, labelled)
         except AggregationError as error:
             log.warning("%s: its comparison of configurations is left out: %s", site, error)
-    return add_compared(parts)
+    return by_site
 
 
 def read_compared(

@@ -20,8 +20,8 @@ from mixmfl.federated.server.checkpoint import (
 )
 from mixmfl.federated.server.comparison import (
     comparison_tasks,
-    load_comparison,
-    merge_compared,
+    load_compared_sites,
+    read_compared_sites,
     save_comparison,
 )
 from mixmfl.federated.server.export import export_model
@@ -205,12 +205,21 @@ def _measure(run: Run, ask: Ask) -> None:
 
 
 def _compare(run: Run, beside: Run, ask: Ask) -> None:
-    if load_comparison(run, beside) is not None:
+    """Have sites compare two models, unless they did: who was away is asked after a resume."""
+    compared = load_compared_sites(run, beside)
+    asked = [
+        site
+        for site, registration in run.registrations.items()
+        if site in beside.known
+        and (compared is None or (registration.validated and site not in compared))
+    ]
+    if compared is not None and not asked:
         return
     states = (load_state_of(each, choose_round(each, "best")) for each in (run, beside))
-    answers = ask(comparison_tasks(run, beside, *states))
-    replies = {site: answer.message for site, answer in answers.came.items()}
-    save_comparison(run, beside, merge_compared(run, replies))
+    answers = ask(comparison_tasks(run, beside, asked, *states))
+    new = read_compared_sites(run, {site: each.message for site, each in answers.came.items()})
+    if new or not asked:
+        save_comparison(run, beside, {**(compared or {}), **new})
 
 
 def _one_round(

@@ -278,22 +278,29 @@ def configurations_of(folder: Path) -> list[str]:
     return in_order(read_configurations(folder).configurations)
 
 
-def compare_folds(trained: Sequence[CrossValidation]) -> Compared:
-    """Return what the sites measured of two configurations and their mean, over all folds.
-
-    Empty where some fold was not compared, as in a run of an earlier version that was not resumed.
+def folds_to_compare(trained: Sequence[CrossValidation]) -> list[str]:
+    """Return the folds in which no site has compared the models that two configurations have now.
 
     Args:
         trained: The folds of each configuration, in the order in which they were trained.
     """
-    first, second = trained
-    parts = []
-    for fold in second.folds:
-        runs = (open_run(fold_folder(each.folder, fold)) for each in (second, first))
-        if (part := load_comparison(*runs)) is None:
-            return {}
-        parts.append(part)
-    return add_compared(parts)
+    return [fold for fold, compared in _compared_folds(trained).items() if compared is None]
+
+
+def compare_folds(trained: Sequence[CrossValidation]) -> Compared:
+    """Return what the sites measured of two configurations and their mean, over all folds.
+
+    Args:
+        trained: What ``folds_to_compare`` finds nothing in.
+    """
+    return add_compared([each for each in _compared_folds(trained).values() if each is not None])
+
+
+def _compared_folds(trained: Sequence[CrossValidation]) -> dict[str, Compared | None]:
+    first, second = (each.folder for each in trained)
+    folds = trained[1].folds
+    runs = {fold: [open_run(fold_folder(each, fold)) for each in (second, first)] for fold in folds}
+    return {fold: load_comparison(*pair) for fold, pair in runs.items()}
 
 
 def choose_configuration(

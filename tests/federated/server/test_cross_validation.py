@@ -272,7 +272,7 @@ def test_the_ensemble_is_best_where_its_dice_is_higher_on_the_same_cases(tmp_pat
 
 
 def test_configurations_are_trained_alike_and_the_best_one_predicts(
-    tmp_path: Path, command: Command, capsys: Said
+    tmp_path: Path, command: Command, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = both_configurations()
     planned = plans.configurations
@@ -323,7 +323,16 @@ def test_configurations_are_trained_alike_and_the_best_one_predicts(
     # the first configuration alone is trained on, and its model is another
     longer = ("-i", work, "-o", out / "2d", "--resume", "--rounds", 2)
     assert command("mixmfl_train_federated", *longer) == 0
-    assert command("mixmfl_train_federated", "-i", work, "-o", out, "--resume") == 0
+    again = ("-i", work, "-o", out, "--resume")
+    (out / "3d_fullres" / "fold_0" / "comparison.json").unlink()
+    with monkeypatch.context() as unasked:
+        unasked.setattr("mixmfl.federated.server.coordinator.comparison_tasks", lambda *_: {})
+        capsys.readouterr()
+        assert command("mixmfl_train_federated", *again) == 0
+    assert "none is chosen yet, for no site has compared the models" in capsys.readouterr().out
+    with pytest.raises(ModelError, match="no configuration was chosen yet"):
+        model_files(out)
+    assert command("mixmfl_train_federated", *again) == 0
     rounds = json.loads((out / "3d_fullres" / "fold_0" / "comparison.json").read_text())["rounds"]
     assert rounds["2d"] == choose_round(open_run(out / "2d" / "fold_0"), "best")
 
