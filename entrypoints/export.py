@@ -58,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    if options.site and options.round != "best":
-        raise MixmflError(
-            "--site: personalised models are made from the best round; leave out --round"
-        )
     return _write_nnunet(options) if options.nnunet else _write_model(options)
 
 

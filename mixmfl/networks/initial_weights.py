@@ -5,6 +5,7 @@ taken where it means the same here: an encoder of the same modality, a channel o
 the fusion, a resolution of the decoder, the head of a label of the same name.
 """
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -213,21 +214,30 @@ class _Reader:
             return None, "", "its blocks are residual ones, which add their input; ours do not"
         if residual and not source.residual:
             return None, "", "ours are residual blocks, which add their input; its do not"
-        if source.form == "stacked":
-            theirs = source.weights.get(f"encoder.{rest}")
-            if theirs is None or rest not in _STEMS:
-                return self._fitting(theirs, own, rest, "encoder")
-            return self._stem(block, rest, theirs, own)
-        if block == "encoder":
+        if block == "encoder" and source.form != "stacked":
             return None, "", "one encoder of all modalities cannot be made of several"
-        if block == "shared":
-            return self._fitting(source.weights.get(f"shared.{rest}"), own, rest, "shared")
-        modality = block.removeprefix("tailored.")
-        origin = origin_of(modality, source.trained)
-        theirs = source.weights.get(f"tailored.{origin}.{rest}")
-        if theirs is None:  # without such a modality, or without tailored encoders
-            origin, theirs = SHARED, source.weights.get(f"shared.{rest}")
+        there, origin = self._encoder_there(block, rest)
+        here, widths = (_stage_widths(*of) for of in ((self.fresh, block), (source.weights, there)))
+        if here and widths and not any(map(operator.eq, here, widths)):
+            setting = "shared_width" if block == "shared" else "tailored_width"
+            reason = f"its stages have {_listed(widths)} channels, ours {_listed(here)}"
+            return None, "", f"{reason}: plan with another {setting} to take it"
+        theirs = source.weights.get(f"{there}.{rest}")
+        if source.form == "stacked" and theirs is not None and rest in _STEMS:
+            return self._stem(block, rest, theirs, own)
         return self._fitting(theirs, own, rest, origin)
+
+    def _encoder_there(self, block: str, rest: str) -> tuple[str, str]:
+        """Return which encoder of the source a parameter is read from, and what that is called."""
+        source = self.source
+        if source.form == "stacked":
+            return "encoder", "encoder"
+        if block == "shared":
+            return "shared", "shared"
+        origin = origin_of(block.removeprefix("tailored."), source.trained)
+        if f"tailored.{origin}.{rest}" in source.weights:
+            return f"tailored.{origin}", origin
+        return "shared", SHARED  # without such a modality, or without tailored encoders
 
     def _stem(self, block: str, rest: str, theirs: Tensor, own: Tensor) -> _Read:
         """Split a stem ``(C, channels, *kernel)`` by channel.
@@ -348,6 +358,20 @@ def _widths(weights: Mapping[str, Tensor], level: str) -> tuple[int, int]:
             elif name.startswith("shared."):
                 shared = tensor.shape[0]
     return tailored, shared
+
+
+def _stage_widths(weights: Mapping[str, Tensor], block: str) -> list[int]:
+    """Return the channels of an encoder's stages, from full resolution down."""
+    of_stage = {
+        int(name.removeprefix(f"{block}.stages.").partition(".")[0]): len(tensor)
+        for name, tensor in weights.items()
+        if name.startswith(f"{block}.stages.") and name.endswith(_FIRST)
+    }
+    return [of_stage[stage] for stage in sorted(of_stage)]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _decoder_stages(weights: Mapping[str, Tensor]) -> int:

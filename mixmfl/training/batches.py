@@ -1,5 +1,6 @@
 """Training batches: cases, modalities and patches are drawn, all from a seed."""
 
+import copy
 import random
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -155,6 +156,12 @@ class Batches(Dataset[Batch]):
         """Return the cases of which any batch of the round has a patch."""
         drawn = {int(case) for step in range(self.steps) for case in self._draw(step)[1]}
         return [self.cases[case] for case in sorted(drawn)]
+
+    def with_cases(self, cases: Sequence[PreprocessedCase]) -> "Batches":
+        """Return the same draws from cases that are read otherwise: of equal names, in order."""
+        batches = copy.copy(self)
+        batches.cases = list(cases)
+        return batches
 
     def _draw(self, step: int) -> tuple[np.random.Generator, npt.NDArray[np.int64]]:
         """Return the numbers of a batch's cases, and the generator of its further draws."""

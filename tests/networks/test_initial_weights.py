@@ -172,8 +172,8 @@ def test_what_has_another_size_is_named() -> None:
     assert parts["shared"].taken == parts["shared"].tensors
     assert parts["tailored.t1"].taken == 0
     assert parts["tailored.flair"].tensors == 12  # of each three a kernel, a bias and a norm
-    first = "stages.0.0.convs.0.conv.weight is 2 x 1 x 3 x 3 there, 4 x 1 x 3 x 3 here; and "
-    assert parts["tailored.t1"].left.startswith(first)
+    sizes = "its stages have 2, 4, 4 channels, ours 4, 8, 8"
+    assert parts["tailored.t1"].left == f"{sizes}: plan with another tailored_width to take it"
     assert "streams have 2 and 2 channels there, 4 and 2 here" in parts["fusion"].left
     stacked = plans_of(form="stacked")
     _, parts = started(stacked, source_of(narrow, network_of(narrow, 1)))
@@ -275,6 +275,23 @@ def test_encoders_of_other_blocks_are_named_and_not_taken(tmp_path: Path) -> Non
         assert parts["tailored.t1"].taken == 0
         assert parts["tailored.t1"].left.startswith(why)
         assert parts["decoder"].taken == parts["decoder"].tensors
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_shared_encoder_of_half_the_width_says_in_one_line_that_nothing_fits(
+    tmp_path: Path, residual: bool
+) -> None:
+    """It is so by the presets ``wide`` and ``resenc-m``, whose shared encoder is half as wide."""
+    plans = plans_of(tailored_width=1.0)
+    plans = with_residual_encoders(plans) if residual else plans
+    network = ResidualEncoderUNet if residual else PlainConvUNet
+    _, file = trained_by_nnunet(tmp_path / "checkpoint_final.pth", plans, network)
+    _, parts = started(plans, read_checkpoint(file, Modalities()))
+    assert parts["tailored.t1"].taken == parts["tailored.t1"].tensors
+    assert (parts["shared"].taken, parts["shared"].left) == (
+        0,
+        "its stages have 4, 8, 8 channels, ours 2, 4, 4: plan with another shared_width to take it",
+    )
 
 
 def test_channels_that_nobody_knows_are_left_out_or_named(tmp_path: Path) -> None:

@@ -100,18 +100,13 @@ def train_at_site(
         return _train_privately(task, site, plans, settings, optimizer_state, site.privacy)
     round_number = int(task.record["round"])
     network = site_network(task, site, plans, settings)
-    of_round = (
-        plans,
-        settings.configuration,
-        (settings.seed, round_number, site.name),
-        settings.local_steps,
-    )
-    batches = Batches(site.training, *of_round)
+    entropy = settings.seed, round_number, site.name
+    batches = Batches(site.training, plans, settings.configuration, entropy, settings.local_steps)
     training = dataclasses.replace(_local_training(task, site, plans, settings), loss=loss)
     drawn = batches.cases_drawn() if site.training_cases > 1 and not settings.masked else []
     if drawn:
         _check_drawn(patients_of(drawn), round_number, site)
-        batches = Batches(_without_rare_labels(drawn, round_number, site, plans), *of_round)
+        batches = batches.with_cases(_without_rare_labels(drawn, round_number, site, plans))
     try:
         trained = train_locally(
             network,

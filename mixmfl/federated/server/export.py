@@ -101,9 +101,12 @@ def _state_of(run: Run, number: int, site: str) -> ServerState:
     Raises:
         ModelError: It is not stored, or the site has no personalised model of that round.
     """
+    if site and number != choose_round(run, "best"):
+        raise ModelError(
+            f"{run.folder}: personalised models are made from the best round, "
+            f"{choose_round(run, 'best')}, and there is none of round {number}; leave out --round"
+        )
     state = load_state_of(run, number)
     if not site:
         return state
-    if number != choose_round(run, "best"):
-        raise ModelError(f"{run.folder}: personalised models are made from the best round only")
     return dataclasses.replace(state, weights={**state.weights, **load_personal(run, site)})

@@ -269,8 +269,8 @@ def test_sites_personalise_and_export_by_the_commands(
 
     model = (run / "model.safetensors").read_bytes()
     export = ["-i", run, "-o", mine, "--site"]
-    assert command("mixmfl_export", *export, "north", "--round", 1) == 2
-    assert "--site: personalised models are made from the best round; leave" in (
+    assert command("mixmfl_export", *export, "north", "--round", 2) == 2
+    assert "are made from the best round, 1, and there is none of round 2; leave out --round" in (
         capsys.readouterr().err
     )
     assert command("mixmfl_export", *export, "south") == 2

@@ -38,6 +38,7 @@ from mixmfl.planning.fingerprint import (
     merge_fingerprints,
 )
 from mixmfl.planning.preprocessed_case import PreprocessedCase, labels_in, unlabelled
+from mixmfl.training.batches import Batches
 from mixmfl.training.privacy_budget import Privacy
 
 FEW = (1, 2, 3)
@@ -330,6 +331,22 @@ def test_a_label_that_few_patients_have_is_not_trained(
     site = dataclasses.replace(whole, training=only, training_cases=2)
     with pytest.raises(PrivacyError, match="of the patients whose training cases round 1 draws"):
         train_at_site(task, site, PLANS, several, {})
+
+
+def test_batches_are_built_once_in_a_round_of_a_site_with_a_floor(
+    store: SiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = dataclasses.replace(store.site("alpha", [("t1",)] * 5), training_cases=2)
+    task = train_task(first_state(PLANS, SETTINGS), register(site))
+    built: list[Batches] = []
+
+    def build(*arguments: Any) -> Batches:
+        built.append(Batches(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr("mixmfl.federated.client.training.Batches", build)
+    train_at_site(task, site, PLANS, SETTINGS, {})
+    assert len(built) == 1
 
 
 def test_a_case_keeps_what_it_labels_in_another_process(store: SiteStore) -> None:
