@@ -23,7 +23,7 @@ from mixmfl.federated.server.checkpoint import (
     start_run,
 )
 from mixmfl.federated.server.initial_state import Start
-from mixmfl.federated.server.joining import new_modalities, start_new_modalities
+from mixmfl.federated.server.joining import changes_of_modalities, start_new_modalities
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import check_masked_run
@@ -122,9 +122,10 @@ def _change(run: Run, asked: Run, accepted: Callable[[], None]) -> None:
     accepted()
     if changes or sites:
         run.settings, run.stop_when_flat = asked.settings, asked.stop_when_flat
+        registered = run.registrations
         run.former = {s: r for s, r in run.known.items() if s not in asked.registrations}
         run.registrations = asked.registrations
-        record_changes(run, [*changes, *sites, *new_modalities(run)])
+        record_changes(run, [*changes, *sites, *changes_of_modalities(run, registered)])
 
 
 def _check_can_be_flat(run: Run) -> None:

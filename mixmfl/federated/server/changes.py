@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import LONGEST_PATH, text, within
 from mixmfl.core.errors import ModelError
+from mixmfl.core.text import plural
 from mixmfl.federated.state import Registration, RunSettings, learning_rate_of
 
 CHANGEABLE = ("rounds", "local_steps", "learning_rate")
@@ -25,6 +26,7 @@ class Change:
         before: What it was; training cases of a site or modality, 0: it took no part.
         now: What it is since.
         origin: What the encoder of a modality that joins starts from; None for all else.
+        again: Whether a site or modality took part before.
     """
 
     after: Annotated[int, within(0, 10**6)]
@@ -32,6 +34,7 @@ class Change:
     before: Annotated[float, within(0, 1e12)]
     now: Annotated[float, within(0, 1e12)]
     origin: Annotated[str, text(LONGEST_PATH)] | None = None
+    again: bool = False
 
     @property
     def of_site(self) -> bool:
@@ -44,10 +47,14 @@ class Change:
         kind, _, name = self.what.partition(" ")
         if not name:
             return f"{self.what} {self.before:g} -> {self.now:g}"
+        if not self.now and kind == "site":
+            cases = plural(int(self.before), "training case")
+            return f"{self.what} leaves; the model keeps what it learnt from its {cases}"
         if not self.now:
-            return f"{self.what} takes no part"
+            return f"{self.what} has no site any more; its encoder stays in the model as it is"
         starts = f", its encoder starts from {self.origin}" if self.origin else ""
-        return f"{kind} {name} joins with {self.now:g} training cases{starts}"
+        comes = "comes back" if self.again else "joins"
+        return f"{kind} {name} {comes} with {plural(int(self.now), 'training case')}{starts}"
 
     def __str__(self) -> str:
         return f"from round {self.after + 1} on: {self.text}"
@@ -121,6 +128,7 @@ def changes_of_sites(
             f"site {site}",
             before[site].cases if site in before else 0,
             now[site].cases if site in now else 0,
+            again=site in former,
         )
         for site in sorted(before.keys() ^ now.keys())
     ]

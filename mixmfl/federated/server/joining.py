@@ -1,27 +1,44 @@
-"""A modality that joins a run: what its encoder starts from."""
+"""Modalities of the sites that join or leave: what the encoder of a new one starts from."""
+
+from collections import Counter
+from collections.abc import Mapping
 
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.run import Run
+from mixmfl.federated.state import Registration
 from mixmfl.networks.initial_weights import origin_of, source_of, take_weights
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
 
 
-def new_modalities(run: Run) -> list[Change]:
-    """Return the modalities that the next round trains for the first time, and from what.
+def changes_of_modalities(run: Run, before: Mapping[str, Registration]) -> list[Change]:
+    """Return the modalities that the next round trains for the first time, or again, or not.
 
     Args:
         run: The run, with the sites of its next round.
+        before: Registrations of the sites of its last round.
     """
     if not run.history:  # in a new run all encoders start alike
         return []
-    trained, counts = _trained(run), run.modality_cases
-    held = {m for r in run.registrations.values() for m, n in r.modality_cases.items() if n}
-    return [
-        Change(len(run.history), f"modality {name}", 0, counts[name], origin_of(name, trained))
-        for name in run.plans.modalities
-        if name in held - trained
-    ]
+    trained, had, has = _trained(run), _cases(before), _cases(run.registrations)
+    done, changes = len(run.history), []
+    for name in run.plans.modalities:
+        if name in has and name not in trained:
+            origin = origin_of(name, trained)
+            changes.append(Change(done, f"modality {name}", 0, has[name], origin))
+        elif (name in had) != (name in has):
+            again = name in has.keys() & run.trained_modalities
+            of_name = Change(done, f"modality {name}", had[name], has[name], again=again)
+            changes.append(of_name)
+    return changes
+
+
+def _cases(registrations: Mapping[str, Registration]) -> Counter[str]:
+    """Return how many training cases of the sites have each modality that any has."""
+    cases = Counter[str]()
+    for each in registrations.values():
+        cases.update({name: count for name, count in each.modality_cases.items() if count})
+    return cases
 
 
 def start_new_modalities(run: Run, weights: State) -> State:
@@ -31,7 +48,7 @@ def start_new_modalities(run: Run, weights: State) -> State:
     or from the shared encoder, rather than at random.
 
     Args:
-        run: The run; ``new_modalities`` are among its changes.
+        run: The run; ``changes_of_modalities`` are among its changes.
         weights: Weights after its last round; left as they are.
     """
     joined = {

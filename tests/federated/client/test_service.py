@@ -903,7 +903,8 @@ def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(
         "rounds 3 -> 4",
         "site south joins with 2 training cases",
         "modality flair joins with 2 training cases, its encoder starts from t2",
-        "site north takes no part",
+        "site north leaves; the model keeps what it learnt from its 2 training cases",
+        "modality t2 has no site any more; its encoder stays in the model as it is",
     ]
 
 

@@ -67,9 +67,10 @@ def test_a_site_leaves_and_another_joins_with_its_modality(
     )
     assert [change.text for change in open_run(out).changes] == [
         "rounds 2 -> 4",
-        "site east joins with 1 training cases",
-        "site north takes no part",
-        "modality t1c joins with 1 training cases, its encoder starts from t1",
+        "site east joins with 1 training case",
+        "site north leaves; the model keeps what it learnt from its 1 training case",
+        "modality t1 has no site any more; its encoder stays in the model as it is",
+        "modality t1c joins with 1 training case, its encoder starts from t1",
     ]
     assert [set(each) for each in run.history] == [{"north", "south"}] * 2 + [{"south", "east"}] * 2
     assert {site for site, *_ in asked} == {"south", "east"}
@@ -95,9 +96,10 @@ def test_a_site_leaves_and_another_joins_with_its_modality(
     run = simulate(PLANS, three, five, "0", out, beginning=CHANGED)
     assert set(run.history[-1]) == {"north", "south", "east"}
     assert run.former == {}
-    assert [change.text for change in run.changes[4:]] == [
+    assert [change.text for change in run.changes[5:]] == [
         "rounds 4 -> 5",
-        "site north joins with 1 training cases",
+        "site north comes back with 1 training case",
+        "modality t1 comes back with 1 training case",
     ]
 
 
