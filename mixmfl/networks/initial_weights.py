@@ -46,6 +46,8 @@ _STEMS = "stages.0.0.convs.0.conv.weight", "stem.convs.0.conv.weight"
 _FIRST = ".convs.0.conv.weight", ".blocks.0.conv1.conv.weight"
 """Ends of the names of a stage's first kernel: of plain convolutions, and of residual blocks."""
 
+_RESIDUAL = "blocks are residual ones, which add their input"
+
 _MIX = "mix.convs.0.conv.weight"
 
 
@@ -211,9 +213,9 @@ class _Reader:
         source = self.source
         residual = any(f"{block}.{stem}" in self.fresh for stem in _STEMS[1:])
         if source.residual and not residual:
-            return None, "", "its blocks are residual ones, which add their input; ours do not"
+            return None, "", f"its {_RESIDUAL}, and ours do not: preset resenc-m plans such ones"
         if residual and not source.residual:
-            return None, "", "ours are residual blocks, which add their input; its do not"
+            return None, "", f"our {_RESIDUAL}, and its do not: preset wide plans plain ones"
         if block == "encoder" and source.form != "stacked":
             return None, "", "one encoder of all modalities cannot be made of several"
         there, origin = self._encoder_there(block, rest)

@@ -267,13 +267,13 @@ def test_encoders_of_other_blocks_are_named_and_not_taken(tmp_path: Path) -> Non
     plans = plans_of(tailored_width=1.0)
     residual = with_residual_encoders(plans)
     for here, there, network, why in (
-        (plans, residual, ResidualEncoderUNet, "its blocks are residual ones, which add"),
-        (residual, plans, PlainConvUNet, "ours are residual blocks, which add"),
+        (plans, residual, ResidualEncoderUNet, "preset resenc-m plans such ones"),
+        (residual, plans, PlainConvUNet, "preset wide plans plain ones"),
     ):
         _, file = trained_by_nnunet(tmp_path / "checkpoint_best.pth", there, network)
         _, parts = started(here, read_checkpoint(file, Modalities()))
         assert parts["tailored.t1"].taken == 0
-        assert parts["tailored.t1"].left.startswith(why)
+        assert parts["tailored.t1"].left.endswith(why)
         assert parts["decoder"].taken == parts["decoder"].tensors
 
 
