@@ -60,6 +60,16 @@ class Change:
         return f"from round {self.after + 1} on: {self.text}"
 
 
+def in_words(changes: Sequence[Change]) -> dict[int, str]:
+    """Return by the rounds that were done what was changed then."""
+    by_round: dict[int, list[str]] = {}
+    for change in changes:
+        by_round.setdefault(change.after, []).append(change.text)
+    return {
+        after: f"from round {after + 1} on: {', '.join(each)}" for after, each in by_round.items()
+    }
+
+
 def settings_of(round_number: int, settings: RunSettings, changes: Sequence[Change]) -> RunSettings:
     """Return the settings that a round had, counted from 0.
 

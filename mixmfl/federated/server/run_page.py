@@ -13,12 +13,13 @@ from pathlib import Path
 
 from mixmfl.core.files import write_text
 from mixmfl.core.nan import mean, or_nan
+from mixmfl.core.text import plural
 from mixmfl.evaluation.charts import Chart, Point
 from mixmfl.evaluation.html import HeatTable, Section, Table, page
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import Components, best_shares, shares_text
 from mixmfl.evaluation.subset_dice import expect
-from mixmfl.federated.server.changes import settings_of
+from mixmfl.federated.server.changes import in_words, settings_of
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run import Run, choose_round, privacy_spent
 from mixmfl.federated.state import learning_rate_of
@@ -176,6 +177,10 @@ def _facts(run: Run) -> dict[str, str]:
         "masked": "yes: the server saw sums over sites only" if settings.masked else "no",
         "took": duration(sum(run.seconds.values())) if run.seconds else _NOT_KNOWN,
     }
+    if run.start is not None:
+        facts["first weights"] = f"from {run.start.file}"
+    if run.stop_when_flat:
+        facts["ends early"] = f"after {plural(run.stop_when_flat, 'round')} without a higher Dice"
     spent = privacy_spent(run, done)
     if spent:
         facts["privacy spent"] = ", ".join(
@@ -183,7 +188,7 @@ def _facts(run: Run) -> dict[str, str]:
             for site, each in spent.items()
         )
     if run.changes:
-        facts["changes"] = "; ".join(map(str, run.changes))
+        facts["changes"] = "; ".join(in_words(run.changes).values())
     return facts
 
 
@@ -191,9 +196,7 @@ def _charts(run: Run) -> list[Chart]:
     """Return the curves of a run; those of which nothing is known are left out."""
     rounds = range(1, len(run.history) + 1)
     marks = {f"best round {choose_round(run, 'best')}": float(choose_round(run, "best"))}
-    for change in run.changes:
-        if change.after:
-            marks[str(change)] = change.after + 0.5
+    marks |= {words: after + 0.5 for after, words in in_words(run.changes).items() if after}
 
     losses: dict[str, list[Point]] = {}
     norms: dict[str, list[Point]] = {}

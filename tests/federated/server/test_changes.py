@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,10 @@ def test_the_command_resumes_as_before_but_for_what_it_is_told(
         "from round 2 on: rounds 1 -> 4\nfrom round 2 on: learning_rate 0.01 -> 1e-12\n" in printed
     )
     assert "from round 2 on: stop_when_flat 0 -> 1\nround 2/4  loss north" in printed
+    page = unescape((tmp_path / "run" / "run.html").read_text())
+    changed = "rounds 1 -> 4, learning_rate 0.01 -> 1e-12, stop_when_flat 0 -> 1"
+    assert f"from round 2 on: {changed}" in page
+    assert "after 1 round without a higher Dice" in page
     run = open_run(tmp_path / "run")
     settings = run.settings
     assert (settings.seed, settings.local_steps, run.fold) == (4, 1, "1")

@@ -134,6 +134,8 @@ def test_the_command_says_what_was_taken_and_starts_only_new_runs_so(
     printed = capsys.readouterr().out
     assert "started from m.safetensors:\n  part            from" in printed
     assert "round 1/1" in printed.split("started from")[1]
+    assert "from m.safetensors<" in (tmp_path / "run" / "run.html").read_text()
+    assert command("mixmfl_train_federated", *asked, "--resume") == 0
     assert command("mixmfl_train_federated", *asked, "--init", model, "--resume") == 2
     assert "--init: " in capsys.readouterr().err
     assert load_model(tmp_path / "run" / "model.safetensors").round == 1
