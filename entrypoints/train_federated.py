@@ -273,7 +273,9 @@ def _simulated(asked: Asked, training: Training) -> None:
         _progress.print_personal(run)
         if without := [site.name for site in sites if site.name not in run.personal]:
             print(f"no personalised model, for lack of validation cases: {', '.join(without)}")
-        print(f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors exports a kept one")
+        if any(personal.kept for personal in run.personal.values()):
+            export = f"mixmfl_export -i {training.out} --site SITE -o FILE.safetensors"
+            print(f"{export} exports a kept one")
 
 
 def _open_sites(options: argparse.Namespace, training: Training) -> "list[Site]":
