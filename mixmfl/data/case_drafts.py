@@ -19,6 +19,7 @@ from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import EXTRACTED, HARMLESS, PROCESSING
 from mixmfl.data.sequence_words import is_in_phase, shows_water
 from mixmfl.data.sidecars import sidecar_doubt
+from mixmfl.data.time_points import is_earlier_examination
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 _MPR = (
@@ -429,7 +430,8 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         if any(word in PROCESSING | _COPIED for words in before for word in words):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
-        return any(_DERIVED.search(" ".join(words)) for words in further)
+        behind = [" ".join(words) for words in further]
+        return any(_DERIVED.search(text) or is_earlier_examination(text) for text in behind)
 
     return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
 

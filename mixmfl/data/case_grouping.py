@@ -19,6 +19,7 @@ from mixmfl.data.case_questions import (
     brought_to_other_states,
     misplaced,
     of_doubtful_parts,
+    of_doubtful_times,
     of_other_parts,
     questions_about,
 )
@@ -141,7 +142,8 @@ def _placed(
         if patient := _folder_in_name(file):
             of_patient.setdefault(patient, key_of[file.path])
     elsewhere = of_other_parts(known, key_of) | brought_to_other_states(known)
-    doubts = misplaced(known, key_of) | of_doubtful_parts(known, key_of)
+    doubts = of_doubtful_times(known, key_of) | of_doubtful_parts(known, key_of)
+    doubts |= misplaced(known, key_of)
     placed = []
     for file in files:
         if file.reading.is_known:

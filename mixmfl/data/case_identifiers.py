@@ -159,7 +159,7 @@ def _is_one_patient(
             return False, ""
         return True, "" if home else _WHICH_DAY.format(names_of(paths))  # of several, perhaps
     if not home or not len({rests[path] for path in paths}) == len(images) == count:
-        return False, ""
+        return False, _HOW_TO_NAME if _are_numbered_in_patient(home, heads) else ""
     if all(map(is_uid, heads)):
         return True, ""
     # beside T1.nii.gz, or in a folder of its name, p01_FLAIR.nii.gz is of no other patient
@@ -169,6 +169,20 @@ def _is_one_patient(
     may_be_people = any(re.search(r"\d", head) for head in others) or not repeated
     is_asked = may_be_people and (len(others) > 1 or len(others) == len(heads))
     return True, _HOW_TO_NAME if is_asked else ""
+
+
+def _are_numbered_in_patient(home: Parts, heads: Sequence[str]) -> bool:
+    """Say whether numbers in the folder of one patient may be of series: PAT1/MR3_t1, PAT1/MR9_t1.
+
+    Those of examinations, and with the patient's name before them, are cases.
+    """
+    owner = next((part for part in reversed(home) if names_patient(part)), "")
+    return bool(owner) and all(
+        re.search(r"\d", head)
+        and not (is_examination(head) or names_examination(head))
+        and spaced(owner) not in spaced(head)
+        for head in heads
+    )
 
 
 def _of_other_times(

@@ -20,7 +20,12 @@ from mixmfl.data.image_files import (
     stem_of,
 )
 from mixmfl.data.series_numbers import ask_whose_numbers
-from mixmfl.data.time_points import is_of_another_state
+from mixmfl.data.time_points import (
+    is_earlier_examination,
+    is_examination,
+    is_of_another_state,
+    time_in,
+)
 
 _TWO_FOLDERS = (
     "has files in {}, folders whose names differ in how their letters are stored alone, and which "
@@ -76,7 +81,10 @@ def questions_about(
 def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
     """Return doubts about files whose names tell of another case than the place they lie at."""
     cases = {spaced(rest or place[-1]) for place, rest in key_of.values() if rest or place}
-    doubts = {}
+    doubts: dict[Path, str] = {}
+    kinds_at = defaultdict(set)
+    for file in files:
+        kinds_at[file.home].add(file.reading.modality or "")
     for file in files:
         place, rest = key_of[file.path]
         head = file.reading.head
@@ -84,12 +92,45 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
             if other := _other_entity(file):
                 doubts[file.path] = f"is of another folder than {other!r}, in which it lies"
             continue
+        beside = set() if rest else kinds_at[place]
+        below = file.home[len(place) :] if any(beside) else ()
+        is_new = (file.reading.modality or "") not in beside
+        times = (p for p in below if is_examination(p) or (is_new and is_earlier_examination(p)))
+        if time := next(times, ""):
+            doubts[file.path] = (
+                f"lies in the folder {time!r}, which may be of another examination than the images "
+                "beside that folder"
+            )
         if is_of_another_state(stem_of(file.path), file.parents):
             doubts[file.path] = "says another state of treatment than the folder it lies in"
         if place and not rest and head and spaced(head) in cases - {spaced(place[-1])}:
             doubts[file.path] = f"begins with {head!r}, the name of another case"
         elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
             doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
+    return doubts
+
+
+def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return doubts about images of a case whose names tell an examination, and the others none.
+
+    So is ``FLAIR_previous`` beside ``T1`` and ``T2``. Of ``T1_baseline``, ``T2_baseline`` and
+    ``FLAIR`` it is the one without.
+    """
+    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            images_of[key_of[file.path]].append(file)
+    doubts: dict[Path, str] = {}
+    for images in images_of.values():
+        times = {image.path: time_in(stem_of(image.path)) for image in images}
+        timed = [path for path, time in times.items() if time]
+        silent = [path for path, time in times.items() if not time]
+        if timed and silent:
+            few = silent if len(silent) < len(timed) else timed
+            time = repr(times[timed[0]])
+            mine, others = (time, "none") if few is timed else ("none", time)
+            why = f"tells of another examination ({mine}) than the names beside it ({others})"
+            doubts |= dict.fromkeys(few, why)
     return doubts
 
 

@@ -45,6 +45,7 @@ _REJECTED = {
                  "ausgeschlossen", "do not use", "quarantine", "qc failed", "failed qc", "failed",
                  "augmented", "augmentation", "backup", "backups", "sicherung", "sicherungskopie",
                  "sauvegarde", "$recycle bin", "#recycle", "@eadir", "macosx",
+                 "#snapshot", "~snapshot", "lost+found", "system volume information",
                  "dataforqc")  # of the FeTS tool, whose images are in DataForFeTS
 }  # fmt: skip
 

@@ -13,11 +13,11 @@ from mixmfl.data.time_points import is_day, is_days_folder, names_patient
 # a number that a scanner, a converter or a person gave to a series or to a patient
 _NUMBER = re.compile(
     r"(?:(?P<name>(?!(?:s|se|ser|serie|series|scan|im)[ _.-]+\d+$).*[^ _.-])[ _.-]+)?"
-    r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>\d{1,5})"
+    r"(?:s|se|ser|serie|series|scan|im)?[ _.-]*(?P<number>0*\d{1,5})"
 )
 
 
-_SERIES = re.compile(r"(?:s|se|ser|serie|series|scan|im)[ _.-]*\d{1,4}")
+_SERIES = re.compile(r"(?:s|se|ser|serie|series|scan|im)[ _.-]*0*\d{1,4}")
 _OF_SERIES = re.compile(r"seri?e?s?[ _.-]*\d")
 _UID = re.compile(r"\d+(?:\.\d+){4,}")
 

@@ -75,6 +75,19 @@ _ALONE = (
     rf"(?:scan|week)[ _-]?\d{{1,3}}(?:-\d+)?|bl|fu|initial|erstuntersuchung|{_COURSE}"
 )
 
+# an earlier examination, or one by somebody else, for comparison
+_EARLIER = (
+    r"prev(?:ious(?:ly)?)?|priors?|earlier|outside|external|compar(?:e|ison)|"
+    r"vor(?:her(?:ige?[rsn]?)?|aufnahmen?|untersuchung(?:en)?|befunde?|bilder|ige[rsn]?)|vu|"
+    r"fr(?:ue|u)here?[rsn]?|extern(?:e[rsn]?)?|fremd(?:e[rsn]?)?|vergleich|"
+    r"anterieure?s?|precedente?s?|preceden[tz]i|previ[ao]s?|anteriores"
+)
+_OLD = r"old|alt(?:e[rsn]?)?|ancien(?:ne)?s?|oude?"  # or of a worse image
+_SHOWN = (
+    r"(?:scans?|exams?|mris?|mrts?|mr|irm|study|studies|images|imaging|bilder|aufnahmen?|"
+    r"untersuchung(?:en)?)"
+)
+
 NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
 """A pattern of words behind a patient's name that name an examination, whatever the name is."""
 
@@ -99,6 +112,8 @@ _WHEN = (
 )
 _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
 _ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03_preop
+_EARLIER_WORDS = re.compile(rf"(?:{_SHOWN}[ _-]*)?(?:{_EARLIER}|{_OLD})(?:[ _-]*{_SHOWN})?")
+_SURE_TIMES = re.compile(rf"(?<![a-z0-9])(?:{_NAMED}|{_STATE}|{_EARLIER})(?![a-z0-9])")
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
 _PATIENT = re.compile(r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+")
@@ -114,6 +129,17 @@ def is_day(text: str) -> bool:
 def is_examination(text: str) -> bool:
     """Say whether a text, such as a folder's name, is a time point and nothing else."""
     return bool(_ALONE_WORDS.fullmatch(without_accents(text)))
+
+
+def is_earlier_examination(text: str) -> bool:
+    """Say whether a folder's name may be of an examination before that of the folder around it."""
+    return bool(_EARLIER_WORDS.fullmatch(without_accents(text)))
+
+
+def time_in(name: str) -> str:
+    """Return the word of a name that surely is about an examination, or nothing: FLAIR_prior."""
+    found = _SURE_TIMES.search(without_accents(name))
+    return found[0] if found else ""
 
 
 def begins_with_examination(text: str) -> bool:
