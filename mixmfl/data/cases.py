@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, NoImageError, Refused, why
 from mixmfl.core.files import files_below, read_small
-from mixmfl.core.text import can_name_file, one_line, plural
+from mixmfl.core.text import can_name_file, one_line, plural, quoted
 from mixmfl.data.accounting import (
     FileRecord,
     header_of,
@@ -98,6 +98,27 @@ class MappingEntry:
     modality: str
     place: str
     is_file: bool = False
+
+
+def check_written_alike(mapping: Mapping[str, MappingEntry], names: Collection[str]) -> None:
+    """Check that no row has the name of another case in other capitals, as ``P1`` beside ``p1``.
+
+    Args:
+        mapping: The entries of the user's table.
+        names: The cases as they are without it.
+
+    Raises:
+        DataError: A row has such a name; its image would be a patient of its own.
+    """
+    written = {name.casefold(): name for name in names}
+    for entry in mapping.values():
+        if entry.case and entry.modality and entry.case not in names:
+            other = written.setdefault(entry.case.casefold(), entry.case)
+            if other != entry.case:
+                raise DataError(
+                    f"{entry.place}: case {quoted(entry.case)} differs from {quoted(other)} in "
+                    "upper and lower case alone; write both alike, or rename one"
+                )
 
 
 @dataclass(frozen=True)
@@ -371,8 +392,10 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Mappi
     that is written.
 
     Raises:
-        DataError: The table names a file that is no image of the folder.
+        DataError: The table names a file that is no image of the folder, or a case in other
+            capitals.
     """
+    check_written_alike(mapping, drafts)
     owners = {
         inside(file.path, folder): (name, file)
         for name, draft in drafts.items()

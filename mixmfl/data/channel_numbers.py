@@ -53,12 +53,14 @@ def draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft
         return None
     for source in (folder, folder.absolute().parent):  # its own description, or its federation's
         content = read_dataset_json(source)
-        written = content.get("channel_names", content.get("modality"))  # nnU-Net v2's key, v1's
+        earlier = content.get("modality")  # nnU-Net v1's key
+        written = content.get("channel_names", earlier)
         if written is not None:
             break
     if written is None and images == folder:
         return None
     channels = _read_channels(written, folder, modalities)
+    _check_earlier(earlier, channels, folder, modalities)
 
     drafts: dict[str, Draft] = defaultdict(Draft)
     for path, match in files.items():
@@ -76,6 +78,23 @@ def draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft
         for path in images_below(labels):
             drafts[stem_of(path)].add(path, FileName(stem_of(path), is_label=True))
     return drafts
+
+
+def _check_earlier(
+    earlier: Any, channels: Mapping[int, str | None], folder: Path, modalities: Modalities
+) -> None:
+    """Check that ``modality``, nnU-Net v1's key, says no other modality of a channel.
+
+    Raises:
+        DataError: It does, so that one of the two would exchange images.
+    """
+    for key, name in earlier.items() if isinstance(earlier, Mapping) else ():
+        one, other = modalities.find(str(name)), channels.get(int(key) if key.isdecimal() else -1)
+        if one and other and one != other:
+            raise DataError(
+                f'{folder}: dataset.json says that channel {key} is {other} by "channel_names" and '
+                f'{one} by "modality"; remove the wrong one'
+            )
 
 
 def _read_channels(written: Any, folder: Path, modalities: Modalities) -> dict[int, str | None]:

@@ -60,7 +60,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 # Words for images that are no modality of ours; the first match counts.
 ASIDES: Mapping[str, tuple[str, ...]] = {
     "screen shot": _phrases("""
-        screen save, screensave, screenshot, screen shot, thumbnail, preview, montage,
+        screen save, screensave, screenshot, screen shot, thumbnail, preview, montage, annotated,
+        annotations, bildschirmfoto, capture d ecran, captura, measurements, messungen,
         phoenixzipreport, phoenix, key images, secondary capture, exam card, examcard, dose
         report, protocol page, report
     """),

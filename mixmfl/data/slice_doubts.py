@@ -45,7 +45,9 @@ def doubts_about_slices(array: npt.NDArray[Any], grid: Grid) -> list[str]:
         return []
     inner = range(1, len(few) - 1)
     mirrored = [z + 1 for z in inner if _is_mirrored(*few[z - 1 : z + 2])]
-    unlike = [z + 1 for z in inner if z + 1 not in mirrored and _is_unlike(*few[z - 1 : z + 2])]
+    empty = _empty(few)
+    known = {*mirrored, *empty}
+    unlike = [z + 1 for z in inner if z + 1 not in known and _is_unlike(*few[z - 1 : z + 2])]
     return [
         f"{plural(len(numbers), 'slice')} of {len(few)} (number {shorten(numbers)} along axis "
         f"{'ZYX'[axis]} of its file) {'is' if len(numbers) == 1 else 'are'} {doubt}. Look at it"
@@ -55,11 +57,19 @@ def doubts_about_slices(array: npt.NDArray[Any], grid: Grid) -> list[str]:
                 "like neither neighbour, while these are like each other; slices may have been "
                 "exchanged, mirrored or lost",
             ),
+            (empty, "empty between slices that are not; slices may have been lost"),
             (mirrored, "more like both neighbours if mirrored; slices may have been mirrored"),
             (_copied(few), "the same as another; slices may have been copied or lost"),
         )
         if numbers
     ]
+
+
+def _empty(slices: npt.NDArray[np.float64]) -> list[int]:
+    """Return the numbers of slices of one value between slices that show the head."""
+    shown = [z for z, slice_ in enumerate(slices) if np.count_nonzero(slice_) >= FEWEST_PIXELS]
+    between = range(min(shown, default=0) + 1, max(shown, default=0))
+    return [z + 1 for z in between if not np.ptp(slices[z]) > 0]
 
 
 def _copied(slices: npt.NDArray[np.float64]) -> list[int]:
@@ -101,8 +111,6 @@ def _is_unlike(
     if np.count_nonzero(head) < FEWEST_PIXELS:
         return False
     three = np.stack([before[head], slice_[head], after[head]])
-    if (np.ptp(three, axis=1) > 0).tolist() == [True, False, True]:
-        return True  # it is empty, and they are not, however unlike they are
     three -= three.mean(axis=1, keepdims=True)
     length = np.linalg.norm(three, axis=1, keepdims=True)
     three /= np.where(length > 0, length, 1)

@@ -100,6 +100,29 @@ def test_nnunet_channels_without_names_are_refused(tmp_path: Path) -> None:
         find_cases(tmp_path)
 
 
+def test_channels_that_two_keys_name_otherwise_are_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "imagesTr/p1_0000.nii.gz")
+    earlier = {"modality": {"0": "FLAIR", "1": "T1"}}  # of nnU-Net v1, left by a converter
+    write_json(tmp_path / "dataset.json", CHANNELS | earlier)
+    with pytest.raises(DataError, match=r'is t1 by "channel_names" and flair by "modality"'):
+        find_cases(tmp_path)
+    write_json(tmp_path / "dataset.json", CHANNELS | {"modality": {"0": "MRI", "1": "MRI"}})
+    assert [case.name for case in find_cases(tmp_path).cases] == ["p1"]
+
+
+def test_a_table_with_a_case_in_other_capitals_is_refused(tmp_path: Path) -> None:
+    make_files(tmp_path, "p1/T1.nii.gz", "p1/FLAIR.nii.gz")
+    mapping = {"p1/FLAIR.nii.gz": MappingEntry("P1", "flair", "table, line 2", is_file=True)}
+    with pytest.raises(DataError, match=r"table, line 2: case 'P1' differs from 'p1' in upper"):
+        find_cases(tmp_path, mapping=mapping)
+    mapping = {
+        f"p1/{name}.nii.gz": MappingEntry(case, "t1", f"table, line {line}", is_file=True)
+        for line, (name, case) in enumerate((("T1", "Anna"), ("FLAIR", "anna")), start=2)
+    }
+    with pytest.raises(DataError, match=r"table, line 3: case 'anna' differs from 'Anna'"):
+        find_cases(tmp_path, mapping=mapping)
+
+
 def test_a_channel_beyond_those_named_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "dataset.json", CHANNELS)
     make_files(tmp_path, "p1_0000.nii.gz", "p1_0007.nii.gz", "other.nii.gz")

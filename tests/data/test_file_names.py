@@ -141,6 +141,7 @@ def test_other_names_stay_unknown(stem: str) -> None:
         ("FLAIR_lesion_prob", "mask"), ("T1_to_MNI_nonlin_jac", "deformation"),
         ("BiasField_T1", "map"), ("T1_first_all_fast_firstseg", "mask"),
         ("T1_fast_seg", "mask"), ("Quantib T1 report", "screen shot"),
+        ("T1 annotated", "screen shot"), ("FLAIR_Messungen", "screen shot"),
         ("sub-01_acq-STIR_T2w", "STIR"), ("sub-01_acq-DIR_T2w", "double inversion"),
         ("sub-01_acq-TOF_T1w", "angiography"), ("sub-01_acq-dixonF_T1w", "fat image"),
     ],

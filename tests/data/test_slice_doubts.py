@@ -33,6 +33,10 @@ def empty(head: np.ndarray) -> None:
     head[20] = 0
 
 
+def empty_several(head: np.ndarray) -> None:
+    head[20:24] = 0
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -40,7 +44,11 @@ def empty(head: np.ndarray) -> None:
         (mirror, "1 slice of 56 (number 21 along axis Z of its file) is more like both neighbours"),
         (turn, "1 slice of 56 (number 21 along axis Z of its file) is more like both neighbours"),
         (copy, "1 slice of 56 (number 21 along axis Z of its file) is the same as another"),
-        (empty, "1 slice of 56 (number 21 along axis Z of its file) is like neither neighbour"),
+        (empty, "1 slice of 56 (number 21 along axis Z of its file) is empty between slices"),
+        (
+            empty_several,
+            "4 slices of 56 (number 21, 22, 23, 24 along axis Z of its file) are empty",
+        ),
     ],
 )
 def test_a_slice_that_does_not_belong_between_its_neighbours_is_doubted(

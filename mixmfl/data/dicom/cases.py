@@ -17,7 +17,15 @@ from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
 from mixmfl.data.accounting import FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_head
-from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases, holds_images
+from mixmfl.data.cases import (
+    Case,
+    FolderCases,
+    MappingEntry,
+    account,
+    check_written_alike,
+    find_cases,
+    holds_images,
+)
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
 from mixmfl.data.dicom.sequence_type import (
@@ -88,7 +96,7 @@ def find_dicom(
         mapping: The entries of a user's table, by series; see ``mapping``.
 
     Raises:
-        DataError: The mapping names a missing series.
+        DataError: The mapping names a missing series, or a case in other capitals.
     """
     found = find_series(folder)
     known = {each.uid for each in found.series}
@@ -99,6 +107,7 @@ def find_dicom(
                 "line"
             )
     names = _name_cases(found.series, folder)
+    check_written_alike(mapping or {}, {*names.values()})
     rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
     damage_notes, unowned = _owners_of_damaged(found.damaged, rows, folder)
     cases, refused, all_rows = [], list(unowned), []
