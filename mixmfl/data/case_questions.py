@@ -19,6 +19,7 @@ from mixmfl.data.image_files import (
     spaced,
     stem_of,
 )
+from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import (
     is_earlier_examination,
@@ -113,16 +114,18 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
 def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
     """Return doubts about images of a case whose names tell an examination, and the others none.
 
-    So is ``FLAIR_previous`` beside ``T1`` and ``T2``. Of ``T1_baseline``, ``T2_baseline`` and
-    ``FLAIR`` it is the one without.
+    So is ``FLAIR_previous`` beside ``T1`` and ``T2``, and a label ``seg_followup``. Of
+    ``T1_baseline``, ``T2_baseline`` and ``FLAIR`` it is the one without.
     """
     images_of: dict[Key, list[ImageFile]] = defaultdict(list)
     for file in files:
         if file.reading.modality and not file.reading.is_bids:
             images_of[key_of[file.path]].append(file)
     doubts: dict[Path, str] = {}
-    for images in images_of.values():
-        times = {image.path: time_in(stem_of(image.path)) for image in images}
+    of_images: dict[Key, str] = {}
+    for key, images in images_of.items():
+        names = {image.path: " ".join((*image.parents, stem_of(image.path))) for image in images}
+        times = {path: time_in(name) for path, name in names.items()}
         timed = [path for path, time in times.items() if time]
         silent = [path for path, time in times.items() if not time]
         if timed and silent:
@@ -131,6 +134,11 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
             mine, others = (time, "none") if few is timed else ("none", time)
             why = f"tells of another examination ({mine}) than the names beside it ({others})"
             doubts |= dict.fromkeys(few, why)
+        of_images[key] = without_accents(" ".join(names.values()))
+    for file in files:
+        time = time_in(stem_of(file.path)) if file.reading.is_label else ""
+        if time and time not in of_images.get(key_of[file.path], time):
+            doubts[file.path] = f"tells of an examination ({time!r}) that no image beside it does"
     return doubts
 
 

@@ -78,6 +78,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         scan, shim, coilsurvey, kalibrierung, calibrage, quickcal
     """),
     "subtraction": _phrases("""
+        delta t1, t1 delta, deltat1, dt1,
         sub, subs, subtr, subtract, subtracted, subtraction, subtraktion, soustraction,
         sustraccion, sottrazione, subtractie, difference, subtractions, substraction
     """),
@@ -129,6 +130,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         transfer, cest, aptw, apt, mtw
     """),
     "map": _phrases("""
+        snr, cnr,
         t1map, t2map, t1 map, t2 map, t1 mapping, t2 mapping, t1 images, t2 images, relaxometry,
         r2star, r2s, t1rho, t1 rho, qt1, qt2, mwf, qsm, t2star map, r1 map, r2 map, r1map, r2map,
         pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
@@ -140,6 +142,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         thickness, logjacobian, log jacobian
     """),
     "synthetic": _phrases("""
+        simulated, gan, cyclegan, pix2pix,
         synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
         synth, synthesized, synthesised, synthetised, synthesis, synthetisch, synthetique,
         sintetico, sintetica, synthetisiert, synthsr, fake, generated, predicted, prediction, pred,
@@ -158,6 +161,10 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "tagging": _phrases("tagging, tagged, spamm"),
     "fused image": _phrases("fusion, fused, overlay, blended"),
     "template": _phrases("template"),
+    "altered copy": _phrases("""
+        flipped, mirrored, mirror, inverted, augmented, gespiegelt, invertiert, miroir, inverse
+        contrast
+    """),
     "cholangiography or myelography": _phrases("""
         mrcp, thick slab, myelo, myelogram, myelography, myelographie, myelografie
     """),

@@ -357,6 +357,16 @@ def test_an_unread_label_of_two_examinations_joins_them_not(tmp_path: Path) -> N
     assert [sorted(case.images) for case in found.cases] == [["flair", "t1"], ["flair", "t1"]]
 
 
+def test_a_label_of_another_examination_than_its_images_is_not_taken(tmp_path: Path) -> None:
+    names = "p1/T1 p1/FLAIR p1/seg_followup"
+    assert found_in(tmp_path / "a", names, labels_needed=True).cases == ()
+    names = "p1/T1_followup p1/FLAIR_followup p1/seg_followup"
+    assert len(found_in(tmp_path / "b", names, labels_needed=True).cases) == 1
+    names = "p1/followup/T1 p1/followup/FLAIR_followup p1/followup/seg_followup"
+    (case,) = found_in(tmp_path / "c", names, labels_needed=True).cases
+    assert set(case.images) == {"t1", "flair"}
+
+
 def test_a_label_elsewhere_does_not_refuse_a_case_of_its_name(tmp_path: Path) -> None:
     found = found_in(tmp_path, "p1/T1 p1/FLAIR p2/T1 p2/FLAIR results/p1_T1_seg")
     assert [case.name for case in found.cases] == ["p1", "p2"]
