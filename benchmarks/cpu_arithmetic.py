@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 from training_step import STEPS, draw, mdm_step
 
-from mixmfl.core.devices import best_dtype
+from mixmfl.core.devices import best_dtype, multiplies_bytes
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.inference.cpu_network import CPUNetwork
-from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.networks import norms
 from mixmfl.networks.build import build_network
 from mixmfl.planning.plans import Plans

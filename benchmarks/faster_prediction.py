@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixmfl.core.devices import multiplies_bytes
 from mixmfl.core.nan import mean
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.image import read_labels
 from mixmfl.evaluation.metrics import score
-from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
 

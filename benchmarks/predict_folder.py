@@ -22,7 +22,7 @@ from side_by_side import (
     write_peer_model,
 )
 
-from mixmfl.inference.eight_bits import multiplies_bytes
+from mixmfl.core.devices import multiplies_bytes
 
 PEER = "nnUNetv2_predict"
 

@@ -290,11 +290,10 @@ def _check_out(options: argparse.Namespace) -> None:
 def _load_models(
     files: Sequence[Path], options: argparse.Namespace, say: Callable[[str], None]
 ) -> "list[Model]":
-    from mixmfl.inference.eight_bits import multiplies_bytes
     from mixmfl.inference.model_file import load_model
 
     on = devices.find_device(options.device)
-    if options.fast and not (on.type == "cpu" and multiplies_bytes()):
+    if options.fast and not (on.type == "cpu" and devices.multiplies_bytes()):
         place = "this CPU" if on.type == "cpu" else on.type
         say(f"--fast changes nothing here: {place} does not compute with 8-bit integers")
     models = [load_model(file, on, fast=options.fast) for file in files]

@@ -46,10 +46,26 @@ def best_dtype() -> "torch.dtype":
     """Return bfloat16 where this CPU multiplies it natively, else float32."""
     import torch
 
-    # elsewhere it is emulated, and slower than float32; older versions of torch cannot tell
+    # elsewhere it is emulated, and slower than float32
+    return torch.bfloat16 if _has_any("avx512_bf16", "amx_bf16") else torch.float32
+
+
+def multiplies_bytes() -> bool:
+    """Return whether this CPU multiplies 8-bit integers natively, and torch can let it do so."""
+    import torch
+
+    # without these, sums of products would be cut off at 16 bits
+    native = _has_any("avx512_vnni", "avx_vnni", "amx_int8")
+    # the operation has no public name; older versions of torch have it not
+    return native and hasattr(torch.ops.onednn, "qconv_pointwise")
+
+
+def _has_any(*instructions: str) -> bool:
+    """Return whether this CPU has any of these instructions; no old version of torch can tell."""
+    import torch
+
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = able.get("avx512_bf16") or able.get("amx_bf16")
-    return torch.bfloat16 if native else torch.float32
+    return any(able.get(name) for name in instructions)
 
 
 def autocast_dtype(device: "torch.device") -> "torch.dtype":

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mixmfl.core.devices import best_dtype
-from mixmfl.inference.eight_bits import ByteConvolution, multiplies_bytes
+from mixmfl.core.devices import best_dtype, multiplies_bytes
+from mixmfl.inference.eight_bits import ByteConvolution
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of

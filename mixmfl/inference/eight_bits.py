@@ -12,16 +12,6 @@ from torch import Tensor
 
 from mixmfl.networks.norms import Bytes
 
-_NATIVE = ("avx512_vnni", "avx_vnni", "amx_int8")
-"""Instructions for sums of products of bytes; without these sums would be cut off at 16 bits."""
-
-
-def multiplies_bytes() -> bool:
-    """Return whether this CPU multiplies 8-bit integers natively, and torch can let it do so."""
-    # the operation has no public name; older versions of torch have neither it nor the question
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(able.get(name) for name in _NATIVE) and hasattr(torch.ops.onednn, "qconv_pointwise")
-
 
 class ByteConvolution:
     """A convolution without bias of maps as bytes, by weights as bytes."""

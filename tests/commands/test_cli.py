@@ -234,6 +234,8 @@ def test_the_doctor_says_no_and_why(
     monkeypatch.setattr(hardware, "packages", lambda: found)
     small = hardware.Compute(torch.device("cpu"), "abacus", 2.0, 0.5, False)
     monkeypatch.setattr(hardware, "compute", lambda _: small)
+    able = {"avx_vnni": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     model.write_bytes(b"cut off")
     assert command("mixmfl_doctor", "-w", work, "-m", model, "--device", "cpu") == 1
     printed = capsys.readouterr().out
@@ -242,7 +244,10 @@ def test_the_doctor_says_no_and_why(
         "\n    without masks, volumes and maps as DICOM (mixmfl_predict --dicom-seg): " in printed
     )
     assert "pip install 'mixmfl[dicom-seg]' adds it\n" in printed
-    assert "\nok  device cpu: abacus, 2.0 GB of memory, 0.5 free, without bf16; " in printed
+    cpu = (
+        "\nok  device cpu: abacus, 2.0 GB of memory, 0.5 free, without bf16, without 8-bit integers"
+    )
+    assert f"{cpu} (--fast); " in printed
     assert "\nNO  memory to train 2d on cpu: about 1.0 GB, 0.5 GB are free\n" in printed
     assert f"\nNO  {model}: is no model file (" in printed
 

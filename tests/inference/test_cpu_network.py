@@ -9,9 +9,8 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Con
 from small import MODALITIES, random_network
 from torch import Tensor, nn
 
-from mixmfl.core.devices import best_dtype
+from mixmfl.core.devices import best_dtype, multiplies_bytes
 from mixmfl.inference.cpu_network import CPUNetwork, supports
-from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes

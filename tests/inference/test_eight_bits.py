@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mixmfl.inference.eight_bits import ByteConvolution, multiplies_bytes
+from mixmfl.core.devices import multiplies_bytes
+from mixmfl.inference.eight_bits import ByteConvolution
 from mixmfl.networks.norms import Bytes
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import MODALITIES, small_case, small_plans
 
+from mixmfl.core.devices import multiplies_bytes
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.data import image
@@ -27,7 +28,6 @@ from mixmfl.evaluation.subset_dice import Counts, SubsetDice, add_counts, count_
 from mixmfl.federated.state import RunSettings, first_state
 from mixmfl.inference import model_file as reader
 from mixmfl.inference.case_preparation import Recipe, prepare
-from mixmfl.inference.eight_bits import multiplies_bytes
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.inference.outcomes import Outcome
