@@ -50,7 +50,7 @@ _NAMES = [
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType",
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "InConcatenationTotalNumber", "NumberOfSlices", "Rows", "Columns", "NumberOfFrames",
-    "SamplesPerPixel",
+    "SamplesPerPixel", "BurnedInAnnotation",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
@@ -218,6 +218,7 @@ class Instance:
         diameter: ReconstructionDiameter, mm; NaN where it is missing.
         parts: The number of files that an enhanced image was divided into; 0 where it was not.
         orientation: PatientOrientation, such as ``("L", "P")``; empty where it is missing.
+        shows_text: Whether BurnedInAnnotation says that its pixels show text.
     """
 
     file: Path
@@ -240,6 +241,7 @@ class Instance:
     diameter: float = math.nan
     parts: int = 0
     orientation: tuple[str, ...] = ()
+    shows_text: bool = False
 
     @property
     def person(self) -> str:
@@ -301,6 +303,7 @@ def read_instance(file: Path) -> Instance | None:
         number_in(values[0], "ReconstructionDiameter"),
         integer_in(content, "InConcatenationTotalNumber"),
         texts_in(content, "PatientOrientation"),
+        is_yes(content, "BurnedInAnnotation"),
     )  # fmt: skip
 
 

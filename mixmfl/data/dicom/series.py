@@ -431,6 +431,11 @@ def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]])
             f"has PatientOrientation {' '.join(turned.orientation)}, and ImageOrientationPatient "
             f"the opposite, first {turned.file.name}; it may have been mirrored"
         )
+    if written := [each for each in instances if each.shows_text]:
+        doubts.append(
+            f"has text in the pixels of {plural(len(written), 'file')} by BurnedInAnnotation, "
+            f"first {written[0].file.name}; it may cover what is to be segmented. Look at it"
+        )
     scales = Counter(plane.scale for plane in planes)
     usual, times = scales.most_common(1)[0]
     if FEW_OTHERS * count <= times < count:

@@ -934,6 +934,16 @@ def test_a_screen_shot_or_a_localiser_in_a_series_is_left_out_with_a_warning(
     assert [row.why for row in found.rows if not row.modality] == ["only 1 slice"]
 
 
+@pytest.mark.parametrize(("says", "is_doubted"), [("YES", True), ("NO", False), ("", False)])
+def test_text_that_is_burned_into_pixels_is_told(
+    tmp_path: Path, says: str, is_doubted: bool
+) -> None:
+    write_series(tmp_path, volume(), SeriesDescription="T1", BurnedInAnnotation=says)
+    (case,) = find_dicom(tmp_path, Modalities()).cases
+    said_so = [text for text in case.warnings if "has text in the pixels of" in text]
+    assert len(said_so) == is_doubted
+
+
 @pytest.mark.parametrize("way", [["L", "P"], ["RF", "P"], ["L", "AF"], ["P", "R"], ["", ""], ["L"]])
 def test_an_orientation_in_words_against_the_numbers_is_doubted(
     tmp_path: Path, way: list[str]
