@@ -191,38 +191,6 @@ INLINE void sums_of(const void *x, double *sums, float *ranges, Part part, int h
     }
 }
 
-/* y = f(scale x + offset), with tables (cases, channels). */
-INLINE void apply_of(const void *x, void *y, const float *scale, const float *offset, float slope,
-                     Part part, int half) {
-    long channels = part.channels, row = row_of(channels), size = half ? 2 : 4;
-    for (long n = 0; n < part.cases; n++) {
-        long map = n * part.voxels * channels * size;
-        const char *from = (const char *)x + map;
-        char *to = (char *)y + map;
-        const float *a = scale + n * channels, *b = offset + n * channels;
-        long start = part.first * channels, end = part.last * channels;
-        long rows = (end - start) / row;
-        for (long block = 0; block < row; block += ROW) {
-            Floats as[BLOCK], bs[BLOCK];
-            for (int v = 0; v < BLOCK; v++) {
-                as[v] = spread(a, block + v * LANES, channels);
-                bs[v] = spread(b, block + v * LANES, channels);
-            }
-            for (long r = 0; r < rows; r++) {
-                long at = start + r * row + block;
-                for (int v = 0; v < BLOCK; v++) {
-                    Floats z = as[v] * get(from, at + v * LANES, half) + bs[v];
-                    put(to, at + v * LANES, choose(z > 0, z, z * slope), half);
-                }
-            }
-        }
-        for (long at = start + rows * row; at < end; at++) {
-            float z = a[at % channels] * get_one(from, at, half) + b[at % channels];
-            put_one(to, at, z > 0 ? z : z * slope, half);
-        }
-    }
-}
-
 /* round(y / step) + zero as a byte; what does not fit becomes the nearest that does. */
 INLINE Bytes to_bytes(Floats y, float inverse_step, float zero) {
     Floats value = y * inverse_step + (zero + 0.5f), nothing = {0};
@@ -231,16 +199,16 @@ INLINE Bytes to_bytes(Floats y, float inverse_step, float zero) {
     return __builtin_convertvector(__builtin_convertvector(value, Ints), Bytes);
 }
 
-/* y as apply_of, and as bytes beside it; y may be NULL, and is then not written. */
-INLINE void apply_bytes_of(const void *x, void *y, uint8_t *bytes, const float *scale,
-                           const float *offset, float slope, float inverse_step, float zero, Part part,
-                           int half) {
+/* y = f(scale x + offset), with tables (cases, channels), as it is and as bytes. Either may be NULL,
+ * and is then not written. */
+INLINE void apply_of(const void *x, void *y, uint8_t *bytes, const float *scale, const float *offset,
+                     float slope, float inverse_step, float zero, Part part, int half) {
     long channels = part.channels, row = row_of(channels), size = half ? 2 : 4;
     for (long n = 0; n < part.cases; n++) {
         long map = n * part.voxels * channels;
         const char *from = (const char *)x + map * size;
         char *to = y ? (char *)y + map * size : NULL;
-        uint8_t *byte = bytes + map;
+        uint8_t *byte = bytes ? bytes + map : NULL;
         const float *a = scale + n * channels, *b = offset + n * channels;
         long start = part.first * channels, end = part.last * channels;
         long rows = (end - start) / row;
@@ -255,8 +223,10 @@ INLINE void apply_bytes_of(const void *x, void *y, uint8_t *bytes, const float *
                 for (int v = 0; v < BLOCK; v++) {
                     Floats z = as[v] * get(from, at + v * LANES, half) + bs[v];
                     z = choose(z > 0, z, z * slope);
-                    Bytes rounded = to_bytes(z, inverse_step, zero);
-                    memcpy(byte + at + v * LANES, &rounded, sizeof rounded);
+                    if (byte) {
+                        Bytes rounded = to_bytes(z, inverse_step, zero);
+                        memcpy(byte + at + v * LANES, &rounded, sizeof rounded);
+                    }
                     if (to) put(to, at + v * LANES, z, half);
                 }
             }
@@ -264,7 +234,7 @@ INLINE void apply_bytes_of(const void *x, void *y, uint8_t *bytes, const float *
         for (long at = start + rows * row; at < end; at++) {
             float z = a[at % channels] * get_one(from, at, half) + b[at % channels];
             z = z > 0 ? z : z * slope;
-            byte[at] = to_bytes(z + (Floats){0}, inverse_step, zero)[0];
+            if (byte) byte[at] = to_bytes(z + (Floats){0}, inverse_step, zero)[0];
             if (to) put_one(to, at, z, half);
         }
     }
@@ -370,14 +340,14 @@ EACH_PROCESSOR static void sums_and_ranges(const void *x, double *out, float *ra
 EACH_PROCESSOR static void apply_bytes(const void *x, void *y, uint8_t *bytes, const float *scale,
                                        const float *offset, float slope, float inverse_step, float zero,
                                        Part part, int half) {
-    if (half) apply_bytes_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 1);
-    else apply_bytes_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 0);
+    if (half) apply_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 1);
+    else apply_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 0);
 }
 
 EACH_PROCESSOR static void apply(const void *x, void *y, const float *scale, const float *offset,
                                  float slope, Part part, int half) {
-    if (half) apply_of(x, y, scale, offset, slope, part, 1);
-    else apply_of(x, y, scale, offset, slope, part, 0);
+    if (half) apply_of(x, y, NULL, scale, offset, slope, 0, 0, part, 1);
+    else apply_of(x, y, NULL, scale, offset, slope, 0, 0, part, 0);
 }
 
 EACH_PROCESSOR static void gradient_sums(const void *x, const void *dy, double *out,
