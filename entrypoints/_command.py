@@ -47,18 +47,17 @@ class Command:
         Raises:
             MixmflError: What is kept is no option of this command.
         """
-        others = (word for name in kept if name not in self.named for word in kept[name])
         try:
-            return self.parser.parse_args([*others, *self.argv])
+            return self.parser.parse_args([*self.taken_from(kept), *self.argv])
         except SystemExit:
             raise MixmflError(
                 f"{folder}: its options.json is damaged; remove it, and name the options of the "
                 "run again"
             ) from None
 
-    def taken_from(self, kept: "Words") -> str:
+    def taken_from(self, kept: "Words") -> list[str]:
         """Return those of the kept options that this command takes, as they would be named."""
-        return " ".join(word for name in kept if name not in self.named for word in kept[name])
+        return [word for name in kept if name not in self.named for word in kept[name]]
 
 
 def _words(name: str, value: Any) -> tuple[str, ...]:

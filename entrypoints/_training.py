@@ -117,7 +117,7 @@ def asked_of(command: Command, keep: Keep, out: Path, fold: str, configuration: 
 
     options = command.options_for(keep.options[out], out)
     if taken := command.taken_from(keep.options[out]):
-        print(f"as asked before: {taken}")
+        print(f"as asked before: {' '.join(taken)}")
     # one that was killed before it began begins now
     begun = holds_run(out) or job_file(out).is_file() or not holds_options(out)
     return Asked(

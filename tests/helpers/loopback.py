@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -126,11 +126,7 @@ class Cable:
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                site, _ = self._listener.accept()
-            except OSError:
-                return
+        for site in _connections(self._listener):
             with self._lock:
                 if not self._whole:
                     site.close()
@@ -161,6 +157,16 @@ class Cable:
             end.close()
 
 
+def _connections(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yield what connects, until the listener is closed."""
+    while True:
+        try:
+            connected, _ = listener.accept()
+        except OSError:
+            return
+        yield connected
+
+
 class ConnectProxy:
     """An HTTP proxy on this machine that knows ``CONNECT`` alone, and notes what it was asked."""
 
@@ -175,11 +181,7 @@ class ConnectProxy:
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                site, _ = self._listener.accept()
-            except OSError:
-                return
+        for site in _connections(self._listener):
             threading.Thread(target=self._serve, args=(site,), daemon=True).start()
 
     def _serve(self, site: socket.socket) -> None:

@@ -5,19 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from byte_products import needs_byte_products
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from small import MODALITIES, random_network
 from torch import Tensor, nn
 
-from mixmfl.core.devices import best_dtype, multiplies_bytes
+from mixmfl.core.devices import best_dtype
 from mixmfl.inference.cpu_network import CPUNetwork, supports
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.prototypes import PrototypeMemory, Prototypes
 
-needs_byte_products = pytest.mark.skipif(
-    not multiplies_bytes(), reason="this CPU does not multiply 8-bit integers natively"
-)
 SUBSETS = (("t1",), ("flair", "t2"), MODALITIES)
 
 

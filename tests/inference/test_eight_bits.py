@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from byte_products import needs_byte_products
 from torch.nn import functional
 
 from mixmfl.core.devices import multiplies_bytes
@@ -9,7 +10,7 @@ from mixmfl.inference.eight_bits import ByteConvolution
 from mixmfl.networks.norms import Bytes
 
 
-@pytest.mark.skipif(not multiplies_bytes(), reason="this CPU does not multiply 8-bit integers")
+@needs_byte_products
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("stride", [1, 2])

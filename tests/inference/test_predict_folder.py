@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from byte_products import needs_byte_products
 from small import MODALITIES, small_case, small_plans
 
-from mixmfl.core.devices import multiplies_bytes
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import sha256
 from mixmfl.data import image
@@ -60,10 +60,6 @@ CONFIDENCE = {
     )
 }
 MEASURED = Measured(EXPECTED, CONFIDENCE)
-
-needs_byte_products = pytest.mark.skipif(
-    not multiplies_bytes(), reason="this CPU does not multiply 8-bit integers natively"
-)
 
 
 def save(file: Path, seed: int = 0, measured: Measured = MEASURED) -> Path:
