@@ -113,6 +113,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="join masked runs only (docs/privacy.md)",
     )
+    parser.add_argument(
+        "--no-loss",
+        action="store_true",
+        default=None,
+        help="do not send the mean loss of a round (docs/privacy.md)",
+    )
     for option, kind, what in (
         ("--max-rounds", int, "rounds trained here, over all runs; default: 10000"),
         ("--max-local-steps", int, "gradient steps in a round; default: 100000"),
@@ -171,6 +177,7 @@ def _limits(options: argparse.Namespace) -> "Limits":
         "bytes": options.max_bytes,
         "training_cases": options.min_training_cases,
         "jobs": options.max_jobs,
+        "no_loss": options.no_loss,
     }
     if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
         raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")

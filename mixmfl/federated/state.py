@@ -162,6 +162,7 @@ class Site:
         validation_cases: Fewest cases behind a Dice that the site sends.
         training_cases: Fewest cases behind plain weights that the site sends, and with a label
             that they are trained on.
+        sends_loss: Whether the site sends the mean loss of a round.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Site:
     privacy: Privacy | None = None
     validation_cases: int = 1
     training_cases: int = 1
+    sends_loss: bool = True
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mixmfl.federated.client.secure_aggregation import (
     train_masked,
 )
 from mixmfl.federated.client.subset_validation import measure_at_site
-from mixmfl.federated.client.training import judged_cases, train_at_site, validate_at_site
+from mixmfl.federated.client.training import train_at_site, validate_at_site
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import COMPARE, MEASURE, RunSettings, Site
 from mixmfl.networks.prototypes import State
@@ -128,12 +128,8 @@ class Client:
         if not self.site.validation:  # without them the two models cannot be compared
             return Handled(outgoing(task.kind, {"dice": None, "dice_before": None}))
         made = personalize_at_site(task, self.site, self.plans, self.settings, self._step)
-        # the model is trained without noise, and its Dice tells of the training cases
-        withheld = self.site.privacy is not None or not judged_cases(
-            self.site, task.record["modalities"]
-        )
         both = {"dice": made.sent.dice, "dice_before": made.sent.dice_before}
-        record = {name: None if withheld else or_none(dice) for name, dice in both.items()}
+        record = {name: or_none(dice) for name, dice in both.items()}
         return Handled(
             outgoing(task.kind, record), personal=made.blocks if made.result.kept else {}
         )

@@ -64,7 +64,7 @@ def compare_at_site(
     )
     measured = {candidate: MeasuredComponents(plans.labels) for candidate in CANDIDATES}
     judged = judged_cases(site, usable) if _has_all(site, plans, beside) else ()
-    for case, subsets, whole in measured_subsets(judged, usable):
+    for case, subsets, whole in measured_subsets(judged, usable, site.validation_cases):
         there = open_case(case.folder.with_name(beside), case.name)
         own, other = segment_own(case, subsets), segment_other(there, subsets)
         by_candidate = _masks(own, other, case, there, plans, names)

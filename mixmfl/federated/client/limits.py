@@ -65,6 +65,8 @@ class Limits:
         training_cases: Fewest patients with training cases, of every modality, behind weights
             that are sent neither masked nor with noise; a label that fewer have is not trained.
         jobs: Times that statistics, preprocessing or joining a run is asked for, over all runs.
+        no_loss: Whether the mean loss of a round is withheld: at a learning rate of nearly nothing,
+            those of many rounds are sums over few cases that a coordinator chooses.
     """
 
     masked_only: bool = False
@@ -76,6 +78,7 @@ class Limits:
     bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**15
     training_cases: Cases = 2
     jobs: _Count = 10_000
+    no_loss: bool = False
 
     def agreed(self, other: "Limits") -> "Limits":
         """Return what holds where two places set limits: the stricter of each."""
@@ -208,7 +211,7 @@ def _check_most(*asked_for: tuple[str, str, float, float]) -> None:
             )
 
 
-_FLOORS = {"masked_only", "validation_cases", "training_cases"}
+_FLOORS = {"masked_only", "validation_cases", "training_cases", "no_loss"}
 """The limits of which more is stricter."""
 
 NO_LIMITS = Limits(

@@ -55,7 +55,8 @@ def preview_outbound(
             for level, size in prototype_sizes(plans, settings.configuration).items()
             for modality in registration.modality_cases
         }
-        trained, record = {**blocks, **memory_to_state(memory)}, {"loss": 0.0, "dice_loss": 0.0}
+        trained = {**blocks, **memory_to_state(memory)}
+        record = {"loss": 0.0, "dice_loss": 0.0} if site.sends_loss else {}
     else:
         trained, record = blocks, {"epsilon": 0.0, "delta": site.privacy.delta}
     dice = {name: [0.0, len(site.validation)] for name in plans.labels.foreground}

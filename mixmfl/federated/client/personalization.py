@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from mixmfl.federated.aggregation import add_changes, select_blocks
-from mixmfl.federated.client.training import sum_dice, train_at_site
+from mixmfl.federated.client.training import judged_cases, sum_dice, train_at_site
 from mixmfl.federated.messages import Message
+from mixmfl.federated.sites import patients_of
 from mixmfl.federated.state import (
     Personal,
     RunSettings,
@@ -27,7 +28,8 @@ class Personalised:
 
     Attributes:
         result: The Dice before and after; they stay at the site.
-        sent: The Dice that may be sent: of labels that enough validation cases have.
+        sent: The Dice that may be sent: of labels that enough validation cases have; NaN where the
+            model rests on too few training cases, or should have had noise.
         blocks: The blocks of the model.
     """
 
@@ -50,6 +52,9 @@ def personalize_at_site(
     weights are interpolated between the global and the fine-tuned ones, which is better than either
     where data are few (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
 
+    Its Dice is sent, so it rests on as many patients as weights that are sent, in a masked run too.
+    Where it cannot, or should have noise, it is made without that, and its Dice is not sent.
+
     Args:
         task: Task from ``personalization_task``.
         site: The site, with at least one training case.
@@ -66,11 +71,21 @@ def personalize_at_site(
         rounds=rounds,
         learning_rate=plans.training.personal_learning_rate,
         half_updates=False,  # nothing is sent, so nothing need be rounded
+        masked=False,
     )
     weights = register(site).weights
     fewest = site.validation_cases
-    # the personalised model stays at the site
-    site = dataclasses.replace(site, privacy=None, validation_cases=1, training_cases=1)
+    withheld = (
+        site.privacy is not None
+        or patients_of(site.training) < site.training_cases
+        or not judged_cases(site, task.record["modalities"])
+    )
+    site = dataclasses.replace(
+        site,
+        privacy=None,
+        validation_cases=1,  # what stays at the site needs no floor
+        training_cases=1 if withheld else site.training_cases,
+    )
     tensors, optimizer = {**task.tensors}, State()
     for number in range(rounds):
         trains = dataclasses.replace(task, kind="train", record={"round": number}, tensors=tensors)
@@ -85,7 +100,9 @@ def personalize_at_site(
     }
     own = dataclasses.replace(task, tensors={**task.tensors, **personalised})
     before, after = (sum_dice(judged, site, plans, settings) for judged in (task, own))
-    enough = {name for name, dice in before.items() if are_enough(dice.patients, fewest)}
+    enough = {
+        name for name, dice in before.items() if not withheld and are_enough(dice.patients, fewest)
+    }
     both = [{n: dice for n, dice in sums.items() if n in enough} for sums in (after, before)]
     return Personalised(
         Personal(mean_dice([after]), mean_dice([before])),

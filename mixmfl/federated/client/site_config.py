@@ -215,6 +215,7 @@ class SiteConfig:
             privacy=self.privacy,
             validation_cases=self.limits.validation_cases,
             training_cases=self.limits.training_cases,
+            sends_loss=not self.limits.no_loss,
         )
 
     @contextmanager

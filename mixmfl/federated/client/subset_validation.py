@@ -8,11 +8,10 @@ remove.
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from mixmfl.data.labels import Labels
-from mixmfl.data.patients import patient_of
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
 from mixmfl.evaluation.small_components import (
@@ -30,6 +29,7 @@ from mixmfl.evaluation.subset_dice import (
     count_dice,
 )
 from mixmfl.federated.client.outbound import outgoing
+from mixmfl.federated.client.partial_sums import JudgedCases
 from mixmfl.federated.client.training import judged_cases, site_network
 from mixmfl.federated.messages import Message
 from mixmfl.federated.state import CASES_PER_SUBSET, MEASURE, RunSettings, Site
@@ -37,8 +37,7 @@ from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.every_subset import SubsetMask, segment_subsets
 from mixmfl.networks.prototypes import memory_from_state, memory_to
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase, labels_in
-from mixmfl.training.validation import are_enough
+from mixmfl.planning.preprocessed_case import PreprocessedCase
 
 S = TypeVar("S", ConfidenceSums, Reliability)
 
@@ -62,7 +61,8 @@ def measure_at_site(
     usable = set(task.record["modalities"])
     segment = segmenter(task, site, plans, settings)
     measured = _Measured(plans.labels)
-    for case, subsets, whole in measured_subsets(judged_cases(site, usable), usable):
+    judged = judged_cases(site, usable)
+    for case, subsets, whole in measured_subsets(judged, usable, site.validation_cases):
         measured.add(case, segment(case, subsets), whole)
         step()
     record = measured.record(fewest=site.validation_cases)
@@ -82,32 +82,40 @@ def segmenter(task: Message, site: Site, plans: Plans, settings: RunSettings) ->
 
 
 def measured_subsets(
-    cases: Iterable[PreprocessedCase], usable: Collection[str]
+    cases: Collection[PreprocessedCase], usable: Collection[str], fewest: int
 ) -> Iterator[tuple[PreprocessedCase, list[Subset], Subset]]:
     """Yield each case, the subsets that it is measured from, and that of all that it has.
 
-    A subset is measured on ``CASES_PER_SUBSET`` cases at most.
+    A subset is measured on ``CASES_PER_SUBSET`` cases at most, and on so few that those left out
+    are enough, or none: else what was measured is withheld, see ``JudgedCases``.
 
     Args:
         cases: Cases with any usable modality each.
         usable: Modalities that the network can use.
+        fewest: Fewest cases that may be left out.
     """
-    used: Counter[Subset] = Counter()  # number of cases
-    for case in cases:
-        available = all_subsets(sorted({*usable}.intersection(case.modalities)))
-        subsets = [subset for subset in available if used[subset] < CASES_PER_SUBSET]
-        used.update(subsets)
-        yield case, subsets, available[-1]
+    available = [all_subsets(sorted({*usable}.intersection(case.modalities))) for case in cases]
+    left = Counter(subset for subsets in available for subset in subsets)  # cases to measure
+    for subset, count in left.items():
+        if count > CASES_PER_SUBSET:
+            left[subset] = min(CASES_PER_SUBSET, count - fewest)
+    for case, subsets in zip(cases, available, strict=True):
+        chosen = [subset for subset in subsets if left[subset] > 0]
+        left.subtract(chosen)
+        yield case, chosen, subsets[-1]
 
 
 class MeasuredComponents:
-    """Sums of Dice without small components, over the validation cases of a site, by label."""
+    """Sums of Dice without small components, over the validation cases of a site, by label.
+
+    Attributes:
+        measured: The names of the cases that are in the sums.
+    """
 
     def __init__(self, labels: Labels) -> None:
         """Begin with no case of any label or region."""
-        self._labels = labels
         self._sums = dict.fromkeys(labels.foreground, ComponentSums())
-        self._patients: dict[str, set[str]] = defaultdict(set)
+        self._judged, self.measured = JudgedCases(labels), set[str]()
 
     def add(
         self,
@@ -122,18 +130,21 @@ class MeasuredComponents:
             dice: What ``dice_by_share`` returns of its mask from each subset.
             whole: The subset of all modalities that it has.
         """
-        has = labels_in(case, self._labels)
+        self._judged.add(case)
+        self.measured |= {case.name} if whole in dice else set()
         for name, of_whole in dice.get(whole, {}).items():
             of_subsets = [by_label[name] for by_label in dice.values() if name in by_label]
             of_case = components_of_case(of_whole[0], of_subsets)
             self._sums[name] = add_components([self._sums[name], of_case])
-            if name in has:
-                self._patients[name].add(patient_of(case.name, case.patient))
 
     def record(self, fewest: int) -> dict[str, Any]:
-        """Return a reply's field, without labels that fewer than ``fewest`` patients have."""
+        """Return a reply's field, without labels whose sums tell of fewer than some patients."""
         return {
-            name: (sums if are_enough(self._patients[name], fewest) else ComponentSums()).to_json()
+            name: (
+                sums
+                if self._judged.may_leave(name, [self.measured], fewest)[0]
+                else ComponentSums()
+            ).to_json()
             for name, sums in self._sums.items()
         }
 
@@ -148,8 +159,7 @@ class _Measured:
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
         self._components = MeasuredComponents(labels)
-        # by label those whose references have it: else Dice is 0, and a sum that of the others
-        self._patients: dict[str, dict[Subset, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._judged, self._measured = JudgedCases(labels), defaultdict[Subset, set[str]](set)
 
     def add(
         self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
@@ -161,6 +171,7 @@ class _Measured:
             segmentations: What was predicted of it from each subset.
             whole: The subset of all modalities that it has.
         """
+        self._judged.add(case)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         masks: dict[str, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
@@ -179,32 +190,21 @@ class _Measured:
         for name, parts in by_subset.items():
             one = dataclasses.replace(add_reliability(parts), cases=1)
             self._reliability[name] = add_reliability([self._reliability[name], one])
-        for name in labels_in(case, self._labels):
-            for subset in segmentations:
-                self._patients[name][subset].add(patient_of(case.name, case.patient))
+        for subset in segmentations:
+            self._measured[subset].add(case.name)
 
     def record(self, fewest: int) -> dict[str, Any]:
-        """Return the reply's fields, without what fewer than ``fewest`` patients stand behind."""
-        rows = [
-            [
-                list(subset),
-                {
-                    name: list(
-                        counts
-                        if are_enough(self._patients[name][subset], fewest)
-                        else self._none[name]
-                    )
-                    for name, counts in by_name.items()
-                },
-            ]
-            for subset, by_name in sorted(self._counts.items())
-        ]
-
-        enough = {
-            name
-            for name in self._labels.foreground
-            if are_enough(set[str]().union(*self._patients[name].values()), fewest)
-        }
+        """Return the reply's fields, without sums that tell of fewer than some patients."""
+        masks = set[str]().union(*self._measured.values())
+        subsets = sorted(self._counts, key=lambda subset: (-len(self._measured[subset]), subset))
+        sums = [self._components.measured, masks, *(self._measured[s] for s in subsets)]
+        enough, rows = set[str](), {subset: dict(self._none) for subset in sorted(subsets)}
+        for name in self._labels.foreground:
+            _, of_masks, *of_subsets = self._judged.may_leave(name, sums, fewest)
+            enough |= {name} if of_masks else set()
+            for subset, leaves in zip(subsets, of_subsets, strict=True):
+                if leaves:
+                    rows[subset][name] = self._counts[subset][name]
 
         def of_enough(by_label: Mapping[str, S], nothing: S) -> dict[str, Any]:
             return {
@@ -213,7 +213,11 @@ class _Measured:
             }
 
         return {
-            "subsets": rows,
+            "subsets": [
+                [list(subset), {name: list(counts) for name, counts in row.items()}]
+                for subset, row in rows.items()
+                if any(map(any, row.values()))
+            ],
             "confidence": of_enough(self._confidence, ConfidenceSums()),
             "reliability": of_enough(self._reliability, Reliability()),
             "components": self._components.record(fewest),

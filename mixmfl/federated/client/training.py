@@ -88,7 +88,7 @@ def train_at_site(
 
     Returns:
         The reply (changes of the site's blocks, prototypes of its modalities, mean loss and its
-        Dice part), and the optimizer state, which stays at the site.
+        Dice part unless the site withholds them), and the optimizer state, which stays at the site.
 
     Raises:
         PrivacyError: The site's privacy budget is spent, or the round draws too few cases.
@@ -124,9 +124,10 @@ def train_at_site(
     if drawn:
         changes = _withhold_rare(changes, drawn, round_number, site)
     tensors = {**changes, **memory_to_state(trained.memory)}
+    losses = {"loss": trained.loss, "dice_loss": trained.dice_loss} if site.sends_loss else {}
     reply = outgoing(
         "train",
-        {"round": round_number, "loss": trained.loss, "dice_loss": trained.dice_loss},
+        {"round": round_number, **losses},
         tensors,
         minimum=agreed_minimum(site, settings),
         behind=trained.patients,

@@ -107,8 +107,8 @@ class PrivateReply:
 
 
 @dataclass(frozen=True)
-class MaskedReply:
-    """A masked round of a site without a privacy budget; its loss is in the sums."""
+class QuietReply:
+    """A round without a loss: the site withholds it, or it is in the sums of a masked run."""
 
     round: Round
 

@@ -27,8 +27,8 @@ from mixmfl.federated.secure_aggregation.protocol import (
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.server.reply_records import (
     KeyReply,
-    MaskedReply,
     PrivateReply,
+    QuietReply,
     check_round,
     read_reply,
 )
@@ -161,7 +161,7 @@ def check_masked(
     }
     forms = {name: form_of(reply.tensors, name) for name in reply.tensors}
     check_round(site, "masked", reply, participants.round)
-    read_reply(PrivateReply if "epsilon" in reply.record else MaskedReply, site, reply)
+    read_reply(PrivateReply if "epsilon" in reply.record else QuietReply, site, reply)
     if forms != {name: ((length,), torch.int64) for name, length in lengths.items()}:
         raise AggregationError(
             f"site {site!r} sent a reply to round {participants.round} that has not the masked "

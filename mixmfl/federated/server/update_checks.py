@@ -19,6 +19,7 @@ from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.messages import SENT, Message
 from mixmfl.federated.server.reply_records import (
     PrivateReply,
+    QuietReply,
     TrainReply,
     ValidationReply,
     check_round,
@@ -143,7 +144,8 @@ def check_reply(
         AggregationError: The reply is not what was asked for, or cannot be true.
     """
     check_round(site, "train", reply, round_number)
-    read_reply(PrivateReply if "epsilon" in reply.record else TrainReply, site, reply)
+    with_loss = TrainReply if "loss" in reply.record else QuietReply
+    read_reply(PrivateReply if "epsilon" in reply.record else with_loss, site, reply)
     own = select_blocks(weights, registration.weights)
     shapes = _memory_shapes(
         registration.modality_cases, prototype_sizes(plans, settings.configuration)

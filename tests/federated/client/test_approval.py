@@ -102,13 +102,13 @@ def test_a_damaged_policy_approves_of_nothing(
 
 
 def test_of_a_policy_and_options_the_stricter_limit_holds(tmp_path: Path) -> None:
-    options, minimum = Limits(queries=7, training_cases=1), Minimum(3, 50)
+    options, minimum = Limits(queries=7, training_cases=1, no_loss=True), Minimum(3, 50)
     assert Approval().within(options, minimum) == (options, minimum)
     assert Approval(policy(tmp_path)).within(options, minimum) == (options, minimum)
     stricter = {"masked_only": True, "rounds": 8, "queries": 9, "training_cases": 4}
     file = policy(tmp_path, limits=stricter, minimum={"cases": 2, "voxels": 60})
     assert Approval(file).within(options, minimum) == (
-        Limits(masked_only=True, rounds=8, queries=7, training_cases=4),
+        Limits(masked_only=True, rounds=8, queries=7, training_cases=4, no_loss=True),
         Minimum(3, 60),
     )
 

@@ -22,6 +22,7 @@ from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.client import Client
 from mixmfl.federated.client.limits import Limits
 from mixmfl.federated.client.outbound import outgoing_fingerprint
+from mixmfl.federated.client.personalization import Personalised, personalize_at_site
 from mixmfl.federated.client.service import ClientService
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.training import train_at_site
@@ -29,7 +30,7 @@ from mixmfl.federated.messages import SENT, Message, StoredMessage, encode
 from mixmfl.federated.secure_aggregation.identities import simulated_identities
 from mixmfl.federated.server.merge import personalization_task, train_task, validation_task
 from mixmfl.federated.server.subset_validation import measure_task
-from mixmfl.federated.state import Minimum, Site, first_state, register
+from mixmfl.federated.state import Minimum, RunSettings, Site, first_state, register
 from mixmfl.networks.parameters import block_of
 from mixmfl.planning.fingerprint import (
     Fingerprint,
@@ -262,6 +263,23 @@ def test_no_weights_of_a_round_that_draws_few_cases_leave(
     assert any(tensor.any() for n, tensor in reply.tensors.items() if n.startswith("tailored.t2"))
 
 
+def test_a_hospital_may_keep_its_loss(store: SiteStore, tmp_path: Path) -> None:
+    """At a learning rate of nearly nothing, losses of many rounds are sums over chosen cases."""
+    federation = store.federation({"alpha": [("t1",)] * 3, "beta": [("t1",)] * 3})
+    config = SiteConfig("alpha", tmp_path, tmp_path, limits=Limits(no_loss=True))
+    quiet = dataclasses.replace(
+        federation,
+        sites={**federation.sites, "alpha": config.with_floors(federation.sites["alpha"])},
+    )
+    assert {n for n, reply in quiet.replies.items() if "loss" in reply.record} == {"beta"}
+    state, shown = quiet.merge(quiet.replies)
+    assert not shown.rejected
+    assert shown.loss.keys() == shown.dice_loss.keys() == {"beta"}
+    assert encode(Message("", {}, state.weights)) == encode(
+        Message("", {}, federation.merge(federation.replies)[0].weights)
+    )
+
+
 def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
     assert (Limits().validation_cases, Limits().training_cases) == (5, 2)
     assert "Dice leaves over 5 validation cases or more" in Limits().describe_floors()
@@ -333,6 +351,36 @@ def test_a_label_that_few_patients_have_is_not_trained(
         train_at_site(task, site, PLANS, several, {})
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_personalised_model_whose_dice_leaves_is_of_no_fewer_patients(
+    store: SiteStore, masked: bool
+) -> None:
+    """The coordinator chooses its rounds and steps, and learns how good it is."""
+    whole = store.site("alpha", [("t1",)] * 9, validation=4)
+    settings = dataclasses.replace(SETTINGS, masked=masked, local_steps=8)
+    task = personalization_task(first_state(PLANS, SETTINGS), "alpha", {"alpha": register(whole)})
+
+    def made(settings: RunSettings, floor: int, *places: int | None) -> Personalised:
+        cases = map(with_core, whole.training, places)
+        site = dataclasses.replace(
+            whole, training=tuple(cases), training_cases=floor, validation_cases=FLOOR
+        )
+        return personalize_at_site(task, site, PLANS, settings)
+
+    none = (None,) * 4
+    here, there = (made(settings, FLOOR, place, *none) for place in (1, 7))
+    assert here.sent == there.sent
+    assert here.sent.dice != here.sent.dice_before
+    assert made(settings, 1, 1, *none).sent != made(settings, 1, 7, *none).sent
+    few = dataclasses.replace(settings, local_steps=1)  # which draws four
+    with pytest.raises(PrivacyError, match=r"draw training cases of [34] patients"):
+        made(few, 5, 1, *none)
+    # where there are too few, it is for the site alone
+    alone = made(few, 6, 1, *none)
+    assert np.isnan([alone.sent.dice, alone.sent.dice_before]).all()
+    assert np.isfinite(alone.result.dice)
+
+
 def test_batches_are_built_once_in_a_round_of_a_site_with_a_floor(
     store: SiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +428,50 @@ def test_no_dice_of_a_label_leaves_that_few_references_have(store: SiteStore) ->
     assert min(cases_of(without, "core")) > 2  # the mask has it in cases whose reference has not
     assert cases_of(site, "core") == [0] * 5
     assert min(cases_of(site, "lesion")) == 5
+
+
+ALL_BUT = Limits().validation_cases
+
+
+def measured(store: SiteStore, cases: Sequence[tuple[str, ...]], *changes: int) -> Message:
+    """Return what a site with the default floor sends that was asked to measure its cases."""
+    whole = store.site("alpha", [("t1", "t2"), *cases], validation=len(cases))
+    of_core = [with_core(case, 1 + n % 6) for n, case in enumerate(whole.validation)]
+    for number in changes:
+        of_core[number] = with_core(of_core[number], None)
+    site = dataclasses.replace(whole, validation=tuple(of_core), validation_cases=ALL_BUT)
+    task = measure_task(first_state(PLANS, SETTINGS), "alpha", {"alpha": register(site)})
+    return Client(site, PLANS, SETTINGS).handle(task, {}).reply
+
+
+BOTH, T1 = ("t1", "t2"), ("t1",)
+
+
+def subsets_sent(reply: Message, label: str) -> list[list[str]]:
+    return [subset for subset, counts in reply.record["subsets"] if any(counts[label])]
+
+
+def test_no_dice_by_subset_leaves_that_is_of_all_but_few(store: SiteStore) -> None:
+    """Else the sum over all, which leaves, tells the Dice of the rest by difference."""
+    few = measured(store, [BOTH] * ALL_BUT + [T1] * (ALL_BUT - 1))
+    many = measured(store, [BOTH] * ALL_BUT + [T1] * ALL_BUT)
+    for label in ("lesion", "core"):
+        assert subsets_sent(few, label) == [["t1"]]
+        assert subsets_sent(many, label) == [["t1"], ["t1", "t2"], ["t2"]]
+    assert few.record["components"]["lesion"]["cases"] == 2 * ALL_BUT - 1
+    # of the patients who have the label: the others have Dice 0
+    core = measured(store, [BOTH] * ALL_BUT + [T1] * ALL_BUT, -1)
+    assert subsets_sent(core, "core") == [["t1"]]
+    assert len(subsets_sent(core, "lesion")) == 3
+
+
+@pytest.mark.parametrize(("cases", "of"), [(16, 16), (17, 12), (20, 15), (21, 16)])
+def test_those_who_are_not_measured_are_enough_or_none(
+    store: SiteStore, cases: int, of: int
+) -> None:
+    reply = measured(store, [T1] * cases)
+    assert reply.record["components"]["lesion"]["cases"] == of
+    assert sum(reply.record["subsets"][0][1]["lesion"]) == of
 
 
 @pytest.mark.parametrize("few", FEW)
