@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError
-from mixmfl.core.files import all_may_write
 from mixmfl.core.text import printable
 
 from . import _options, _paths, _runner
@@ -90,6 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="HOST:PORT",
         help="the HTTP proxy that connects to the coordinator (CONNECT); default: none, whatever "
         "the environment says",
+    )
+    parser.add_argument(
+        "--proxy-login",
+        type=_paths.file("a file with name:password for the proxy, which its owner alone may read"),
+        metavar="FILE",
+        help="name:password for the proxy (Basic), in a line of a file of mode 600",
     )
     parser.add_argument(
         "--turns",
@@ -194,13 +199,14 @@ def _work(options: argparse.Namespace) -> int:
     from mixmfl.federated.client.outbound_preview import preview_of_site
     from mixmfl.federated.secure_aggregation.identities import KeyFiles, load_identity
 
+    flare = _runner.network_engine()
     for decides in filter(None, (options.policy, options.peers)):
-        if all_may_write(decides):
-            raise MixmflError(
-                f"{decides}: everybody on this machine may write to it, and so decide for this "
-                f"hospital: chmod o-w {shlex.quote(str(decides))}"
-            )
-    kit = _runner.network_engine().open_kit(options.kit, coordinator=False)
+        flare.check_writers(decides, "for this hospital")
+    kit = flare.open_kit(options.kit, coordinator=False)
+    if options.proxy_login is not None:
+        if options.proxy is None:
+            raise MixmflError("--proxy-login: needs --proxy, for which it is")
+        flare.check_login(options.proxy_login)
     device = devices.find_device(options.device)
     keys = KeyFiles(
         kit.folder / "startup",
@@ -251,6 +257,7 @@ def _config(
         server=kit.server,
         syslog=options.syslog,
         proxy=_runner.network_engine().check_proxy(options.proxy) if options.proxy else None,
+        proxy_login=options.proxy_login.resolve() if options.proxy_login else None,
     )
 
 

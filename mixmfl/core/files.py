@@ -303,9 +303,37 @@ def read_small(path: Path, most_bytes: int = MOST_BYTES_SETTINGS) -> bytes:
     return content
 
 
-def all_may_write(path: Path) -> bool:
-    """Return whether every user of this machine may write to a file, or in a folder."""
-    return os.name == "posix" and bool(path.stat().st_mode & 0o002)
+def who_may_write(path: Path) -> tuple[str, Path] | None:
+    """Return who else may decide what a file or folder holds, and what they may write to.
+
+    That is it or the folder that it is in. Whoever may write to a folder may exchange what it
+    holds, unless its sticky bit is set. A group of its owner alone, as many systems make, is none.
+
+    Returns:
+        ``"everybody"`` or the name of a group, and the path; None: nobody else.
+    """
+    if sys.platform == "win32":
+        return None
+    import grp
+    import pwd
+
+    whole = path.resolve()
+    for bit in (stat.S_IWOTH, stat.S_IWGRP):
+        for place in (whole, whole.parent):
+            of_place = place.stat()
+            if not of_place.st_mode & bit or (place != whole and of_place.st_mode & stat.S_ISVTX):
+                continue
+            if bit == stat.S_IWOTH:
+                return "everybody", place
+            name, members = str(of_place.st_gid), set[str]()
+            owner = str(of_place.st_uid)
+            with suppress(KeyError):  # ids without a name, as in a container
+                owner = pwd.getpwuid(of_place.st_uid).pw_name
+                name, _, _, listed = grp.getgrgid(of_place.st_gid)
+                members = {*listed}
+            if name != owner or members - {owner}:
+                return name, place
+    return None
 
 
 def read_long_json(path: Path, error: type[MixmflError] = DataError) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Hospitals and a coordinator as processes of this machine, joined by FLARE on the loopback."""
 
+import base64
 import contextlib
 import json
 import signal
@@ -172,6 +173,7 @@ class ConnectProxy:
 
     def __init__(self, refuses: bool = False) -> None:
         self.asked: list[str] = []
+        self.login = ""  # name:password that it asks for
         self._refuses = refuses
         self._listener = socket.create_server(("localhost", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -188,12 +190,15 @@ class ConnectProxy:
         header = b""
         while not header.endswith(b"\r\n\r\n"):
             header += site.recv(1)
-        method, target, _ = header.decode().split("\r\n")[0].split(" ")
+        first, *fields = header.decode().strip().split("\r\n")
+        method, target, _ = first.split(" ")
         assert method == "CONNECT"
         self.asked.append(target)
         host, port = target.split(":")
+        given = base64.b64encode(self.login.encode()).decode()
+        known = not self.login or f"Proxy-Authorization: Basic {given}" in fields
         try:
-            if self._refuses:
+            if self._refuses or not known:
                 raise OSError("407 Proxy Authentication Required")
             server = socket.create_connection((host, int(port)))
         except OSError as error:

@@ -4,6 +4,7 @@ It takes and returns stored messages and imports no transport. A message cannot 
 folders of the site.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +51,10 @@ from mixmfl.inference.model_file import apply_personal_weights, load_model
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocess import preprocess_site
 
+_FAILED_IN_A_ROW, _PAUSE_SECONDS = 100, 10.0
+"""After so many tasks in a row that could not be done, each answer waits: every one is in three
+logs, and a coordinator that goes on asking would fill the disk."""
+
 
 @dataclass(frozen=True)
 class _Joined:
@@ -68,6 +73,7 @@ class ClientService:
         """Args: config: the site's settings, as they are without a policy."""
         self._settings = self._config = config  # the latter as they are for the task at hand
         self._joined: _Joined | None = None
+        self._failed = 0  # in a row
         # the first task of a job: the hospital approves, and what is then to be done is returned
         self._jobs: dict[str, Callable[[Message], Callable[[], Message]]] = {
             "fingerprint": self._approve_planning,
@@ -117,14 +123,22 @@ class ClientService:
             with self._config.working():
                 reply = StoredMessage.pack(work(), self._config.work)
                 self._config.limits.use_bytes(reply.size, self._config.used_file)
+                self._failed = 0
                 return reply
         except Exception as error:  # the transport must neither see nor log a reason
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            note(self._config.problem_log, f"{one_line(kind)} failed: {reason}")
+            self.note_failure(f"{one_line(kind)} failed: {reason}")
             record = {"error": type(error).__name__, "version": __version__}
             if isinstance(error, RefusalError):
                 record["refused"] = error.reason
             return StoredMessage.pack(outgoing(FAILED, record), self._config.work)
+
+    def note_failure(self, reason: str) -> None:
+        """Log why a task could not be done, and wait where that happened too often in a row."""
+        note(self._config.problem_log, reason)
+        self._failed += 1
+        if self._failed > _FAILED_IN_A_ROW:
+            time.sleep(_PAUSE_SECONDS)
 
     def note_reply(self, reply: StoredMessage, *, taken: bool) -> None:
         """Log that a reply begins to leave the site, or that the server did not fetch it.

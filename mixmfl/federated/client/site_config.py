@@ -68,6 +68,7 @@ class SiteConfig:
         syslog: Where that record is sent, too; see ``AuditLog``.
         proxy: ``host:port`` of the HTTP proxy through which the coordinator is reached; None:
             directly.
+        proxy_login: File with the name and password for the proxy; None: it asks for none.
     """
 
     name: SiteName
@@ -91,6 +92,7 @@ class SiteConfig:
     server: Annotated[str, text(300)] = "the coordinator"
     syslog: Annotated[str, text(300)] | None = None
     proxy: Annotated[str, text(300)] | None = None
+    proxy_login: Path | None = None
 
     @property
     def exchange_log(self) -> Path:

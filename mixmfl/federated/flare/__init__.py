@@ -12,18 +12,26 @@ do; ``runner`` runs job after job for the coordinator's command; ``transfer`` ca
 
 from mixmfl.federated.flare.controller import Coordinator
 from mixmfl.federated.flare.executor import SiteExecutor
-from mixmfl.federated.flare.kits import COORDINATOR, ends_soon, open_kit, site_names
+from mixmfl.federated.flare.kits import (
+    COORDINATOR,
+    check_writers,
+    ends_soon,
+    open_kit,
+    site_names,
+)
 from mixmfl.federated.flare.processes import running_client
 from mixmfl.federated.flare.provisioning import Network, provision, request_kit, revoke
 from mixmfl.federated.flare.runner import run_jobs
-from mixmfl.federated.flare.tunnel import check_proxy
+from mixmfl.federated.flare.tunnel import check_login, check_proxy
 
 __all__ = [
     "COORDINATOR",
     "Coordinator",
     "Network",
     "SiteExecutor",
+    "check_login",
     "check_proxy",
+    "check_writers",
     "ends_soon",
     "open_kit",
     "provision",

@@ -15,7 +15,6 @@ from mixmfl.core.errors import AggregationError
 from mixmfl.core.files import clear_unfinished
 from mixmfl.federated.client.service import ClientService
 from mixmfl.federated.client.site_config import SiteConfig
-from mixmfl.federated.exchange_log import note
 from mixmfl.federated.flare.hospital_settings import SITE_CONFIG
 from mixmfl.federated.flare.transfer import MESSAGE, Download, fetch, free_memory
 from mixmfl.federated.messages import MOST_BYTES
@@ -46,7 +45,7 @@ class SiteExecutor(Executor):
         try:
             task = fetch(cell, address, FQCN.ROOT_SERVER, MOST_BYTES, folder, abort_signal)
         except AggregationError as error:
-            note(self._config.problem_log, f"a task could not be fetched: {error}")
+            self._service.note_failure(f"a task could not be fetched: {error}")
             return make_reply(ReturnCode.EXECUTION_EXCEPTION)
         answer = self._service.answer(task)
         del task

@@ -33,7 +33,7 @@ _FILES = {
     "local": {
         *("authorization.json", "authorization.json.default", "privacy.json.sample"),
         *("resources.json", "resources.json.default", SITE_CONFIG),
-        *("log_config.json", "log_config.json.default"),
+        *("log_config.json", "log_config.json.default", "comm_config.json"),
     },
 }
 _MADE_BY_FLARE = re.compile("transfer|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -127,9 +127,22 @@ def write_policies(local: Path) -> None:
     )
     permissions = {_ROLE: _NOTHING_BUT_JOBS}
     write_json(local / "authorization.json", {"format_version": "1.0", "permissions": permissions})
+    write_connections(local)
     # FLARE's own, as it is installed here: such a file names classes, too
     write_json(
         local / "log_config.json", read_json(Path(log_utils.__file__).with_name("log_config.json"))
+    )
+
+
+def write_connections(local: Path) -> None:
+    """Write that FLARE's processes on one machine show each other the kit's certificate.
+
+    Else whoever has an account on that machine connects to them, and commands them as any other.
+    """
+    resources = {"host": "localhost", "connection_security": "mtls"}
+    write_json(
+        local / "comm_config.json",
+        {"allow_adhoc_conns": False, "internal": {"scheme": "tcp", "resources": resources}},
     )
 
 

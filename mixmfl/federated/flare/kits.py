@@ -1,5 +1,6 @@
 """Start-up kits as those who hold them read them: whose they are, and when they end."""
 
+import logging
 import os
 import re
 import shlex
@@ -14,12 +15,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import all_may_write, read_json, read_small
+from mixmfl.core.files import read_json, read_small, who_may_write
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.records import read_value
 from mixmfl.core.text import quoted
 from mixmfl.federated.flare.hospital_settings import BEYOND, check_files
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES, fingerprint_of
+
+log = logging.getLogger(__name__)
 
 COORDINATOR = "coordinator"
 ADMIN = "coordinator@mixmfl.org"  # the coordinator's command, as its server knows it
@@ -142,7 +145,7 @@ def _check_private(folder: Path) -> None:
     """Check that nobody else on this machine may read the keys of a kit, or write to the kit.
 
     Raises:
-        DataError: Others may.
+        DataError: Others may; a group that may write is only warned of.
     """
     if os.name != "posix":
         return
@@ -153,11 +156,32 @@ def _check_private(folder: Path) -> None:
                 f"federation; let its owner alone read it: chmod 600 {shlex.quote(str(key))}"
             )
     for place in (folder, folder / "startup", folder / "local"):
-        if place.is_dir() and all_may_write(place):
-            raise DataError(
-                f"{place}: everybody on this machine may write to it, and so decide what this kit "
-                f"trusts and runs: chmod o-w {shlex.quote(str(place))}"
-            )
+        if place.is_dir():
+            check_writers(place, "what this kit trusts and runs")
+
+
+def check_writers(path: Path, decides: str) -> None:
+    """Check that not everybody on this machine may write to a file or folder; warn of a group.
+
+    Args:
+        path: The file or folder.
+        decides: What is decided by it, in words.
+
+    Raises:
+        DataError: Everybody may.
+    """
+    if (writers := who_may_write(path)) is None:
+        return
+    who, place = writers
+    everybody = who == "everybody"
+    whose = "everybody on this machine" if everybody else f"the group {quoted(who)}"
+    line = (
+        f"{place}: {whose} may write to it, and so decide {decides}: "
+        f"chmod {'o' if everybody else 'g'}-w {shlex.quote(str(place))}"
+    )
+    if everybody:
+        raise DataError(line)
+    log.warning("%s", line)
 
 
 def read_kit(folder: Path, *, coordinator: bool) -> Kit:

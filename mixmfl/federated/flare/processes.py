@@ -33,6 +33,7 @@ from mixmfl.federated.flare.hospital_settings import (
     SITE_CONFIG,
     check_files,
     write_address,
+    write_connections,
     write_policies,
 )
 from mixmfl.federated.flare.kits import ADMIN, CERTIFICATES, Kit
@@ -129,7 +130,8 @@ def running_client(kit: Kit, config: SiteConfig) -> Iterator[subprocess.Popen[by
             through = None
             if config.proxy is not None:
                 say = partial(note, config.problem_log)
-                through = stack.enter_context(tunnel(config.proxy, kit.server, say))
+                way = tunnel(config.proxy, kit.server, say, config.proxy_login)
+                through = stack.enter_context(way)
             startup = kit.folder / "startup"
             write_address(startup, kit.name, kit.server, kit.coordinators[0], through)
             options = [f"uid={kit.name}", f"org={ORG}"]
@@ -292,6 +294,7 @@ def _end(leaders: Sequence[psutil.Process]) -> None:
 
 def _settle_server(kit: Kit) -> None:
     """Set absolute paths in the kit for what the server stores, and check that its port is free."""
+    write_connections(kit.folder / "local")
     file = kit.folder / "local" / "resources.json"
     resources = read_json(file)
     try:

@@ -504,6 +504,28 @@ def asks(federation: Federation, site: str, task: Message) -> str:
     return federation.configs[site].problem_log.read_text().splitlines()[-1]
 
 
+def test_who_asks_for_ever_for_what_is_not_done_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every task and every answer is logged, so they come ever more slowly."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr(service, "_FAILED_IN_A_ROW", 3)
+    (config,) = configs_of(tmp_path, {"alpha": [("t1",)] * 4}, small_plans())
+    hospital = ClientService(config)
+    join, nonsense = encode(join_task(small_plans())), encode(Message("nonsense", {}, {}))
+    for sent, waits in (
+        *((nonsense, 0),) * 3,
+        *((nonsense, number + 1) for number in range(2)),
+        (join, 2),
+        *((nonsense, 2),) * 3,
+        (nonsense, 3),
+    ):
+        assert (decode(answer(hospital, sent)).kind == "join") is (sent is join)
+        assert len(waited) == waits
+    assert config.audit_log.file.read_text().count('"kind": "failed"') == 9
+
+
 def join_task(plans: Plans, settings: RunSettings = SETTINGS, run: str = "abc") -> Message:
     record = {"run": run, "plans": plans.to_json(), "settings": vars(settings), "fold": "0"}
     return Message("join", record, {})

@@ -401,6 +401,36 @@ def test_a_kit_whose_keys_others_may_read_or_that_they_may_change_is_not_used(ki
     assert open_kit(coordinator, coordinator=True).name == "coordinator"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_of_a_kit_that_a_group_may_write_to_it_is_told(
+    kits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import grp
+    import pwd
+
+    startup, real = kits / "north" / "startup", grp.getgrgid(os.getgid())
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    startup.chmod(0o770)
+
+    def warned(name: str, *members: str) -> bool:
+        group = grp.struct_group((name, "x", real.gr_gid, [*members]))
+        monkeypatch.setattr(grp, "getgrgid", lambda number: group)
+        caplog.clear()
+        assert open_kit(kits / "north", coordinator=False).name == "north"
+        return f"startup: the group '{name}' may write to it, and so decide" in caplog.text
+
+    assert warned("staff")
+    assert warned(owner, "somebody")
+    assert not warned(owner)  # a group of the owner alone
+    assert not warned(owner, owner)
+    startup.chmod(0o700)
+    # who may write to the folder of a kit can exchange the kit
+    for mode, refused in ((0o777, True), (0o1777, False), (0o755, False)):
+        kits.chmod(mode)
+        with pytest.raises(DataError, match="everybody") if refused else nullcontext():
+            open_kit(kits / "north", coordinator=False)
+
+
 def test_the_coordinators_renewed_kit_works_with_the_hospitals_old_ones(kits: Path) -> None:
     network = Network("localhost", 18002, ("north", "south"))
     startup, admin = kits / "coordinator" / "startup", kits / "coordinator" / "admin" / "startup"

@@ -425,6 +425,52 @@ def test_a_hospital_talks_to_no_other_hospital_in_place_of_the_coordinator(tmp_p
 
 
 @in_this_process
+def test_who_has_an_account_on_the_machine_but_no_kit_reaches_no_process(tmp_path: Path) -> None:
+    """FLARE's processes listen for those that they start, and take commands of whoever connects."""
+    provision(Network("localhost", free_port(), ("north",)), tmp_path / "kits")
+    coordinator = open_kit(tmp_path / "kits" / "coordinator", coordinator=True)
+    north = open_kit(tmp_path / "kits" / "north", coordinator=False)
+
+    def is_let_in(port: int, certificate: tuple[Path, Path] | None) -> bool:
+        context = ssl.create_default_context(cafile=north.folder / "startup" / "rootCA.pem")
+        context.check_hostname = False
+        if certificate is not None:
+            context.load_cert_chain(*certificate)
+        # who is let in speaks first, and else is waited for
+        plain = socket.create_connection(("localhost", port), timeout=5 if certificate else 60)
+        try:
+            with context.wrap_socket(plain) as secure:
+                return bool(secure.recv(1))
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+
+    def listens(process: subprocess.Popen[bytes]) -> list[int]:
+        family = psutil.Process(process.pid)
+        members = [family, *family.children(recursive=True)]
+        ends = [end for one in members for end in one.net_connections() if end.status == "LISTEN"]
+        return [end.laddr.port for end in ends if end.laddr.ip == "127.0.0.1"]
+
+    with processes.running_server(coordinator) as server:
+        config = SiteConfig("north", tmp_path, tmp_path / "work")
+        with processes.running_client(north, config) as client:
+            until(lambda: connected(server) == {"north"}, "the hospital")
+            for kit, process, whose in (
+                (north, client, "client"),
+                (coordinator, server.process, "server"),
+            ):
+                startup = kit.folder / "startup"
+                own = startup / f"{whose}.crt", startup / f"{whose}.key"
+                own_port = int(coordinator.server.rpartition(":")[2])
+                ports = [port for port in listens(process) if port != own_port]
+                assert ports, whose
+                for port in ports:
+                    assert not is_let_in(port, None), whose
+                    assert is_let_in(port, own), whose
+
+
+@in_this_process
 def test_the_server_talks_to_nobody_whose_certificate_is_not_good(tmp_path: Path) -> None:
     port = free_port()
     provision(Network("localhost", port, ("west",)), tmp_path / "kits")

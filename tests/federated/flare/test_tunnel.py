@@ -1,6 +1,7 @@
 """A way to the coordinator through an HTTP proxy that knows CONNECT."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.federated.flare.hospital_settings import write_address
 from mixmfl.federated.flare.kits import open_kit
 from mixmfl.federated.flare.provisioning import Network, provision
-from mixmfl.federated.flare.tunnel import check_proxy, tunnel
+from mixmfl.federated.flare.tunnel import check_login, check_proxy, tunnel
 
 
 @contextlib.contextmanager
@@ -46,6 +47,46 @@ def test_bytes_go_both_ways_and_the_end_of_one_ends_the_other() -> None:
         assert made.asked == [server]
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=30)
+
+
+def test_a_proxy_is_given_the_name_and_password_of_a_file(tmp_path: Path) -> None:
+    file, reasons = tmp_path / "login", list[str]()
+    file.write_text("north:pass: wörd\n", encoding="utf-8")
+    file.chmod(0o600)
+    with socket.create_server(("localhost", 0)) as listener, proxy() as made:
+        server = f"localhost:{listener.getsockname()[1]}"
+        made.login = "north:pass: wörd"
+        for login, connects in ((file, True), (None, False)):
+            with tunnel(f"localhost:{made.port}", server, reasons.append, login) as address:
+                site = socket.create_connection(("localhost", int(address.split(":")[1])), 30)
+                with site:
+                    if connects:
+                        site.sendall(b"up")
+                        there, _ = listener.accept()
+                        assert there.recv(2) == b"up"
+                        there.close()
+                    assert site.recv(1) == b""
+    assert "407 Proxy Authentication Required" in reasons[0]
+    assert "wörd" not in reasons[0]
+
+
+@pytest.mark.parametrize("content", ["north", ":word", "north:a\nb:c", "", "x" * 5_000_000])
+def test_what_is_no_name_and_password_is_refused_and_not_shown(
+    tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "login"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(DataError) as refused:
+        check_login(file)
+    assert "needed is one line, name:password" in str(refused.value) or len(content) > 100
+    file.write_text("north:secret")
+    assert check_login(file) == b"north:secret"
+    file.chmod(0o640)
+    if os.name == "posix":
+        with pytest.raises(DataError, match="others on this machine may read this password") as no:
+            check_login(file)
+        assert "secret" not in str(no.value)
 
 
 def test_it_is_said_why_a_proxy_does_not_connect() -> None:
