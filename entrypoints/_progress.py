@@ -12,17 +12,43 @@ from typing import TYPE_CHECKING
 from . import _runner
 
 if TYPE_CHECKING:
+    from mixmfl.federated.server.changes import Change
     from mixmfl.federated.server.curves import Curves
     from mixmfl.federated.server.run import Run, SiteRound
 
 
-def print_round(run: "Run", number: int, seconds: float) -> None:
-    """Print a line on a round, after what was changed before it."""
+class RoundPrinter:
+    """Prints the rounds of a run as they come, and what is changed as soon as that is known."""
+
+    def __init__(self, out: Path) -> None:
+        """Begin after the rounds that the run in a folder has."""
+        from mixmfl.federated.server.run_record import holds_run, open_run
+
+        self._rounds = len(open_run(out).history) if holds_run(out) else 0
+        self._changes = set["Change"]()  # that were printed
+        self._lap = _stopwatch()
+
+    def show(self, run: "Run") -> bool:
+        """Print what is new; return whether there is a new round."""
+        self._rounds = before = min(self._rounds, len(run.history))  # a damaged one is repeated
+        self._show_changes(run)
+        while self._rounds < len(run.history):
+            self._rounds += 1
+            _print_round(run, self._rounds, self._lap())
+            self._show_changes(run)
+        return self._rounds > before
+
+    def _show_changes(self, run: "Run") -> None:
+        """Print what holds from the next round on."""
+        for change in run.changes:
+            if change.after == self._rounds and change not in self._changes:
+                print(change, flush=True)
+                self._changes.add(change)
+
+
+def _print_round(run: "Run", number: int, seconds: float) -> None:
     from mixmfl.federated.server.run_page import duration
 
-    for change in run.changes:
-        if change.after == number - 1:
-            print(change)
     sites = run.history[number - 1]
     loss = "  ".join(f"{site} {_describe_site(entry)}" for site, entry in sites.items())
     dice = f"  Dice {run.dice[number]:.3f}" if run.dice.get(number, math.nan) >= 0 else ""
@@ -76,14 +102,12 @@ def print_personal(run: "Run") -> None:
         )
 
 
-def curves(asked: Sequence[str], out: Path) -> "Curves":
+def curves(asked: Sequence[str], place: Path) -> "Curves":
     """Return what writes a run's rounds for the trackers that are asked for, and the usual ones."""
     from mixmfl.federated.server.curves import Curves
-    from mixmfl.federated.server.run_record import holds_run, open_run
     from mixmfl.federated.server.tracking import usual_trackers
 
-    done = len(open_run(out).history) if holds_run(out) else 0
-    return Curves(done, list(dict.fromkeys((*usual_trackers(), *asked))))
+    return Curves(list(dict.fromkeys((*usual_trackers(), *asked))), place)
 
 
 @contextmanager
@@ -103,7 +127,7 @@ def bar_when_needed() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def stopwatch() -> Callable[[], float]:
+def _stopwatch() -> Callable[[], float]:
     """Return a function that returns the seconds since its last call, or since its creation."""
     last = time.monotonic()
 

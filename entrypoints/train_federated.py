@@ -243,16 +243,16 @@ def _simulated(asked: Asked, training: Training) -> None:
     options = asked.options
     sites = _open_sites(options, training)
     initial = _start(options.alias, training)
-    lap = _progress.stopwatch()
+    rounds = _progress.RoundPrinter(training.out)
     with (
         locked(training.out / ".lock", 0, _in_use(training.out)),
         _progress.crowd_watch(),
         _progress.bar_when_needed() as progress,
-        _progress.curves(options.track, training.out) as curves,
+        _progress.curves(options.track, options.out) as curves,
     ):
 
         def report(run: "Run") -> None:
-            _progress.print_round(run, len(run.history), lap())
+            rounds.show(run)
             curves.write(run)
 
         run = simulate(
@@ -264,8 +264,9 @@ def _simulated(asked: Asked, training: Training) -> None:
             beginning=Beginning(training.resume, change=True, initial=initial, accepted=asked.keep),
             stop_when_flat=training.stop_when_flat,
             beside=training.beside,
-            callbacks=Callbacks(report, progress=progress),
+            callbacks=Callbacks(report, progress=progress, begun=rounds.show),
         )
+        curves.write_subsets(run)
         if options.personalize:
             simulate_personalization(run, sites, progress)
     _progress.announce_end(run)
@@ -334,7 +335,7 @@ def _start(aliases: Sequence[str], training: Training) -> "tuple[ServerState, St
 
 
 def _over_network(asked: Asked, training: Training) -> None:
-    from mixmfl.federated.server.run_record import holds_run, open_run
+    from mixmfl.federated.server.run_record import open_run
 
     options = asked.options
     if options.dp_epsilon is not None:
@@ -344,19 +345,12 @@ def _over_network(asked: Asked, training: Training) -> None:
     job = _training_job(options, training, flare.site_names(kit))
     _start(options.alias, training)
     asked.keep()
-    printed, lap = (
-        len(open_run(job.out).history) if holds_run(job.out) else 0,
-        _progress.stopwatch(),
-    )
-    with _progress.curves(options.track, training.out) as curves:
+    rounds = _progress.RoundPrinter(job.out)
+    with _progress.curves(options.track, options.out) as curves:
 
         def report(run: "Run") -> None:
-            nonlocal printed
-            while printed < len(run.history):
-                printed += 1
-                _progress.print_round(run, printed, lap())
-                if printed == run.settings.rounds or (printed == len(run.history) and run.is_flat):
-                    print("the sites measure the model; its file follows", flush=True)
+            if rounds.show(run) and (len(run.history) == run.settings.rounds or run.is_flat):
+                print("the sites measure the model; its file follows", flush=True)
             curves.write(run)
 
         flare.run_jobs(
@@ -366,7 +360,8 @@ def _over_network(asked: Asked, training: Training) -> None:
             say=print,
             report=report,
         )
-    run = open_run(job.out)
+        run = open_run(job.out)
+        curves.write_subsets(run)
     _progress.announce_end(run)
     _progress.print_personal(run)
 

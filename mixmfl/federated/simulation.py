@@ -52,11 +52,13 @@ class Callbacks:
         after_round: Called with the run after every round.
         after_task: Called with the site's name, the task and the reply after every task.
         progress: Called while the model is measured after the last round.
+        begun: Called with the run before its first round, or the first after it was resumed.
     """
 
     after_round: Callable[[Run], None] = lambda run: None
     after_task: AfterTask = lambda site, task, reply: None
     progress: Report = no_report
+    begun: Callable[[Run], object] = lambda run: None
 
 
 SILENT = Callbacks()
@@ -109,6 +111,7 @@ def simulate(
         check_registration(name, registration, plans)
     asked = Run(out, plans, settings, fold, registrations, stop_when_flat=stop_when_flat)
     run, state, optimizers = begin(asked, beginning, optimizers=True)
+    callbacks.begun(run)
     cases = sum(len(site.validation) for site in sites) * (1 if beside is None else 2)
     step = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
     with _device_executors(sites, run.plans, run.settings, step, variation) as executors:

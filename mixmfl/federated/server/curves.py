@@ -4,11 +4,14 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from mixmfl.core.text import one_line
 from mixmfl.federated.server.changes import settings_of
-from mixmfl.federated.server.run import Run
+from mixmfl.federated.server.measured import load_measured, load_measured_sites
+from mixmfl.federated.server.run import Run, choose_round
+from mixmfl.federated.server.run_tables import subset_rows
 from mixmfl.federated.server.tracking import TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
 
@@ -21,10 +24,10 @@ class Curves:
     A tracker that fails does not end the run: a warning says so, and it gets no more rounds.
     """
 
-    def __init__(self, done: int, names: Sequence[str]) -> None:
-        """Args: done: how many rounds were written before; names: names of the trackers."""
-        self._written = done
-        self._names = names
+    def __init__(self, names: Sequence[str], place: Path) -> None:
+        """Args: names: names of the trackers; place: folder given by ``-o``, see ``Tracker``."""
+        self._names, self._place = names, place
+        self._written = 0
         self._trackers: dict[str, Tracker] = {}
 
     def __enter__(self) -> "Curves":
@@ -41,18 +44,26 @@ class Curves:
                 tracker.close()
 
     def write(self, run: Run) -> None:
-        """Write the rounds that are new."""
-        first, last = self._written + 1, len(run.history)
-        if first > last:
+        """Write the rounds that a tracker does not have, also those of commands before."""
+        last = len(run.history)
+        if last <= self._written:
             return
-        rounds = {number: scalars(run, number) for number in range(first, last + 1)}
         for name in self._names:
             with self._watched(name):
                 if name not in self._trackers:  # not before there is a run, whose folder is new
-                    self._trackers[name] = TRACKERS[name](run, first)
-                for number, values in rounds.items():
-                    self._trackers[name].write(number, values)
+                    self._trackers[name] = TRACKERS[name](run, self._place)
+                tracker = self._trackers[name]
+                for number in range(tracker.written + 1, last + 1):
+                    tracker.write(number, scalars(run, number))
+                    tracker.written = number
         self._written = last
+
+    def write_subsets(self, run: Run) -> None:
+        """Write the Dice from subsets of modalities, which is measured after the last round."""
+        values = subset_scalars(run)
+        for name, tracker in list(self._trackers.items()):
+            with self._watched(name):
+                tracker.write(len(run.history), values)
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
@@ -100,3 +111,16 @@ def scalars(run: Run, number: int) -> dict[str, float]:
             **{f"dice_of_{name}/{site}": dice for name, dice in at_site.dice.items()},
         }
     return {n: value for n, value in values.items() if value is not None and not math.isnan(value)}
+
+
+def subset_scalars(run: Run) -> dict[str, float]:
+    """Return the median Dice from every subset of modalities, of all sites and of each, by name."""
+    number = choose_round(run, "best")
+    measured = load_measured(run, number)
+    if measured is None:
+        return {}
+    return {
+        f"dice_of_{row.label}_from_{row.modalities}/{row.site or 'all sites'}": row.median
+        for row in subset_rows(measured, load_measured_sites(run, number) or {})
+        if row.median is not None
+    }

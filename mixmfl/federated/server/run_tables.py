@@ -3,7 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from mixmfl.core.nan import or_none
 from mixmfl.core.spreadsheet import cell
@@ -77,26 +78,56 @@ EACH_CASE = "all of each case"
 """What stands for the modalities in a table where every case is from all that it has."""
 
 
-def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
-    """Return Dice from subsets of modalities as CSV: a row per site, subset and label.
+@dataclass(frozen=True)
+class SubsetRow:
+    """A row of the table of subsets; a number that is not known is None.
+
+    Attributes:
+        site: Name of the site; empty: all sites.
+        modalities: The modalities that masks are from, joined by ``+``, or ``EACH_CASE``.
+        label: Label or region.
+        mean: Mean Dice.
+        median: Median Dice.
+        low: Dice that one case in ten stays below.
+        cases: Number of cases.
+    """
+
+    site: str
+    modalities: str
+    label: str
+    mean: float | None
+    median: float | None
+    low: float | None
+    cases: int
+
+
+def subset_rows(measured: Measured, by_site: Mapping[str, Measured]) -> Iterator[SubsetRow]:
+    """Yield what was measured from subsets of modalities: a row per site, subset and label.
 
     Args:
-        measured: What was measured at all sites; their rows have no site.
+        measured: What was measured at all sites.
         by_site: What was measured at each site.
     """
+    for site, at_site in {"": measured, **by_site}.items():
+        for label, sums in at_site.components.items():
+            if sums.cases:
+                mean = sums.dice / sums.cases
+                yield SubsetRow(site, EACH_CASE, label, mean, None, None, sums.cases)
+        for each in at_site.expected:
+            subset = "+".join(each.modalities)
+            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+                yield SubsetRow(site, subset, label, None, dice.median, dice.low, dice.cases)
+
+
+def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
+    """Return ``subset_rows`` as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
     )
-    for site, at_site in {"": measured, **by_site}.items():
-        for label, sums in at_site.components.items():
-            if sums.cases:
-                average = f"{sums.dice / sums.cases:.4f}"
-                writer.writerow([cell(site), EACH_CASE, cell(label), average, "", "", sums.cases])
-        for each in at_site.expected:
-            subset = "+".join(each.modalities)
-            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
-                numbers = f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases
-                writer.writerow([cell(site), subset, cell(label), "", *numbers])
+    for row in subset_rows(measured, by_site):
+        mean = "" if row.mean is None else f"{row.mean:.4f}"
+        range_ = ("" if each is None else f"{each:.3f}" for each in (row.median, row.low))
+        writer.writerow([cell(row.site), row.modalities, cell(row.label), mean, *range_, row.cases])
     return text.getvalue()

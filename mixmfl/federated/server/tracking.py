@@ -1,7 +1,8 @@
 """Where the numbers of a run's rounds are written: TensorBoard, MLflow or Weights & Biases.
 
-Each is a small adapter and writes into the folder of the run; none sends anything anywhere, nor
-records commands or cases. MLflow's database has the paths of the run and of the current folder.
+Each is a small adapter and writes into the folder of the run, or of the run whose fold it is; none
+sends anything anywhere, nor records commands or cases. MLflow's database has the paths of the run
+and of the current folder.
 """
 
 import importlib.util
@@ -9,9 +10,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol
 
 from mixmfl.core.errors import MixmflError
@@ -22,10 +24,16 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """A place that the numbers of rounds are written to."""
+    """A place that the numbers of rounds are written to.
 
-    def __init__(self, run: Run, first: int) -> None:
-        """Open it for a run; ``first`` is the round that is written first, counted from 1."""
+    Attributes:
+        written: How many rounds of the run it has; those that follow are to be written.
+    """
+
+    written: int
+
+    def __init__(self, run: Run, place: Path) -> None:
+        """Open it for a run, in the folder given by ``-o``: that of the run or above it."""
 
     @staticmethod
     def imported() -> Any:
@@ -45,16 +53,16 @@ class TensorBoard:
     machine's name.
     """
 
-    def __init__(self, run: Run, first: int) -> None:
-        """Open the folder; rounds from ``first`` on that were written before are dropped."""
+    def __init__(self, run: Run, place: Path) -> None:
+        """Open a new file in the folder of the run, after those of commands before."""
         self._events, self._summary, records = self.imported()
         folder = run.folder / "tensorboard"
         folder.mkdir(exist_ok=True)
+        steps = [step for file in folder.glob(_EVENTS + "*") for step in self._steps(file)]
+        self.written = max(steps, default=0)
         # TensorBoard reads the files of a folder in the order of their names
-        self._file = records((folder / f"events.out.tfevents.{time.time_ns()}.mixmfl").open("xb"))
+        self._file = records((folder / f"{_EVENTS}{time.time_ns()}.mixmfl").open("xb"))
         self._add(file_version="brain.Event:2")
-        begins = self._events.SessionLog
-        self._add(step=first, session_log=begins(status=begins.START))
 
     @staticmethod
     def imported() -> Any:
@@ -75,29 +83,48 @@ class TensorBoard:
         """Close the file."""
         self._file.close()
 
+    def _steps(self, file: Path) -> Iterator[int]:
+        """Yield the rounds in a file, of which a kill may have cut off the end."""
+        data, at = file.read_bytes(), 0
+        # a record: 8 bytes of length, 4 of their checksum, the event, 4 of its checksum
+        while len(data) >= (end := at + 12 + int.from_bytes(data[at : at + 8], "little")) + 4:
+            event = self._events.Event.FromString(data[at + 12 : end])
+            if event.HasField("summary"):
+                yield event.step
+            at = end + 4
+
     def _add(self, **fields: Any) -> None:
         event = self._events.Event(wall_time=time.time(), **fields)
         self._file.write(event.SerializeToString())
 
 
 class MLflow:
-    """Writes into the database ``RUN/mlflow.db``, whatever server the environment names."""
+    """Writes into the database ``mlflow.db``, whatever server the environment names."""
 
-    def __init__(self, run: Run, first: int) -> None:
+    def __init__(self, run: Run, place: Path) -> None:
         """Open the database; a run that is in it is continued."""
         client, self._metric = self.imported()
-        folder = run.folder.resolve()
-        self._client = client(f"sqlite:///{folder / 'mlflow.db'}")
+        place, name = place.resolve(), _name(run, place)
+        self._client = client(f"sqlite:///{place / 'mlflow.db'}")
         known = self._client.get_experiment_by_name(_PROJECT)
+        experiment = known and known.experiment_id
         if known is None:
-            place = (folder / "mlflow").as_uri()
-            experiment = self._client.create_experiment(_PROJECT, artifact_location=place)
-            self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
-            for name, value in _settings(run).items():
-                self._client.log_param(self._id, name, value)
+            files = (place / "mlflow").as_uri()
+            experiment = self._client.create_experiment(_PROJECT, artifact_location=files)
+        earlier = [
+            each.info.run_id
+            for each in self._client.search_runs([experiment])
+            if each.info.run_name == name
+        ]
+        if earlier:
+            (self._id,) = earlier
+            self._client.update_run(self._id, status="RUNNING")
         else:
-            (earlier,) = self._client.search_runs([known.experiment_id])
-            self._id = earlier.info.run_id
+            self._id = self._client.create_run(experiment, run_name=name).info.run_id
+            for setting, value in _settings(run).items():
+                self._client.log_param(self._id, setting, value)
+        rounds = self._client.get_metric_history(self._id, LEARNING_RATE) if earlier else []
+        self.written = max((each.step for each in rounds), default=0)
 
     @staticmethod
     def imported() -> Any:
@@ -125,19 +152,18 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """Writes into ``RUN/wandb``, offline; ``wandb sync`` is for the user to call."""
+    """Writes into the folder ``wandb``, offline; ``wandb sync`` is for the user to call."""
 
-    def __init__(self, run: Run, first: int) -> None:
-        """Open the folder; a run that is in it is continued."""
+    def __init__(self, run: Run, place: Path) -> None:
+        """Open a new folder, for all rounds: when it is synced, it replaces those of before."""
         init, settings = self.imported()
-        folder = run.folder.resolve()
+        self.written = 0
         self._run = init(
             project=_PROJECT,
-            name=folder.name,
-            id=sha256(str(folder).encode()).hexdigest()[:16],
-            resume="allow",
+            name=_name(run, place),
+            id=sha256(str(run.folder.resolve()).encode()).hexdigest()[:16],
             mode="offline",
-            dir=str(folder),
+            dir=str(place.resolve()),
             config=_settings(run),
             settings=settings(
                 console="off",
@@ -171,6 +197,12 @@ class WeightsAndBiases:
 
 
 _PROJECT = "mixmfl"
+
+_EVENTS = "events.out.tfevents."
+"""What TensorBoard's files begin with."""
+
+LEARNING_RATE = "learning_rate"
+"""The number that every round has."""
 
 _MOST_METRICS = 1000
 """What MLflow takes in one call."""
@@ -211,6 +243,12 @@ def check_tracker(name: str) -> None:
             f"{name} is installed, but cannot be imported ({type(error).__name__}: "
             f"{one_line(error, 300)})"
         ) from None
+
+
+def _name(run: Run, place: Path) -> str:
+    """Return what a run is called: of a fold, after the run that it is of."""
+    place = place.resolve()
+    return str(Path(place.name, run.folder.resolve().relative_to(place)))
 
 
 def _settings(run: Run) -> dict[str, str | int | float]:

@@ -222,6 +222,32 @@ def test_a_run_of_an_earlier_version_is_read_and_extended(out: Path, sites: list
     assert len(simulate(PLANS, sites, more, "0", out, beginning=CHANGED).history) == 3
 
 
+def test_what_a_command_changes_is_printed_before_a_round_has_it(
+    tmp_path: Path,
+    command: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = write_work(tmp_path / "work", {"north": [("t1",)]}, PLANS)
+    asked = ["-i", work, "-o", tmp_path / "run", "--fold", "all"]
+    assert command("mixmfl_train_federated", *asked, "--rounds", 1, "--local-steps", 1) == 0
+
+    def end(*_: object, **__: object) -> None:
+        raise ModelError("no round is trained")
+
+    monkeypatch.setattr("mixmfl.federated.simulation.train_rounds", end)
+    assert command("mixmfl_train_federated", *asked, "--resume", "--rounds", 4) == 2
+    assert "from round 2 on: rounds 1 -> 4\n" in capsys.readouterr().out
+    monkeypatch.undo()
+    # a change that no round has had yet is shown again
+    assert command("mixmfl_train_federated", *asked, "--resume", "--local-steps", 2) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "from round 2 on: rounds 1 -> 4\nfrom round 2 on: local_steps 1 -> 2\nround 2/4" in printed
+    )
+    assert printed.count("from round") == 2
+
+
 def test_the_command_resumes_as_before_but_for_what_it_is_told(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
+import json
 import logging
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 from unittest.mock import MagicMock
@@ -18,7 +19,7 @@ from small import small_plans
 from small_federation import SETTINGS, write_work
 
 from mixmfl.evaluation.charts import Chart
-from mixmfl.federated.server.curves import Curves, scalars
+from mixmfl.federated.server.curves import Curves, scalars, subset_scalars
 from mixmfl.federated.server.measured import load_measured, load_measured_sites
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_page import write_run_page
@@ -175,18 +176,16 @@ def test_every_round_is_written_for_tensorboard_once(
     monkeypatch.setattr(_Records, "made", [])
     longer = dataclasses.replace(ONE, rounds=3)
     three = dataclasses.replace(run, history=[*run.history] * 3, settings=longer)
-    with Curves(1, ["tensorboard"]) as curves:
+    with Curves(["tensorboard"], tmp_path) as curves:
         curves.write(three)
         curves.write(three)
     (records,) = _Records.made
-    version, begins, *rounds = records.events
+    version, *rounds = records.events
     assert version["file_version"] == "brain.Event:2"
-    assert "session_log" in begins
-    assert begins["step"] == 2  # what was written from there on before is dropped
     assert {each["step"]: dict(each["summary"]) for each in rounds} == {
-        number: scalars(three, number) for number in (2, 3)
+        number: scalars(three, number) for number in (1, 2, 3)
     }
-    assert len(rounds) == 2
+    assert len(rounds) == 3
     assert records.file.closed
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert re.fullmatch(r"events\.out\.tfevents\.\d+\.mixmfl", file.name)  # not the machine's name
@@ -259,10 +258,10 @@ def test_a_tracker_that_fails_does_not_end_the_run(
 
     install_tensorboard(monkeypatch, Full)
     other = MagicMock()
-    other.MlflowClient.return_value.get_experiment_by_name.return_value = None
+    other.MlflowClient.return_value.search_runs.return_value = []
     monkeypatch.setitem(sys.modules, "mlflow", other)
     run = dataclasses.replace(done[0], folder=tmp_path)
-    with Curves(0, ["tensorboard", "mlflow"]) as curves:
+    with Curves(["tensorboard", "mlflow"], tmp_path) as curves:
         curves.write(run)
         curves.write(dataclasses.replace(run, history=[*run.history] * 2))
     (record,) = caplog.records  # once, and of one alone
@@ -279,9 +278,10 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     client = library.MlflowClient.return_value
     client.get_experiment_by_name.return_value = None
+    client.search_runs.return_value = []
     logger = logging.getLogger("mlflow")
     logger.setLevel(logging.INFO)  # as MLflow does when it is imported
-    with Curves(0, ["mlflow"]) as curves:
+    with Curves(["mlflow"], tmp_path) as curves:
         curves.write(run)
         curves.write(run)
     assert logger.level == logging.WARNING  # else how it makes its tables stands between rounds
@@ -300,7 +300,7 @@ def test_weights_and_biases_get_every_round_offline(
     library = MagicMock()
     monkeypatch.setitem(sys.modules, "wandb", library)
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
-    with Curves(0, ["wandb"]) as curves:
+    with Curves(["wandb"], tmp_path) as curves:
         curves.write(run)
         curves.write(run)
     opened = library.init.call_args.kwargs
@@ -314,23 +314,107 @@ def test_weights_and_biases_get_every_round_offline(
     library.init.return_value.finish.assert_called_once()
 
 
-@pytest.mark.filterwarnings("ignore")  # of its own libraries
-def test_mlflow_reads_what_was_written_also_by_a_run_that_goes_on(
-    done: tuple[Run, Calls], tmp_path: Path
-) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow to test what it reads")
-    run = dataclasses.replace(done[0], folder=tmp_path, history=[*done[0].history] * 2)
-    one = dataclasses.replace(run, history=run.history[:1])
-    for shown, before in ((one, 0), (run, 1)):
-        with Curves(before, ["mlflow"]) as curves:
+@pytest.fixture
+def two_rounds(done: tuple[Run, Calls], tmp_path: Path) -> list[Run]:
+    """Return a run after its first round, and after its second, with what was measured then."""
+    history = [*done[0].history] * 2
+    fold = dataclasses.replace(done[0], folder=tmp_path / "run" / "fold_0", history=history)
+    fold.folder.mkdir(parents=True)
+    shutil.copy(done[0].folder / "expected.json", fold.folder)
+    return [dataclasses.replace(fold, history=history[:1]), fold]
+
+
+def write_twice(tracker: str, two_rounds: list[Run]) -> None:
+    """Write a round, and in a command that goes on both, though the first is written already."""
+    for shown in two_rounds:
+        with Curves([tracker], shown.folder.parent) as curves:
             curves.write(shown)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+            if len(shown.history) == 2:
+                curves.write_subsets(shown)
+
+
+def everything(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Return what a tracker should have of a run of two rounds: step and value by name."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for number in (1, 2):
+        for name, value in scalars(run, number).items():
+            curves.setdefault(name, []).append((number, value))
+    return curves | {name: [(2, value)] for name, value in subset_scalars(run).items()}
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own libraries
+def test_mlflow_reads_what_was_written_also_by_a_run_that_goes_on(two_rounds: list[Run]) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow to test what it reads")
+    write_twice("mlflow", two_rounds)
+    run = two_rounds[1]
+    place = run.folder.parent
+    client = mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
     (experiment,) = (e for e in client.search_experiments() if e.name == "mixmfl")
     (found,) = client.search_runs([experiment.experiment_id])
-    losses = client.get_metric_history(found.info.run_id, "loss/north")
-    assert [each.step for each in losses] == [1, 2]
-    assert losses[0].value == run.history[0]["north"].loss
+    assert (found.info.run_name, found.info.status) == ("run/fold_0", "FINISHED")
     assert found.data.params["fold"] == run.fold
+    assert {
+        name: [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, n)]
+        for name in everything(run)
+        if (n := name.replace("+", "_"))
+    } == everything(run)
+    # the next fold is a run of its own in the same database
+    other = dataclasses.replace(two_rounds[0], folder=place / "fold_1")
+    with Curves(["mlflow"], place) as curves:
+        curves.write(other)
+    names = {each.info.run_name for each in client.search_runs([experiment.experiment_id])}
+    assert names == {"run/fold_0", "run/fold_1"}
+
+
+def test_the_last_folder_of_weights_and_biases_has_every_round(two_rounds: list[Run]) -> None:
+    # syncing a folder replaces what was synced before of its run
+    pytest.importorskip("wandb", reason="pip install wandb to test what it writes")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    write_twice("wandb", two_rounds)
+    run = two_rounds[1]
+    place = run.folder.parent
+    (file,) = (place / "wandb" / "latest-run").glob("*.wandb")
+    records = [Record.FromString(each) for each in read_log(file.read_bytes())]
+    (begun,) = (each.run for each in records if each.HasField("run"))
+    assert (begun.display_name, begun.host) == ("run/fold_0", "-")
+    found: dict[str, list[tuple[int, float]]] = {}
+    for each in records:
+        values = {"/".join(i.nested_key): i.value_json for i in each.history.item}
+        for name in values.keys() - {"_step", "_runtime", "_timestamp"}:
+            found.setdefault(name, []).append((int(values["_step"]), json.loads(values[name])))
+    assert found == everything(run)
+
+
+def read_log(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a file of Weights & Biases, which has the form of LevelDB's logs."""
+    at, part, block = 7, b"", 32768
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        part += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield part
+            part = b""
+
+
+def test_tensorboard_reads_what_was_written_also_after_a_kill(two_rounds: list[Run]) -> None:
+    pytest.importorskip("tensorboard", reason="pip install 'mixmfl[curves]' to test what it reads")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = two_rounds[1]
+    with Curves(["tensorboard"], run.folder.parent) as curves:
+        curves.write(run)
+    (file,) = (run.folder / "tensorboard").iterdir()
+    file.write_bytes(file.read_bytes()[:-5])  # the second round is cut off
+    write_twice("tensorboard", two_rounds)
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    for name, curve in everything(run).items():
+        assert [(e.step, e.value) for e in events.Scalars(name)] == [
+            (step, pytest.approx(value)) for step, value in curve
+        ]
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
