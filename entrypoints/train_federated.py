@@ -238,6 +238,8 @@ def _train(plans: "Plans", asked: Asked) -> None:
 def _simulated(asked: Asked, training: Training) -> None:
     from mixmfl.core.files import locked
     from mixmfl.federated.server.beginning import Beginning
+    from mixmfl.federated.server.measured import load_measured
+    from mixmfl.federated.server.run import choose_round
     from mixmfl.federated.simulation import Callbacks, simulate, simulate_personalization
 
     options = asked.options
@@ -250,6 +252,11 @@ def _simulated(asked: Asked, training: Training) -> None:
         _progress.bar_when_needed() as progress,
         _progress.curves(options.track, options.out) as curves,
     ):
+
+        def begun(run: "Run") -> None:
+            rounds.show(run)
+            if run.history and load_measured(run, choose_round(run, "best")) is None:
+                curves.write(run)  # a kill may have left the last rounds out
 
         def report(run: "Run") -> None:
             rounds.show(run)
@@ -264,7 +271,7 @@ def _simulated(asked: Asked, training: Training) -> None:
             beginning=Beginning(training.resume, change=True, initial=initial, accepted=asked.keep),
             stop_when_flat=training.stop_when_flat,
             beside=training.beside,
-            callbacks=Callbacks(report, progress=progress, begun=rounds.show),
+            callbacks=Callbacks(report, progress=progress, begun=begun),
         )
         curves.write_subsets(run)
         if options.personalize:

@@ -58,7 +58,7 @@ class Callbacks:
     after_round: Callable[[Run], None] = lambda run: None
     after_task: AfterTask = lambda site, task, reply: None
     progress: Report = no_report
-    begun: Callable[[Run], object] = lambda run: None
+    begun: Callable[[Run], None] = lambda run: None
 
 
 SILENT = Callbacks()

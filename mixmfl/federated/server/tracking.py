@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mixmfl.core.errors import MixmflError
+from mixmfl.core.files import replacing
 from mixmfl.core.text import one_line
 from mixmfl.federated.server.run import Run
 
@@ -105,7 +106,11 @@ class MLflow:
         """Open the database; a run that is in it is continued."""
         client, self._metric = self.imported()
         place, name = place.resolve(), _name(run, place)
-        self._client = client(f"sqlite:///{place / 'mlflow.db'}")
+        file = place / "mlflow.db"
+        if not file.is_file():  # it takes seconds to make; a kill meanwhile would leave it damaged
+            with replacing(file) as new:
+                client(f"sqlite:///{new}")
+        self._client = client(f"sqlite:///{file}")
         known = self._client.get_experiment_by_name(_PROJECT)
         experiment = known and known.experiment_id
         if known is None:

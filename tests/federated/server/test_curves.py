@@ -257,8 +257,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(
             raise OSError("the disk\nis full")
 
     install_tensorboard(monkeypatch, Full)
-    other = MagicMock()
-    other.MlflowClient.return_value.search_runs.return_value = []
+    other = mlflow_stand_in()
     monkeypatch.setitem(sys.modules, "mlflow", other)
     run = dataclasses.replace(done[0], folder=tmp_path)
     with Curves(["tensorboard", "mlflow"], tmp_path) as curves:
@@ -269,16 +268,28 @@ def test_a_tracker_that_fails_does_not_end_the_run(
     assert {call.args[3] for call in other.entities.Metric.call_args_list} == {1, 2}
 
 
+def mlflow_stand_in() -> MagicMock:
+    library = MagicMock()
+    client = library.MlflowClient.return_value
+    client.get_experiment_by_name.return_value = None
+    client.search_runs.return_value = []
+
+    def make(place: str) -> MagicMock:
+        Path(place.removeprefix("sqlite:///")).touch()
+        return client
+
+    library.MlflowClient.side_effect = make
+    return library
+
+
 def test_mlflow_gets_every_round_and_a_database_in_the_run(
     done: tuple[Run, Calls], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = dataclasses.replace(done[0], folder=tmp_path)
-    library = MagicMock()
+    library = mlflow_stand_in()
     monkeypatch.setitem(sys.modules, "mlflow", library)
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     client = library.MlflowClient.return_value
-    client.get_experiment_by_name.return_value = None
-    client.search_runs.return_value = []
     logger = logging.getLogger("mlflow")
     logger.setLevel(logging.INFO)  # as MLflow does when it is imported
     with Curves(["mlflow"], tmp_path) as curves:
@@ -286,7 +297,10 @@ def test_mlflow_gets_every_round_and_a_database_in_the_run(
         curves.write(run)
     assert logger.level == logging.WARNING  # else how it makes its tables stands between rounds
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"  # else a server of its makers is asked
-    library.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    makes, opens = library.MlflowClient.call_args_list
+    assert opens.args == (f"sqlite:///{tmp_path / 'mlflow.db'}",)
+    assert not Path(makes.args[0].removeprefix("sqlite:///")).exists()  # whole, or not there
+    assert (tmp_path / "mlflow.db").is_file()
     client.log_batch.assert_called_once()  # a call for a round, as each waits for the disk
     made = [(*call.args[:2], call.args[3]) for call in library.entities.Metric.call_args_list]
     assert made == [(name, value, 1) for name, value in scalars(run, 1).items()]
@@ -415,6 +429,24 @@ def test_tensorboard_reads_what_was_written_also_after_a_kill(two_rounds: list[R
         assert [(e.step, e.value) for e in events.Scalars(name)] == [
             (step, pytest.approx(value)) for step, value in curve
         ]
+
+
+def test_a_run_that_was_killed_after_its_last_round_is_in_trackers_that_are_named_then(
+    work: Path, tmp_path: Path, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["-i", work, "-o", tmp_path / "run", "--sites", "north", "--rounds", 1]
+    assert command("mixmfl_train_federated", *asked, "--local-steps", 1) == 0
+    (tmp_path / "run" / "expected.json").unlink()  # it was measured after the round
+    library = mlflow_stand_in()
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "mlflow" or None)
+    again = ["mixmfl_train_federated", *asked, "--resume", "--track", "mlflow"]
+    assert command(*again) == 0
+    made = {call.args[0]: call.args[3] for call in library.entities.Metric.call_args_list}
+    assert made["loss/north"] == made["dice_of_lesion_from_t1/all sites"] == 1
+    library.entities.Metric.reset_mock()
+    assert command(*again) == 0  # it has ended, and nothing is new
+    library.entities.Metric.assert_not_called()
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained(
