@@ -41,7 +41,6 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         choose_configuration,
         compare_folds,
         configurations_of,
-        folds_to_compare,
         in_order,
         write_choice,
     )
@@ -99,14 +98,14 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return None
     if len(done) > 1:
-        if left := folds_to_compare(done):
+        compared, left = compare_folds(done)
+        if left:
             print(
                 f"{out}: none is chosen yet, for no site has compared the models that both "
                 f"configurations have now in fold {', '.join(left)}; --resume --fold "
                 f"{' '.join(left)} has this done"
             )
             return None
-        compared = compare_folds(done)
         record = choose_configuration(done, compared, out)
         write_choice(out, record, done, compared)
         print("\n".join(choice_lines(record)))

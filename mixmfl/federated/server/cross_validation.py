@@ -278,29 +278,24 @@ def configurations_of(folder: Path) -> list[str]:
     return in_order(read_configurations(folder).configurations)
 
 
-def folds_to_compare(trained: Sequence[CrossValidation]) -> list[str]:
-    """Return the folds in which no site has compared the models that two configurations have now.
+def compare_folds(trained: Sequence[CrossValidation]) -> tuple[Compared, list[str]]:
+    """Return what the sites measured of two configurations and their mean, over all folds.
+
+    Returned, too, are the folds in which no site has compared the models that both have now.
 
     Args:
         trained: The folds of each configuration, in the order in which they were trained.
     """
-    return [fold for fold, compared in _compared_folds(trained).items() if compared is None]
-
-
-def compare_folds(trained: Sequence[CrossValidation]) -> Compared:
-    """Return what the sites measured of two configurations and their mean, over all folds.
-
-    Args:
-        trained: What ``folds_to_compare`` finds nothing in.
-    """
-    return add_compared([each for each in _compared_folds(trained).values() if each is not None])
-
-
-def _compared_folds(trained: Sequence[CrossValidation]) -> dict[str, Compared | None]:
-    first, second = (each.folder for each in trained)
-    folds = trained[1].folds
-    runs = {fold: [open_run(fold_folder(each, fold)) for each in (second, first)] for fold in folds}
-    return {fold: load_comparison(*pair) for fold, pair in runs.items()}
+    first, second = trained
+    parts, left = list[Compared](), list[str]()
+    for fold in second.folds:
+        runs = [open_run(fold_folder(each.folder, fold)) for each in (second, first)]
+        compared = load_comparison(*runs)
+        if compared is None:
+            left.append(fold)
+        else:
+            parts.append(compared)
+    return add_compared(parts), left
 
 
 def choose_configuration(
