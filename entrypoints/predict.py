@@ -269,7 +269,9 @@ def _write_mapping(
     if options.write_mapping.exists() and not options.overwrite:
         raise MixmflError(f"{options.write_mapping}: exists already; --overwrite replaces it")
     found, rows = find_all(options.input, modalities, mapping)
-    write_text(options.write_mapping, mapping_table(rows, options.input, found.records))
+    write_text(
+        options.write_mapping, mapping_table(rows, options.input, found.records, found.refused)
+    )
     images = plural(len(images_told(found.records)), "image file")
     say(f"{options.write_mapping}: {len(rows)} DICOM series, {images}")
     say("edit it, and use it with --mapping")

@@ -13,6 +13,9 @@ from mixmfl.data.image import DETACHED, FILE_ENDINGS, OTHER_FORMATS, files_of
 LABEL = "label"
 """The ``FileRecord.modality`` of a segmentation."""
 
+OPEN = "?"
+"""The modality in the user's table of what is a question: it is read as without the table."""
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -24,6 +27,7 @@ class FileRecord:
         case: The name of its case; empty where it belongs to none.
         modality: Its modality, or ``LABEL``; empty where it is set aside.
         is_series: Whether it stands for a DICOM series; ``path`` is the series' first file.
+        is_open: Whether it is a question what it is, or its case is refused.
     """
 
     path: Path
@@ -31,6 +35,7 @@ class FileRecord:
     case: str = ""
     modality: str = ""
     is_series: bool = False
+    is_open: bool = False
 
 
 def rest_below(folder: Path, known: Collection[Path]) -> Iterator[FileRecord]:

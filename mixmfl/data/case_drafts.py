@@ -175,8 +175,9 @@ class Draft:
         for file in by_modality[""]:
             if file.reading.is_label:
                 continue
-            records.append(FileRecord(file.path, _why_aside(file)))
-            if file.reading.doubt:
+            is_doubtful = bool(file.reading.doubt)
+            records.append(FileRecord(file.path, _why_aside(file), is_open=is_doubtful))
+            if is_doubtful:
                 what = f"{inside(file.path, folder)}: the name {_name(file)} {file.reading.doubt}"
                 questions.append(
                     f"{what}; rename it so that it fits one{_or_mapping(labels_needed)}"
@@ -240,7 +241,7 @@ class Draft:
         best = _least_processed(best, _BY_HAND)
         if len(best) != 1:
             why = "one of several labels" if needed else "a label, which prediction does not need"
-            records = [FileRecord(file.path, why) for file in files]
+            records = [FileRecord(file.path, why, is_open=True) for file in files]
             question = f"{len(best)} files for label: {listed(best, folder)}; keep one of them"
             return None, records, question if files and needed else ""
         (taken,) = best
@@ -481,7 +482,7 @@ def _record(
         return FileRecord(file.path, file.why or "its name", "", modality)
     if taken is not None:
         return FileRecord(file.path, f"another {modality}; {taken.path.name} is taken")
-    return FileRecord(file.path, f"{count} files fit {modality}")
+    return FileRecord(file.path, f"{count} files fit {modality}", is_open=True)
 
 
 def _why_aside(file: GatheredFile) -> str:

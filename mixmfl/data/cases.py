@@ -17,6 +17,7 @@ from mixmfl.core.errors import DataError, NoImageError, Refused, why
 from mixmfl.core.files import files_below, read_small
 from mixmfl.core.text import can_name_file, one_line, plural, quoted
 from mixmfl.data.accounting import (
+    OPEN,
     FileRecord,
     header_of,
     inside,
@@ -89,7 +90,8 @@ class MappingEntry:
 
     Attributes:
         case: The case's name; empty to keep the present case.
-        modality: The modality; empty to set it aside; ``accounting.LABEL`` for a segmentation.
+        modality: The modality; empty to set it aside; ``accounting.LABEL`` for a segmentation,
+            ``accounting.OPEN`` to recognise it as without the table.
         place: The table and the line, for messages.
         is_file: Whether the entry is about a file, by its path, and not about a DICOM series.
     """
@@ -294,7 +296,15 @@ def _choose(
                     person=person,
                 )
             )
-        records += [replace(each, case=name) for each in chosen.records]
+        given = {file.path for file in draft.files if file.given}
+        records += [
+            replace(
+                each,
+                case=name,
+                is_open=(each.is_open or bool(fault)) and each.path not in given,
+            )
+            for each in chosen.records
+        ]
     return cases, refused if cases or refused else nobodys, records
 
 
@@ -409,9 +419,12 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Mappi
                 f"{entry.place}: {folder} holds no image {path!r}; fix or remove the line"
             )
         name, file = owners[path]
+        is_open = entry.modality == OPEN
+        if is_open and entry.case in ("", name):
+            continue
         drafts[name].files.remove(file)
         mine = drafts.setdefault(entry.case or name, Draft())
-        mine.files.append(corrected(file, entry.modality))
+        mine.files.append(file if is_open else corrected(file, entry.modality))
     for name in [name for name, draft in drafts.items() if not draft.files]:
         del drafts[name]
     for draft in drafts.values():

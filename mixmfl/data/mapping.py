@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
 
-from mixmfl.core.errors import DataError, why
+from mixmfl.core.errors import DataError, Refused, why
 from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
 from mixmfl.core.text import can_name_file, quoted
-from mixmfl.data.accounting import LABEL, FileRecord, inside
+from mixmfl.data.accounting import LABEL, OPEN, FileRecord, inside
 from mixmfl.data.cases import MappingEntry
 from mixmfl.data.dicom.cases import Row
 from mixmfl.data.image import FILE_ENDINGS
@@ -27,19 +27,33 @@ _LONGEST_CASE = 200
 """Characters of a case's name, so that names of its files fit on a disk."""
 
 
-def mapping_table(rows: Iterable[Row], folder: Path, records: Iterable[FileRecord] = ()) -> str:
-    """Return the table of all series and image files as CSV, in the form of ``read_mapping``."""
+def mapping_table(
+    rows: Iterable[Row],
+    folder: Path,
+    records: Iterable[FileRecord] = (),
+    refused: Iterable[Refused] = (),
+) -> str:
+    """Return the table of all series and image files as CSV, in the form of ``read_mapping``.
+
+    What is a question, as all files of refused cases are, has the modality ``?``, so that a table
+    that nobody edited decides nothing.
+    """
+    refusals = {each.name: each.reason for each in refused}
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for row in rows:
         place, header = row.series.files[0].parent, row.series.header
-        about = (row.case, row.modality or "-", row.why, header.number, header.description)
+        modality = row.modality or (OPEN if row.is_open else "-")
+        about = (row.case, modality, row.why, header.number, header.description)
         where = (inside(place, folder), row.series.uid, "")
         writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
     for each in images_told(records):
         path = inside(each.path, folder)
-        about_file = (each.case, each.modality or "-", each.why)
+        guess = f"{each.modality} by " if each.is_open and each.modality else ""
+        modality = OPEN if each.is_open else each.modality or "-"
+        asked = f"; {refusals[each.case]}" if each.is_open and each.case in refusals else ""
+        about_file = (each.case, modality, f"{guess}{each.why}{asked}")
         writer.writerow(map(cell, (*about_file, "", "", "", "", "", "", path)))
     return text.getvalue()
 
@@ -53,8 +67,8 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
     """Read case and modality from a table that ``mapping_table`` made and a user edited.
 
     Only the columns case, modality, series_uid and file are read, and one of the last two is
-    enough; modality ``-`` sets a series or file aside, ``label`` makes a file the segmentation, and
-    an empty case keeps the present one.
+    enough; modality ``-`` sets a series or file aside, ``label`` makes a file the segmentation,
+    ``?`` leaves it as it is recognised, and an empty case keeps the present one.
 
     Returns:
         The entries, by the series' UID or the file's path below the folder of the cases.
@@ -104,7 +118,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
         if modality is None:
             raise DataError(
                 f"{place}: {quoted(modality_text)} is no known modality (column modality); known "
-                f"are {', '.join(modalities.names)}, and - sets a series or file aside"
+                f"are {', '.join(modalities.names)}; - sets it aside, and ? leaves it open"
             )
         if case and not (can_name_file(case) and len(case) <= _LONGEST_CASE):
             raise DataError(
@@ -125,6 +139,8 @@ def _modality(text: str, may_be_label: bool, modalities: Modalities) -> str | No
     """Return the modality of a cell; empty if the row is set aside, None if it is unknown."""
     if text.lower() in ("-", "ignore"):
         return ""
+    if text == OPEN:
+        return OPEN
     if text.lower() == LABEL and may_be_label:
         return LABEL
     return modalities.find(text) if text else None

@@ -1,5 +1,6 @@
 import csv
 import gzip
+import io
 import json
 import os
 import unicodedata
@@ -1095,7 +1096,7 @@ def test_a_single_file_is_a_case(tmp_path: Path) -> None:
     assert "no known modality, only scan.nii.gz; known are adc, " in unclear.refused[0].reason
     assert "Rename it, such as scan_t1.nii.gz, or say by --map" in unclear.refused[0].reason
     (row,) = csv.DictReader(mapping_table((), unclear.folder, unclear.records).splitlines())
-    assert (row["case"], row["modality"], row["file"]) == ("scan", "-", "scan.nii.gz")
+    assert (row["case"], row["modality"], row["file"]) == ("scan", "?", "scan.nii.gz")
     mapping = {"scan.nii.gz": MappingEntry("", "t2", "table, line 2", is_file=True)}
     (case,) = find_cases(tmp_path / "scan.nii.gz", mapping=mapping).cases
     assert list(case.images) == ["t2"]
@@ -1117,9 +1118,9 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
     table.write_text(mapping_table((), folder, find_cases(folder).records), encoding="utf-8")
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert {row["file"]: row["modality"] for row in rows} == {
-        "p/T1_bet.nii.gz": "-",
-        "p/T1_n4.nii.gz": "-",
-        "p/scan.nii.gz": "-",
+        "p/T1_bet.nii.gz": "?",
+        "p/T1_n4.nii.gz": "?",
+        "p/scan.nii.gz": "?",
         "q_t2.nii.gz": "t2",
     }
     table.write_text(
@@ -1135,6 +1136,56 @@ def test_the_table_of_files_is_written_edited_and_read_back(tmp_path: Path) -> N
         "T1_n4.nii.gz": "mapping",
         "scan.nii.gz": "mapping; else set aside (its name says no known modality)",
         "q_t2.nii.gz": "its name",
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("001_C1/01_t1", "001_C1/02_t2"),  # series' numbers, or patients'
+        ("p1/T1_20190101", "p1/FLAIR_20200101"),
+        ("p1/T1", "p1/FLAIR", "snapshots/p1_FLAIR"),  # the name of two cases
+        ("p1/T1_xyz", "p1/FLAIR"),
+        ("p1/T1_bet", "p1/T1_n4", "p1/FLAIR"),
+        ("1001_arm_1_t1", "p1/seg"),  # nothing that is known
+        ("p1/T1", "p1/seg_a", "p1/seg_b"),
+        ("p1/T1", "p1/T1_bet", "p1/scan", "p2/flair"),
+    ],
+)
+def test_a_table_that_nobody_edited_decides_nothing(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    make_files(folder, *(f"{name}.nii.gz" for name in names))
+    found = find_cases(folder)
+    text = mapping_table((), folder, found.records, found.refused)
+    by_spreadsheet = io.StringIO()
+    csv.writer(by_spreadsheet, delimiter=";", quoting=csv.QUOTE_ALL).writerows(
+        [*row, ""] for row in csv.reader(text.splitlines())
+    )
+    for written in (text, "\ufeff" + by_spreadsheet.getvalue()):
+        table.write_text(written, encoding="utf-8", newline="")
+        again = find_cases(folder, mapping=read_mapping(table, Modalities()))
+        images = [(case.name, case.images, case.label) for case in again.cases]
+        assert images == [(case.name, case.images, case.label) for case in found.cases]
+        assert {each.name for each in again.refused} == {each.name for each in found.refused}
+        assert [case.warnings for case in again.cases] == [case.warnings for case in found.cases]
+
+
+def test_an_open_row_says_what_is_asked_and_may_be_given_another_case(tmp_path: Path) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    make_files(folder, "p1/T1_20190101.nii.gz", "p1/FLAIR_20200101.nii.gz")
+    found = find_cases(folder)
+    rows = csv.DictReader(mapping_table((), folder, found.records, found.refused).splitlines())
+    first = next(rows)
+    assert first["modality"] == "?"
+    assert first["why"].startswith("flair by its name; ")
+    assert first["why"].endswith(found.refused[0].reason)
+    table.write_text(
+        "case,modality,file\na,?,p1/T1_20190101.nii.gz\nb,?,p1/FLAIR_20200101.nii.gz\n"
+    )
+    found = find_cases(folder, mapping=read_mapping(table, Modalities()))
+    assert taken(found) == {
+        "a": {"t1": "p1/T1_20190101.nii.gz"},
+        "b": {"flair": "p1/FLAIR_20200101.nii.gz"},
     }
 
 

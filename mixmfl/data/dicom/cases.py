@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
 from mixmfl.core.text import plural
-from mixmfl.data.accounting import FileRecord, by_mapping, inside
+from mixmfl.data.accounting import OPEN, FileRecord, by_mapping, inside
 from mixmfl.data.body_parts import differ, is_besides_head, regions, what_shows_head
 from mixmfl.data.cases import (
     Case,
@@ -36,7 +36,7 @@ from mixmfl.data.dicom.sequence_type import (
     why_set_aside,
 )
 from mixmfl.data.dicom.series import Series, find_series
-from mixmfl.data.dicom.series_choice import Candidate, choose
+from mixmfl.data.dicom.series_choice import YOU_DECIDE, Candidate, choose
 from mixmfl.data.modalities import Modalities
 
 ONE_PART_MM = 50
@@ -62,6 +62,12 @@ class Row:
     why: str
     is_certain: bool = True
     given: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is a question what the series is, which the user's table answers."""
+        asks = self.why.startswith(UNSURE) or self.why.endswith(YOU_DECIDE)
+        return asks and not (self.modality or self.given)
 
 
 @dataclass(frozen=True)
@@ -207,7 +213,8 @@ def find_all(
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    found, cases = _without_converted(found, dicom.cases, of_files)
+    given = {path for path, entry in of_files.items() if entry.modality != OPEN}
+    found, cases = _without_converted(found, dicom.cases, given)
     return combine(found, dataclasses.replace(dicom, cases=cases)), dicom.rows
 
 
@@ -323,6 +330,8 @@ def _row(
     if series.uid not in mapping:
         return row
     entry = mapping[series.uid]
+    if entry.modality == OPEN:
+        return dataclasses.replace(row, case=entry.case or name)
     why = by_mapping(entry.modality, row.modality, row.why)
     return Row(series, entry.case or name, entry.modality, why, given=True)
 
@@ -402,7 +411,7 @@ def _without_other_parts(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     by_words = [row.series.header.part_by_words for row in known]
     if not differ(by_words) and all(_lie_together(known[0].series, row.series) for row in known):
         return list(rows), [f"{doubt}, but these series lie at one place; look at them"]
-    reason = f"{doubt}; --mapping decides"
+    reason = f"{doubt}; {YOU_DECIDE}"
     return [_aside(row, reason) if row in known else row for row in rows], [reason]
 
 
@@ -438,7 +447,7 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         by_modality[row.modality].append(row)
     chosen = by_modality.pop("", [])
     warnings = [
-        f"{row.series.name} is not used, {row.why}; --mapping decides"
+        f"{row.series.name} is not used, {row.why}; {YOU_DECIDE}"
         for row in chosen
         if row.why.startswith(UNSURE)
     ]

@@ -30,6 +30,9 @@ MOST_VOXELS = 0.8
 PART = 0.05
 """The share of a step or pixel by which parts of one acquisition may miss each other's grid."""
 
+YOU_DECIDE = "--mapping decides"
+"""The end of a reason why a series is left out until the user says what it is."""
+
 _CORRECTED = {"DIS2D", "DIS3D"}
 _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
@@ -95,7 +98,7 @@ def choose(
             rivals, taken = [taken, *parts], None
             warning = (
                 f"{modality} is left out: {_names(rivals)} are alike and fill each other's gaps or "
-                "follow on each other, like parts of one acquisition; --mapping decides"
+                f"follow on each other, like parts of one acquisition; {YOU_DECIDE}"
             )
         elif modality == "t1" and not is_agent_named:
             taken, rivals, warning = _before_agent(taken, readable, rivals, warning)
@@ -110,7 +113,7 @@ def choose(
                 warnings.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
         elif taken is None and each in rivals:
             others = _names([r for r in rivals if r is not each])
-            reason = f"fits {modality} as well as {others}; --mapping decides"
+            reason = f"fits {modality} as well as {others}; {YOU_DECIDE}"
         else:
             after = taken.series.name if taken is not None else "a better one"
             reason = f"another {modality}; {after} is taken"
@@ -155,14 +158,14 @@ def _best(
         return left[0], left, ""
     names = _names(left)
     if len({_protocol(each.series) for each in left}) > 1:
-        return None, left, f"{modality} is left out: {names} fit it equally well; --mapping decides"
+        return None, left, f"{modality} is left out: {names} fit it equally well; {YOU_DECIDE}"
     if modality == "t1" and any(is_silent_on_agent(each.series.header) for each in left):
         return (
             None,
             left,
             (
                 f"{modality} is left out: {names} are alike, and the later may be after a contrast "
-                "agent; --mapping decides"
+                f"agent; {YOU_DECIDE}"
             ),
         )
     order = {each.series.header.number for each in left}
@@ -172,7 +175,7 @@ def _best(
             left,
             (
                 f"{modality} is left out: {names} are alike, and their numbers do not say which is "
-                "the last; --mapping decides"
+                f"the last; {YOU_DECIDE}"
             ),
         )
     last = max(left, key=lambda each: each.series.header.number)
@@ -222,7 +225,7 @@ def _before_agent(
         "contrast agent was given before it"
     )
     if is_wordless(taken.series.header):
-        return None, [taken, *earlier], f"t1 is left out: {doubt}; --mapping decides"
+        return None, [taken, *earlier], f"t1 is left out: {doubt}; {YOU_DECIDE}"
     return taken, rivals, f"{warning}; {doubt}" if warning else f"t1: {doubt}; look at it"
 
 

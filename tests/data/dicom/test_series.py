@@ -433,6 +433,31 @@ def test_missing_repeated_and_cut_slices_are_told(tmp_path: Path) -> None:
         load_case(cases["cut"])
 
 
+def test_series_that_are_a_question_stay_one_in_a_table_that_nobody_edited(tmp_path: Path) -> None:
+    folder, table = tmp_path / "cases", tmp_path / "mapping.csv"
+    for number, text in enumerate(("T1 xyz", "FLAIR", "T2 tra", "T2 tra REPEAT", "scout"), 1):
+        write_series(folder / "x" / str(number), volume(number), SeriesDescription=text,
+                     SeriesNumber=number)  # fmt: skip
+    found = find_dicom(folder, KNOWN)
+    table.write_text(mapping_table(found.rows, folder))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["modality"] for row in rows] == ["?", "flair", "?", "?", "-"]
+    again = find_dicom(folder, KNOWN, read_mapping(table, KNOWN))
+    assert [case.warnings for case in again.cases] == [case.warnings for case in found.cases]
+    (unsure,) = [row["series_uid"] for row in rows if row["series_number"] == "1"]
+    table.write_text(f"case,modality,series_uid\ny,?,{unsure}\n")
+    assert [
+        each.name for each in find_dicom(folder, KNOWN, read_mapping(table, KNOWN)).refused
+    ] == ["y"]
+
+
+def test_a_row_with_a_case_of_dicom_in_other_capitals_is_refused(tmp_path: Path) -> None:
+    uid = write_series(tmp_path / "P1" / "1", volume(), SeriesDescription="T1")
+    mapping = {uid: MappingEntry("p1", "t1", "table, line 2")}
+    with pytest.raises(DataError, match="line 2: case 'p1' differs from 'P1' in upper and lower"):
+        find_dicom(tmp_path, KNOWN, mapping)
+
+
 def test_a_mapping_that_a_user_edited_decides(tmp_path: Path) -> None:
     folder = tmp_path / "cases"
     one = write_series(folder / "x" / "1", volume(), SeriesDescription="weird", SeriesNumber=1)
