@@ -195,6 +195,8 @@ class Draft:
         for modality, file in zip(images, used, strict=True):
             if not file.given and (doubt := sidecar_doubt(file.path, modality)):
                 warnings.append(f"{inside(file.path, folder)}: {doubt}")
+            if file.reading.remark:
+                warnings.append(f"{inside(file.path, folder)}: {file.reading.remark}")
         for path in (*images.values(), *([label] if label else [])):
             if other := self._name_of_another(path, images):
                 what = "label" if path == label else "image"

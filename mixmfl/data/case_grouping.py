@@ -22,6 +22,7 @@ from mixmfl.data.case_questions import (
     of_doubtful_times,
     of_other_parts,
     questions_about,
+    remarks_about,
 )
 from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.folder_roles import (
@@ -144,6 +145,7 @@ def _placed(
     elsewhere = of_other_parts(known, key_of) | brought_to_other_states(known)
     doubts = of_doubtful_times(known, key_of) | of_doubtful_parts(known, key_of)
     doubts |= misplaced(known, key_of)
+    remarks = remarks_about(known, key_of)
     placed = []
     for file in files:
         if file.reading.is_known:
@@ -152,6 +154,8 @@ def _placed(
             elif doubt := doubts.get(file.path):
                 reading = replace(file.reading, modality=None, is_label=False, doubt=doubt)
                 file = replace(file, reading=reading)
+            elif remark := remarks.get(file.path):
+                file = replace(file, reading=replace(file.reading, remark=remark))
             placed.append((file, name_of[key_of[file.path]]))
         else:
             near = beside[file.path.parent] if file.path.parent != folder else set()

@@ -12,6 +12,7 @@ from mixmfl.data.image_files import (
     ImageFile,
     Key,
     composed,
+    lower_words,
     name_read,
     names_of,
     part_behind_patient,
@@ -20,8 +21,11 @@ from mixmfl.data.image_files import (
     stem_of,
 )
 from mixmfl.data.sequence_phrases import without_accents
+from mixmfl.data.sequence_vocabulary import HARMLESS
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import (
+    age_in,
+    are_of_other_times,
     is_earlier_examination,
     is_examination,
     is_of_another_state,
@@ -136,10 +140,52 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
             doubts |= dict.fromkeys(few, why)
         of_images[key] = without_accents(" ".join(names.values()))
     for file in files:
-        time = time_in(stem_of(file.path)) if file.reading.is_label else ""
-        if time and time not in of_images.get(key_of[file.path], time):
+        if not file.reading.is_label or file.reading.is_bids:
+            continue
+        stem, beside = stem_of(file.path), of_images.get(key_of[file.path], "")
+        time = time_in(stem)
+        if beside and time and time not in beside:
             doubts[file.path] = f"tells of an examination ({time!r}) that no image beside it does"
+        elif beside and are_of_other_times([stem, beside]):
+            doubts[file.path] = "tells of another day or time than the images beside it"
     return doubts
+
+
+def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
+    """Return remarks about images that are used, and may be of another examination all the same.
+
+    They lie in a folder below the other images (``p1/CD/T2``), are called older or newer than
+    these (``FLAIR_old``), or have a word each that we do not know (``T1_heute``, ``T2_gestern``).
+    """
+    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            images_of[key_of[file.path]].append(file)
+    remarks: dict[Path, str] = {}
+    for (place, rest), images in images_of.items():
+        below = {image.path: image.home[len(place) :] for image in images}
+        if not rest and not all(below.values()):
+            for path, folders in below.items():
+                if folders:
+                    remarks[path] = f"lies in the folder {folders[0]!r} below the other images"
+        ages = {image.path: age_in(stem_of(image.path)) for image in images}
+        if not all(ages.values()):
+            for path, age in ages.items():
+                if age:
+                    remarks[path] = f"is called {age!r}, and the other images are not"
+        words = [_unknown_words(image) for image in images]
+        if len(images) > 1 and sum(map(len, words)) == len(set().union(*words)) and all(words):
+            for image, mine in zip(images, words, strict=True):
+                remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
+    see = "see that it is of the same examination"
+    return {path: f"{text}; {see}" for path, text in remarks.items()}
+
+
+def _unknown_words(image: ImageFile) -> set[str]:
+    """Return the words of letters behind a sequence that we do not know, and no folder has."""
+    behind = lower_words(image.reading.case[len(image.reading.head) :])
+    around = {word for part in image.path.parent.parts for word in lower_words(part)}
+    return {w for w in behind if w.isalpha() and not (w in HARMLESS | around or part_in(w))}
 
 
 def brought_to_other_states(files: Sequence[ImageFile]) -> dict[Path, str]:

@@ -39,6 +39,7 @@ class FileName:
         is_bids: Whether the name follows BIDS.
         is_nobodys: Whether it is of no case, as templates and rejects are.
         unknown: Short words that alone leave a T1 undecided, and may be a patient's.
+        remark: What a person should see to if the image is used, though nothing is asked.
     """
 
     case: str
@@ -51,6 +52,7 @@ class FileName:
     is_bids: bool = False
     is_nobodys: bool = False
     unknown: tuple[str, ...] = ()
+    remark: str = ""
 
     @property
     def is_known(self) -> bool:

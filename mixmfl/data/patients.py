@@ -13,6 +13,7 @@ from mixmfl.data.sequence_vocabulary import METHODS
 from mixmfl.data.time_points import (
     MAY_NAME_EXAMINATION,
     NAMES_EXAMINATION,
+    NAMES_PATIENT,
     SIDE,
     begins_with_examination,
     is_day,
@@ -30,10 +31,12 @@ _BEFORE_OR_AFTER = r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo"
 _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(U(?:PENN-|CSD-PT)GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
-    r"((?i:sub|subj|subject|pat|patient|case)[ _-]?\d+)_\d{1,3}|"
+    r"(BraTSReg_\d+)_\d\d_\d{4}|((?i:sub|subj|subject|pat|patient|case)[ _-]?\d+)_\d{1,3}|"
+    rf"((?i:{NAMES_PATIENT}))(?:-\d{{1,2}}|[ _.-]+[^\W\d].*)|"
     rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER})(?:[ _.-].*)?"
 )
+_PATIENT_FIRST = re.compile(rf"{NAMES_PATIENT}(?![^\W_])")
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
 _STATE_FIRST = re.compile(
     rf"(?:{NAMES_EXAMINATION}|(?:pre|post|prae|vor|nach)(?:op)?)[ _.-]+(.*\d.*|[^\W\d_]{{3,}}.*)",
@@ -207,6 +210,8 @@ def _parts_at(
             and not (depth and (part in kinds or _is_count(folders, depth)))
             and not (depth and _goes_on(part, folders[depth - 1]))
         )
+        patients = [depth for depth, part in enumerate(named) if names_patient(part)]
+        named = named[: patients[-1] + 1] if patients else named  # p1/Entlassung
         # preop_Meier beside postop_Meier
         return without_stores(named) or ((rest,) if rest and not is_examination(rest) else ())
     for folder in folders:
@@ -219,6 +224,8 @@ def _parts_at(
     for folder in folders[:-1]:
         if _is_named_in(rest, folder, folders):
             return (folder,)
+    if not _PATIENT_FIRST.match(without_accents(rest)) and names_patient("".join(folders[-1:])):
+        return tuple(folders[-1:])
     sites = (part for part in folders if _SITE.match(without_accents(part)))
     return (*(part for part in sites if not _WITHIN.fullmatch(part.lower())), rest)
 

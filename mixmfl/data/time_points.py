@@ -28,7 +28,7 @@ _ORDINAL = "first|second|third|1st|2nd|3rd|erste|zweite|dritte"
 # an examination in the course of a disease, by itself or before its number
 _COURSE = r"verlauf|[ck]ontroll?e?|suivi"
 # words before a number, which with it tell nothing but examinations
-_POINT = r"tp|session|time|timepoint|day|week|month|year|fu|follow[ _-]?up"
+_POINT = r"tp|session|time|timepoint|day|week|wk|month|year|fu|follow[ _-]?up"
 # words before a number, which with it tell examinations, and other things, too
 _COUNTER = r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie"
 # words that tell nothing but examinations
@@ -83,6 +83,7 @@ _EARLIER = (
     r"anterieure?s?|precedente?s?|preceden[tz]i|previ[ao]s?|anteriores"
 )
 _OLD = r"old|alt(?:e[rsn]?)?|ancien(?:ne)?s?|oude?"  # or of a worse image
+_NEW = r"new(?:er)?|neu(?:e[rsn]?)?|nouveau|nouvelle|nuov[ao]|nuev[ao]|nieuwe?|novo|nova"
 _SHOWN = (
     r"(?:scans?|exams?|mris?|mrts?|mr|irm|study|studies|images|imaging|bilder|aufnahmen?|"
     r"untersuchung(?:en)?)"
@@ -102,7 +103,9 @@ _WHEN = (
         rf"|(?:{_LOOSE_DAY})(?!\d))"
     ),
     re.compile(r"(?<![a-z0-9])[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
-    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d(?!\d)"),  # Mar2019
+    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?(?:20)?[0-3]\d(?!\d)"),  # Mar2019, jan19
+    re.compile(rf"(?<![\d.-]){_DAY_OF_MONTH}([-.]){_DAY_OF_MONTH}\1[0-3]\d(?![\d.-])"),  # 12-3-19
+    re.compile(r"(?<![a-z0-9])c\d{1,2}d\d{1,2}(?![a-z0-9])"),  # of a therapy, C1D1
     re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
     re.compile(rf"(?<![a-z0-9])(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}(?![a-z0-9])"),
     re.compile(rf"(?<![a-z0-9.]){_SHORT_SPAN}(?![a-z0-9])|(?<![a-z0-9])\d{{2,3}}d(?![a-z])"),
@@ -114,9 +117,13 @@ _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
 _ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03_preop
 _EARLIER_WORDS = re.compile(rf"(?:{_SHOWN}[ _-]*)?(?:{_EARLIER}|{_OLD})(?:[ _-]*{_SHOWN})?")
 _SURE_TIMES = re.compile(rf"(?<![a-z0-9])(?:{_NAMED}|{_STATE}|{_EARLIER})(?![a-z0-9])")
+_AGE = re.compile(rf"(?<![a-z])(?:{_OLD}|{_NEW})(?![a-z])")
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
-_PATIENT = re.compile(r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+")
+NAMES_PATIENT = r"(?:p|pat|pt|patient|paciente|paziente|sub|subj|subject|case|fall)[ _-]?\d+"
+"""A pattern of a word for a patient, and a number."""
+
+_PATIENT = re.compile(NAMES_PATIENT)
 _NAMED_WORDS = re.compile(_NAMED)
 _FIRST_WORDS = re.compile(rf"(?:{_NAMED}|{_STATE})(?![a-z0-9])")
 
@@ -139,6 +146,12 @@ def is_earlier_examination(text: str) -> bool:
 def time_in(name: str) -> str:
     """Return the word of a name that surely is about an examination, or nothing: FLAIR_prior."""
     found = _SURE_TIMES.search(without_accents(name))
+    return found[0] if found else ""
+
+
+def age_in(name: str) -> str:
+    """Return the word of a name that calls an image older or newer than others, or nothing."""
+    found = _AGE.search(without_accents(name))
     return found[0] if found else ""
 
 

@@ -82,6 +82,14 @@ def patient(case: Case) -> str:
         "2/preRT/2_preRT_T2 2/midRT/2_midRT_T2 2/midRT/2_preRT_T2_registered",  # of HNTS-MRG
         "sub001_001_T1 sub001_002_T1",  # of ATLAS
         "P13/flair_time01_on_middle_space P13/flair_time02_on_middle_space",  # of MSSEG-2
+        "p1/1_MRT/T1 p1/2_MRT/T1",
+        "p1/Aufnahme/T1 p1/Entlassung/FLAIR",
+        "p1/1577836800/T1 p1/1609459200/T1",
+        "p1/T1_screening p1/FLAIR_screening p1/T1_eot p1/FLAIR_eot",
+        "p1/T1 p1_aug1/T1",
+        "p1-1/T1 p1-2/T1",
+        "P001_S1_T1 P001_S2_T1",
+        "BraTSReg_001/BraTSReg_001_00_0000_t1 BraTSReg_001/BraTSReg_001_01_0106_t1",
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG
         "G1/12-05-2001-MRI BRAIN-12345/3.000000-AX T1-11111/img\n"
         "G1/03-01-2002-MRI BRAIN-99999/3.000000-AX T1-44444/img",
