@@ -319,7 +319,7 @@ def who_may_write(path: Path) -> tuple[str, Path] | None:
 
     whole = path.resolve()
     for bit in (stat.S_IWOTH, stat.S_IWGRP):
-        for place in (whole, whole.parent):
+        for place in (whole, whole.parent, path.absolute().parent):  # a link may be exchanged, too
             of_place = place.stat()
             if not of_place.st_mode & bit or (place != whole and of_place.st_mode & stat.S_ISVTX):
                 continue

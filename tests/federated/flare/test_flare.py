@@ -429,6 +429,12 @@ def test_of_a_kit_that_a_group_may_write_to_it_is_told(
         kits.chmod(mode)
         with pytest.raises(DataError, match="everybody") if refused else nullcontext():
             open_kit(kits / "north", coordinator=False)
+    beside = kits.with_name("beside")
+    beside.mkdir()
+    (beside / "kit").symlink_to(kits / "north")
+    beside.chmod(0o777)
+    with pytest.raises(DataError, match="beside: everybody on this machine may write"):
+        open_kit(beside / "kit", coordinator=False)
 
 
 def test_the_coordinators_renewed_kit_works_with_the_hospitals_old_ones(kits: Path) -> None:
