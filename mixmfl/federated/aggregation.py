@@ -193,7 +193,10 @@ def norm_of(changes: Mapping[str, Tensor]) -> float:
 
 @dataclass(frozen=True)
 class BlockChanges:
-    """All that an aggregation rule may use: the sites' changes of one block, and settings.
+    """All that an aggregation rule may use: the changes of one block, and settings.
+
+    Sites are those that hold the block and sent it: one without T2 is not among those of the T2
+    encoder.
 
     Attributes:
         changes: Changes by site, then by the tensor's name.
@@ -338,10 +341,11 @@ def merge_blocks(
         parts = {site: select_blocks(changes[site], [block]) for site in sorted(changes)}
         parts = {site: part for site, part in parts.items() if part}
         lengths = {site: norms[site][block] for site in parts}
+        of_holders = {site: weights[site] for site in parts}
         usual_norm = usual.get(block, statistics.median(lengths.values()))
         chosen = RULES[rule if len(parts) >= RULES[rule].fewest_holders else "clipped"]
         merge = own or chosen.merge
-        change = merge(BlockChanges(parts, weights, lengths, usual_norm, trimming))
+        change = merge(BlockChanges(parts, of_holders, lengths, usual_norm, trimming))
         merged |= add_changes(before, change)
     return merged
 

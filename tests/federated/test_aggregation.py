@@ -13,6 +13,7 @@ from mixmfl.federated.aggregation import (
     PIECE,
     RULES,
     TOGETHER,
+    BlockChanges,
     add_changes,
     average,
     changes_between,
@@ -302,6 +303,26 @@ def test_holders_are_counted_per_block_and_robust_rules_weigh_all_alike() -> Non
     found = merge_all(before, states, weights, "median", 0.2, {"tailored.t2": 4.0})
     assert found["shared.w"].item() == 1.0
     assert found["tailored.t2.w"].item() == 4.0  # a single holder, clipped
+
+
+def test_a_rule_sees_the_sites_that_hold_the_block_alone() -> None:
+    changes = {
+        "north": {"tailored.t1.w": tensor([1.0])},
+        "south": {"tailored.t1.w": tensor([3.0]), "tailored.t2.w": tensor([5.0])},
+    }
+    weights = {site: block_weights(2, {"t1": 2, "t2": 2}) for site in changes}
+    norms = {site: norms_of(sent) for site, sent in changes.items()}
+
+    def longest(block: BlockChanges) -> State:
+        assert block.weights.keys() == block.norms.keys() == block.changes.keys()
+        return dict(block.changes[max(block.weights, key=lambda site: block.norms[site])])
+
+    before = {"tailored.t1.w": tensor([0.0]), "tailored.t2.w": tensor([0.0])}
+    after = merge_blocks(before, changes, weights, "mean", 0.2, norms, {}, longest)
+    assert {name: value.item() for name, value in after.items()} == {
+        "tailored.t1.w": 3.0,
+        "tailored.t2.w": 5.0,
+    }
 
 
 def test_the_mean_is_that_of_average_to_the_bit() -> None:
