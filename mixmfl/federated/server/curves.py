@@ -12,7 +12,7 @@ from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.measured import load_measured, load_measured_sites
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_tables import subset_rows
-from mixmfl.federated.server.tracking import TRACKERS, Tracker
+from mixmfl.federated.server.tracking import LEARNING_RATE, TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def scalars(run: Run, number: int) -> dict[str, float]:
     """
     settings = settings_of(number - 1, run.settings, run.changes)
     values: dict[str, float | None] = {
-        "learning_rate": learning_rate_of(number - 1, settings),
+        LEARNING_RATE: learning_rate_of(number - 1, settings),
         "local_steps": settings.local_steps,
         "dice/federation": run.dice.get(number),
         "seconds_of_round": run.seconds.get(number),
