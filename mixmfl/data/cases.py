@@ -38,7 +38,9 @@ from mixmfl.data.image import FILE_ENDINGS, Source
 from mixmfl.data.image_files import images_below, stem_of
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.patients import patients_by_place
+from mixmfl.data.participants import excluded_subjects
+from mixmfl.data.patients import patient_of, patients_by_place
+from mixmfl.data.shared_images import shared_images
 
 LAYOUTS = """\
   DICOM           files of any name in any nesting (mixmfl_predict, mixmfl_plan_preprocess)
@@ -212,6 +214,7 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     cases, more = _with_unread(cases, folder, modalities)
+    cases = _with_shared_images(cases, folder)
     return FolderCases(
         tuple(cases),
         tuple(refused),
@@ -457,14 +460,47 @@ def _with_unread(
     ], records
 
 
+def _with_shared_images(cases: Sequence[Case], folder: Path) -> list[Case]:
+    """Warn of images that several cases have, and take these cases for one patient's.
+
+    So a patient under two names does not both train and validate.
+    """
+    warnings: dict[str, list[str]] = defaultdict(list)
+    person_of = {case.name: patient_of(case.name, case.person) for case in cases}
+    shared: set[str] = set()
+    for mine in shared_images({case.name: [*case.files.values()] for case in cases}):
+        people = {person_of[name] for name, _ in mine}
+        one = min(people)
+        person_of |= {name: one for name, person in person_of.items() if person in people}
+        shared.add(one)
+        for name, path in mine:
+            others = sorted(inside(other, folder) for case, other in mine if case != name)
+            warnings[name].append(
+                f"{inside(path, folder)}: is the same image as {', '.join(others)} of another "
+                "case; see whose it is"
+            )
+    return [
+        replace(
+            case,
+            person=person_of[case.name] if person_of[case.name] in shared else case.person,
+            warnings=(*case.warnings, *warnings.get(case.name, ())),
+        )
+        for case in cases
+    ]
+
+
 def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
     """Gather the cases of all other layouts, which are grouped by the words in file names."""
     hidden = _bids_ignored(folder)
+    excluded = excluded_subjects(folder)
     drafts: dict[str, Draft] = defaultdict(Draft)
     for file, name in grouped.files:
         file_name = file.reading
         if any(fnmatch.fnmatch(inside(file.path, folder), pattern) for pattern in hidden):
             file_name = FileName(file_name.case, aside="a file that .bidsignore names")
+        names = (*file.parents, file_name.case.partition("_")[0])
+        if why_excluded := next((excluded[each] for each in names if each in excluded), ""):
+            file_name = replace(file_name.set_aside(why_excluded), is_nobodys=True)
         draft = drafts[name]
         draft.add(file.path, file_name)
         if CHANNEL_FILE.fullmatch(stem_of(file.path)):

@@ -21,6 +21,9 @@ LEAST_EMPTY = 0.15  # of the planes, from which a part of the field of view coun
 # patients it was darker by 0.11 at least; of 95 % of them, inverted, brighter by 0.50.
 BRIGHTER = 0.1
 
+# Neighbours of which one is near the upper end of 8 bits and the other near 0, by voxels.
+WRAPPED = 1e-4
+
 # The correlation of T1 before and after a contrast agent. Of 149 patients' pairs it was at least
 # 0.18, and of one image with another that is inverted it has the opposite sign.
 OPPOSED = -0.1
@@ -51,6 +54,11 @@ def doubts_about_content(array: npt.NDArray[Any], grid: Grid) -> list[str]:
     is_centred = slices.min() < 0 < slices.max()  # z-scored, with air at the middle of the values
     if not is_centred and np.median(border) - np.median(middle) > BRIGHTER * (bright - dark):
         doubts.append("it is brighter at its border than inside; its values may be inverted")
+    if _wrapped_share(slices) > WRAPPED:
+        doubts.append(
+            "its brightest voxels lie beside nearly black ones: numbers above 255 may have been "
+            "stored in 8 bits, so that they begin again at 0. Look at it"
+        )
     return doubts
 
 
@@ -73,6 +81,23 @@ def doubts_about_pairs(images: Mapping[str, npt.NDArray[Any]]) -> list[str]:
         "t1 and t1c are like an image and its negative: one of them is inverted, or of another "
         "modality. Look at them"
     ]
+
+
+def _wrapped_share(slices: npt.NDArray[Any]) -> float:
+    """Return how many neighbours jump from one end of 8 bits to the other, by voxels.
+
+    A 0 does not count, as it is the background of a bright brain's border. It is 0 for images that
+    do not fill 8 bits with whole numbers.
+    """
+    if slices.min() < 0 or not 250 <= slices.max() <= 255 or (slices % 1).any():
+        return 0.0
+    top, low = slices >= 224, (slices >= 1) & (slices <= 32)
+    jumps = 0
+    for axis in (1, 2):
+        pairs = [(np.delete(one, -1, axis), np.delete(other, 0, axis))
+                 for one, other in ((top, low), (low, top))]  # fmt: skip
+        jumps += sum(int(np.count_nonzero(one & other)) for one, other in pairs)
+    return jumps / slices.size
 
 
 def _is_cut(slices: npt.NDArray[Any], level: float, axis: int) -> bool:

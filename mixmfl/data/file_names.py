@@ -68,6 +68,9 @@ class FileName:
 _CONNECTORS = frozenset(
     ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
 )
+# those of them that say nothing of the image itself
+_ONTO = frozenset(("to", "in", "into", "on", "onto"))
+_OF_SPACE = re.compile(r"(?i)(?:t1|t1w|t1c|t2|t2w|flair)space")
 # words before a sequence that are not the patient's
 _BEFORE_SEQUENCE = frozenset(
     ("mr", "mri", "brats", "raw", "hdbet", "coreg", "preproc", "anat", "struct")
@@ -95,6 +98,10 @@ _FILLED = re.compile(
 _ORIENTED = re.compile(r"(?i)(?<![a-z0-9])(flair|ct1|t1[a-z]*|t2w?)([ _.-])r2s(?![a-z0-9])")
 # a number glued to a sequence at the end of a name: FLAIR1
 _COUNTED = re.compile(r"(?i)(?<![a-z0-9])(flair|mprage|dwi|adc|swi|[a-z]?t[12]w)(\d{1,4})$")
+# a sequence to which Chinese, Japanese or Korean letters are glued: T1增强
+_GLUED_SCRIPT = re.compile(
+    r"(?i)(?<![a-z0-9])(flair|dwi|adc|swi|pd|t[12]w?)(?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
+)
 # what dcm2niix appends; a letter more tells files of one name apart
 _PART = re.compile(r"(?i)_(ph|real|imaginary)[a-z]?$")
 _EVEN = re.compile(r"(?i)_eq(?:_\d+)?[a-z]?$")
@@ -194,6 +201,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
+    stem = _GLUED_SCRIPT.sub(r"\1_", stem)
     stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", with_skull_in_a_word(stem)))
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
@@ -319,6 +327,8 @@ def _read_free(stem: str, modalities: Modalities) -> FileName:
     body = words[first:]
     if doubt := _doubt_of_name_between(body):
         return FileName(stem, head=head or words[0], doubt=doubt)
+    if doubt := _doubt_of_grid(words[:first], body):
+        return FileName(head, head=head, doubt=doubt)
     if first and words[first - 1].lower() in _ASIDE_BEFORE:
         return FileName(stem, head=head, aside=_ASIDE_BEFORE[words[first - 1].lower()])
     matches = [
@@ -451,6 +461,20 @@ def _doubt_of_agent_before(patient: Sequence[str], body: Sequence[str]) -> str:
             return "has 'post' before a T1, which may tell the time or a contrast agent"
         if not patient and len(first) == 2 and meaning_of(first) == "agent":
             return f"begins with {body[0]!r}, a contrast agent or a patient's initials"
+    return ""
+
+
+def _doubt_of_grid(before: Sequence[str], body: Sequence[str]) -> str:
+    """Say why an image may be another one on the grid of a sequence: ``AAL_in_T1``, ``CT_T1space``.
+
+    ``p01_reg_T1`` is a T1 that was registered, and ``CT_T1`` of a patient with these initials.
+    """
+    last = before[-1].lower() if before else body[0].lower()
+    is_method = meaning_of(last) == "another imaging method"
+    if len(before) > 1 and last in _ONTO:
+        return f"has {before[-1]!r} before a sequence, so that it may be another image on its grid"
+    if is_method and any(word.lower() == "space" or _OF_SPACE.fullmatch(word) for word in body):
+        return f"has {last!r} before the space of a sequence, so that it may be no such image"
     return ""
 
 

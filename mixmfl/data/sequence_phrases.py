@@ -201,6 +201,8 @@ def _stem(word: str) -> str:
         if word.endswith(DENIALS):
             return "without"
         return "both" if is_contrast and word[8:] not in CONTRAST_ENDINGS else "agent"
+    if word.startswith("synth"):
+        return "synthetic"
     if len(word) > SHORT and word.endswith(("map", "maps")):
         return "map"
     return "both" if any(stem in word for stem in AGENT_STEMS) else ""

@@ -31,7 +31,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     """),
     "flair": _phrases("""
         flair, flairw, eflair, sflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, fluid
-        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair
+        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair,
+        水抑制, 压水, 抑水
     """),
     "t2star": _phrases("""
         t2star, t2 star, t2starw, t2 star w, t2starwi, t2 s, t2stern, hemo, haemo, heme,
@@ -262,6 +263,7 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
 # Words about neither, and words that would be mistaken for others without their neighbour.
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "other": _phrases("""
+        arm 1, arm 2, arm 3, arm 4,
         flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
         fossa, posterior fossa, post surgery, post rt, pre rt, post surgical, post treatment, pre
         treatment, post biopsy, c spine, c sp, cspine, l spine, t spine, c wirbel, c kolom,
@@ -288,7 +290,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         sagittale, sagittaal, msagittal, cor, coronal, coronale, coronaal, koronar, mcoronal, tra,
         trans, transv, transversal, transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head,
         kopf, schadel, schaedel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro,
-        whole, vol, volume, ist, iso, isotropic, hr, highres
+        whole, vol, volume, ist, iso, isotropic, hr, highres,
+        轴位, 横断, 横断位, 矢状, 矢状位, 冠状, 冠状位, 軸位, 矢状断, 冠状断, 軸位断, аксиальная,
+        осевая, сагиттальная, корональная
     """),
     "technique": _phrases("""
         tse, fse, isofse, frfse, fase, fase2d, fase3d, fse2d, fse3d, primefse, fe2d, fe3d,
@@ -350,6 +354,7 @@ CONTRAST_ENDINGS = frozenset(
 AGENT_LETTERS = (
     "kontr", "contr", "cntr", "kntr", "gado", "vist", "hance", "dota", "dtpa", "bopta", "magnev",
     "omnisc", "enh", "injec", "injek", "iniez", "iniet", "inyec", "spritz", "bolus", "gabe",
+    "ilacl", "ilacs", "thuoc", "zengq", "zouei", "zoei",
     "realc", "realz", "rehauss", "aankleur", "ingespo", "anreich", "verstark", "verstaerk",
     "impregn", "dosis", "dose", "agent", "tehost", "varjoain", "wzmoc", "sredstv", "srodek",
 )  # fmt: skip

@@ -59,6 +59,8 @@ def read_words(text: str) -> Reading:
     names = quoted_words(phrases, kinds)
     words = {word for each in phrases for word in each.words.split()}
     modality, doubt = _contrast(kinds, words, {each.meaning for each in phrases})
+    if modality == "t2" and (foreign := _in_another_script(phrases)):
+        return Reading("", f"{names} is a T2, but {foreign} may tell of another sequence")
     if modality != "t1":
         return Reading(modality, names if modality else f"{names}: {doubt}" if names else doubt)
     if _last_word(phrases) == "f":  # of a Dixon, or a woman
@@ -119,6 +121,12 @@ def _aside(phrases: Sequence[Phrase], kinds: Set[str]) -> str:
             continue
         return aside
     return ""
+
+
+def _in_another_script(phrases: Sequence[Phrase]) -> str:
+    """Return the words in letters that are not Latin ones, for a message: they may say FLAIR."""
+    foreign = (each.words for each in phrases if not (each.meaning or each.words.isascii()))
+    return ", ".join(map(repr, foreign))
 
 
 def _last_word(phrases: Sequence[Phrase]) -> str:

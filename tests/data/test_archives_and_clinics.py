@@ -318,6 +318,7 @@ def test_a_folder_called_as_labels_may_be_of_a_diagnosis_by_its_voxels(
             path = tmp_path / f"{place.format(number)}.nii.gz"
             path.parent.mkdir(exist_ok=True)
             image = np.arange(256, dtype=np.float32).reshape(grid.shape) * 3 + len(place)
+            image += 100 * int(number)
             if place == second and cases == 2:
                 image = np.where(image > 300, 1, 0).astype(np.float32)
             write_image(path, image, grid)

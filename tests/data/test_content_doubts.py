@@ -43,3 +43,13 @@ def test_an_image_and_its_negative_are_doubted_where_they_should_be_alike() -> N
     assert doubts_about_pairs({"t1": HEAD, "t1c": HEAD**2}) == []
     assert doubts_about_pairs({"t1": HEAD, "t2": negative}) == []
     assert doubts_about_pairs({"t1": HEAD[:2, :9, :9], "t1c": negative[:2, :9, :9]}) == []
+
+
+def test_values_that_began_again_at_0_in_8_bits_are_doubted() -> None:
+    full = (HEAD / HEAD.max() * 255).round()
+    assert doubts_about_content(full, GRID) == []
+    wrapped = (full * 2) % 256
+    (doubt,) = doubts_about_content(wrapped, GRID)
+    assert doubt.startswith("its brightest voxels lie beside nearly black ones: numbers above 255")
+    assert doubts_about_content(wrapped / 2, GRID) == []  # no 8 bits
+    assert doubts_about_content(wrapped * 4, GRID) == []

@@ -1,12 +1,19 @@
 """Folders that are read, of which a person should look at something."""
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mixmfl.data.cases import FolderCases, find_cases
+from mixmfl.data.file_names import read_name
+from mixmfl.data.grid import Grid
+from mixmfl.data.image import write_image
+from mixmfl.data.modalities import Modalities
+from mixmfl.data.patients import patient_of
+
+GRID = Grid((2, 2, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 
 
 def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
@@ -69,6 +76,88 @@ def test_images_of_other_times_are_no_case_in_any_way_to_write_times(
     found = found_in(tmp_path, names)
     assert found.cases == ()
     assert "have other days, times" in found.refused[0].reason
+
+
+def test_an_image_of_two_cases_has_a_warning_and_makes_one_patient_of_them(tmp_path: Path) -> None:
+    names = "p1/T1 p1/FLAIR Meier/T1 Meier/FLAIR Koch/T1 Koch_followup/T1 p1/seg Koch/seg"
+    found_in(tmp_path, names)
+    for number, name in enumerate(names.split()):
+        values = np.arange(8, dtype=np.float32).reshape(GRID.shape) + number
+        write_image(tmp_path / f"{name}.nii.gz", values * (name != "Meier/FLAIR"), GRID)
+    shutil.copy(tmp_path / "Meier/FLAIR.nii.gz", tmp_path / "p1/T1.nii.gz")  # of nothing
+    for one, other in (("p1/FLAIR", "Koch/T1"), ("p1/seg", "Koch/seg")):  # labels may be empty
+        content = (tmp_path / f"{one}.nii.gz").read_bytes()
+        (tmp_path / f"{other}.nii.gz").write_bytes(content)
+    found = find_cases(tmp_path)
+    warned = {case.name: case.warnings for case in found.cases if case.warnings}
+    assert warned == {
+        "p1": ("p1/FLAIR.nii.gz: is the same image as Koch/T1.nii.gz of another case; see whose "
+               "it is",),
+        "Koch": ("Koch/T1.nii.gz: is the same image as p1/FLAIR.nii.gz of another case; see whose "
+                 "it is",),
+    }  # fmt: skip
+    people = {case.name: patient_of(case.name, case.person) for case in found.cases}
+    assert len(set(people.values())) == 2
+    assert people["p1"] == people["Koch"] == people["Koch_followup"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("AAL_in_T1", "has 'in' before a sequence, so that it may be another image on its grid"),
+        ("CT_to_T1", "has 'to' before a sequence"),
+        ("CT_T1space", "has 'ct' before the space of a sequence"),
+        ("T2_脂肪抑制", "'脂肪抑制' may tell of another sequence"),
+        ("T1增强", "'增强' may tell of a contrast agent"),
+        ("T1_ilacli", "'ilacli' may tell of a contrast agent"),
+        ("T1_zouei", "'zouei' may tell of a contrast agent"),
+    ],
+)
+def test_an_image_that_may_be_another_than_its_name_says_is_a_question(
+    name: str, says: str, tmp_path: Path
+) -> None:
+    (case,) = found_in(tmp_path, f"p1/{name} p1/FLAIR").cases
+    assert set(case.images) == {"flair"}
+    assert says in case.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("T2_水抑制", "flair"),
+        ("T2压水", "flair"),
+        ("T2_轴位", "t2"),
+        ("p1_reg_T1", "t1"),
+        ("FLAIR_in_T1", "flair"),
+        ("p1_T1space", "t1"),
+        ("p1_month6_arm_1_t1", "t1"),
+        ("SynthMR_T2", None),
+    ],
+)
+def test_names_in_other_scripts_and_of_trials_are_read(name: str, modality: str | None) -> None:
+    assert read_name(name, Modalities()).modality == modality
+
+
+def test_subjects_that_participants_tsv_excludes_are_set_aside(tmp_path: Path) -> None:
+    names = " ".join(f"sub-0{number}/anat/sub-0{number}_T1w" for number in range(1, 6))
+    found_in(tmp_path, names)
+    table = tmp_path / "participants.tsv"
+    table.write_text(
+        "participant_id\texcluded\tIncluded\texclusion_reason\n"
+        "sub-01\tno\tyes\tmotion\nsub-02\tYES\tyes\t\nsub-03\tn/a\t0\t\nsub-04\n"
+        "sub-05\t0\t1\tM\xfcller\textra\n",
+        encoding="latin-1",
+    )
+    found = find_cases(tmp_path)
+    assert [case.name for case in found.cases] == ["sub-01", "sub-04", "sub-05"]
+    assert found.refused == ()
+    assert {each.path.parts[-3]: each.why for each in found.aside} == {
+        "sub-02": "its name says a subject whom participants.tsv excludes (excluded: YES)",
+        "sub-03": "its name says a subject whom participants.tsv excludes (Included: 0)",
+    }
+    table.unlink()
+    table.mkdir()
+    assert len(find_cases(tmp_path).cases) == 5
 
 
 def test_a_label_of_another_day_than_its_images_is_a_question(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A case is an examination (study). Its modalities are recognised from header fiel
 fill in; so the result is shown to the user, who can correct it in a table (``mapping``).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -11,6 +12,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
@@ -41,6 +43,10 @@ from mixmfl.data.modalities import Modalities
 
 ONE_PART_MM = 50
 """Millimetres from which the middles of two images may be in different parts of the body."""
+
+
+ONE_NIGHT = 1
+"""Days between images of one examination, which may go on after midnight."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ def find_dicom(
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
         warnings += _stacks_left_out(chosen, modalities)
         warnings += _apart(images, mine)
+        warnings += _on_other_days(images)
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -529,6 +536,27 @@ def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:
     return [
         f"its images have {len(by_frame)} frames of reference ({groups}): the patient lay down "
         "again between them, or they are of several patients; look whether they lie on each other"
+    ]
+
+
+def _on_other_days(images: Mapping[str, Series]) -> list[str]:
+    """Return a warning if images of one case were acquired more than a night apart; else nothing.
+
+    Archives that merge examinations, and anonymisers, give two of them one StudyInstanceUID.
+    """
+    days: dict[str, date] = {}
+    for modality, series in images.items():
+        with contextlib.suppress(ValueError):
+            days[modality] = datetime.strptime(series.day, "%Y%m%d").date()
+    if not days:
+        return []
+    first, last = min(days, key=lambda each: days[each]), max(days, key=lambda each: days[each])
+    apart = (days[last] - days[first]).days
+    if apart <= ONE_NIGHT:
+        return []
+    return [
+        f"by their headers {last} was acquired {plural(apart, 'day')} after {first}: they may be "
+        "of two examinations; if so, give them other cases by --mapping"
     ]
 
 

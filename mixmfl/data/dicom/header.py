@@ -50,7 +50,7 @@ _NAMES = [
     "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue", "ImageType",
     "TemporalPositionIdentifier", "NumberOfTemporalPositions", "ImagesInAcquisition",
     "InConcatenationTotalNumber", "NumberOfSlices", "Rows", "Columns", "NumberOfFrames",
-    "SamplesPerPixel", "BurnedInAnnotation",
+    "SamplesPerPixel", "BurnedInAnnotation", "AcquisitionDate", "AcquisitionDateTime", "SeriesDate",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
@@ -62,6 +62,7 @@ _VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime"
           "AccessionNumber")  # fmt: skip
 DATE = _VISIT.index("StudyDate")
 """The place of the examination's date in ``Instance.visit``."""
+_DAYS = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
 # what anonymisers write for a name or an ID
 _NOBODY = {
     "", "x", "xx", "xxx", "0", "00", "000", "none", "null", "unknown", "removed", "hidden",
@@ -219,6 +220,7 @@ class Instance:
         parts: The number of files that an enhanced image was divided into; 0 where it was not.
         orientation: PatientOrientation, such as ``("L", "P")``; empty where it is missing.
         shows_text: Whether BurnedInAnnotation says that its pixels show text.
+        day: The day on which it was acquired, as ``20190312``; empty where it is missing.
     """
 
     file: Path
@@ -242,6 +244,7 @@ class Instance:
     parts: int = 0
     orientation: tuple[str, ...] = ()
     shows_text: bool = False
+    day: str = ""
 
     @property
     def person(self) -> str:
@@ -304,6 +307,7 @@ def read_instance(file: Path) -> Instance | None:
         integer_in(content, "InConcatenationTotalNumber"),
         texts_in(content, "PatientOrientation"),
         is_yes(content, "BurnedInAnnotation"),
+        next(filter(None, (text_in(content, name)[:8] for name in _DAYS)), ""),
     )  # fmt: skip
 
 

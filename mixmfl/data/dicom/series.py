@@ -75,6 +75,7 @@ class Series:
         is_doubtful: Whether its examination may be of several patients.
         frame_of_reference: FrameOfReferenceUID; empty where it is missing.
         date: StudyDate; empty where it is missing.
+        day: The day on which it was acquired, as ``20190312``; empty where it is missing.
         patient: Name and ID, shown only on request.
         person: What all examinations of the patient have in common, ``Instance.person``.
     """
@@ -98,6 +99,7 @@ class Series:
     is_doubtful: bool = False
     frame_of_reference: str = ""
     date: str = field(default="", repr=False)
+    day: str = field(default="", repr=False)
     units: tuple[float, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -304,6 +306,7 @@ def _images(
                 first.person,
                 frame_of_reference=first.frame_of_reference,
                 date=first.visit[DATE],
+                day=first.day,
                 units=_units([part[index] for index in order]),
             )
         )

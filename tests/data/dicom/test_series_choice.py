@@ -96,6 +96,26 @@ def test_a_compressed_series_that_cannot_be_decoded_is_not_taken_before_another(
     assert "series 3 'FLAIR 3D' is no flair: it cannot be read" in case.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "days"),
+    [
+        ({"AcquisitionDate": "20200101"}, {"AcquisitionDate": "20210101"}, "366 days after t1"),
+        ({"SeriesDate": "20200101", "StudyDate": ""}, {"SeriesDate": "20200103"}, "2 days after"),
+        ({"AcquisitionDate": "20200101"}, {"AcquisitionDateTime": "20200102001500"}, ""),
+        ({"AcquisitionDate": "20200101"}, {"AcquisitionDate": ""}, ""),
+        ({"AcquisitionDate": "20200101"}, {}, ""),
+    ],
+)
+def test_images_of_one_study_that_were_acquired_on_other_days_have_a_warning(
+    one: dict[str, str], other: dict[str, str], days: str, tmp_path: Path
+) -> None:
+    write(tmp_path, 2, "T1", **one)
+    write(tmp_path, 3, "FLAIR", **{"StudyDate": one.get("StudyDate", "20210312"), **other})
+    case = only_case(tmp_path)
+    assert set(case.images) == {"t1", "flair"}
+    assert [days in warning for warning in case.warnings] == [True] * bool(days)
+
+
 def test_alike_repetitions_take_the_last_with_a_warning(tmp_path: Path) -> None:
     write(tmp_path, 2, "FLAIR")
     write(tmp_path, 4, "FLAIR")
