@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from mixmfl.data.case_identifiers import identifiers
@@ -27,6 +28,7 @@ from mixmfl.data.case_questions import (
 from mixmfl.data.contrast_agent import agent_in
 from mixmfl.data.folder_roles import (
     folders_of_labels,
+    is_bids,
     named_by_folder,
     read_file,
     with_places,
@@ -107,7 +109,8 @@ def group(folder: Path, paths: Sequence[Path], modalities: Modalities) -> Groupe
 def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[ImageFile]:
     """Read names, and what folders, names beside them and programs' outputs decide about them."""
     of_labels = folders_of_labels(paths, folder, modalities)
-    files = [read_file(path, folder, modalities, of_labels) for path in paths]
+    seen = cache(is_bids)  # of one search: folders change between two
+    files = [read_file(path, folder, modalities, of_labels, seen) for path in paths]
     files = with_names_of_folders(with_time_points(files), modalities)
     files = with_ct1(files)
     files = with_short_flair(files, modalities)

@@ -104,16 +104,29 @@ class MappingEntry:
     is_file: bool = False
 
 
-def check_written_alike(mapping: Mapping[str, MappingEntry], names: Collection[str]) -> None:
-    """Check that no row has the name of another case in other capitals, as ``P1`` beside ``p1``.
+def with_known_cases(
+    mapping: Mapping[str, MappingEntry], names: Collection[str]
+) -> dict[str, MappingEntry]:
+    """Return a table's entries with the names of cases as they are without it.
+
+    Spreadsheets write ``1`` for ``001``, which is that case. ``P1`` beside ``p1`` is no guess.
 
     Args:
         mapping: The entries of the user's table.
         names: The cases as they are without it.
 
     Raises:
-        DataError: A row has such a name; its image would be a patient of its own.
+        DataError: A row has the name of another case in other capitals; its image would be a
+            patient of its own.
     """
+    numbers = Counter(name.lstrip("0") for name in names if name.isdecimal())
+    counted = {n: name for name in names if numbers[n := name.lstrip("0")] == 1 and n}
+    mapping = {
+        key: replace(entry, case=counted.get(entry.case, entry.case))
+        if entry.case not in names
+        else entry
+        for key, entry in mapping.items()
+    }
     written = {name.casefold(): name for name in names}
     for entry in mapping.values():
         if entry.case and entry.modality and entry.case not in names:
@@ -123,6 +136,7 @@ def check_written_alike(mapping: Mapping[str, MappingEntry], names: Collection[s
                     f"{entry.place}: case {quoted(entry.case)} differs from {quoted(other)} in "
                     "upper and lower case alone; write both alike, or rename one"
                 )
+    return mapping
 
 
 @dataclass(frozen=True)
@@ -408,7 +422,7 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Mappi
         DataError: The table names a file that is no image of the folder, or a case in other
             capitals.
     """
-    check_written_alike(mapping, drafts)
+    mapping = with_known_cases(mapping, drafts)
     owners = {
         inside(file.path, folder): (name, file)
         for name, draft in drafts.items()

@@ -5,7 +5,7 @@ The other folders are the image's place, which tells the patient and the examina
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,12 @@ from mixmfl.data.image_files import (
     stem_of,
 )
 from mixmfl.data.modalities import Modalities, names_part, words_of
-from mixmfl.data.sequence_phrases import SHORT_NAME, meaning_of, without_accents
+from mixmfl.data.sequence_phrases import (
+    SHORT_NAME,
+    meaning_of,
+    with_skull_in_a_word,
+    without_accents,
+)
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.series_numbers import is_uid
 from mixmfl.data.time_points import is_days_folder, is_examination
@@ -58,10 +63,7 @@ ANY_IMAGE = {
 _NUMBERED_KINDS = {"anat", "dwi", "swi", "perf"}  # of OASIS: anat2, swi1
 
 # beside them, "pre" is preprocessed, and "brain" has no skull
-ORIGINALS = {
-    "orig", "original", "originals", "raw", "withskull", "with_skull", "with skull", "with-skull",
-    "mit_schädel", "mit schädel", "unstripped",
-}  # fmt: skip
+_ORIGINALS = {"orig", "original", "originals", "raw", "unstripped"}
 
 _SERIES_FOLDERS = {"scans", "scan"}  # of XNAT: each folder within is a series, by its number
 
@@ -200,8 +202,17 @@ def _holding_images(named: Set[Path], paths: Sequence[Path], modalities: Modalit
     }
 
 
+def is_bids(folder: Path) -> bool:
+    """Say whether a folder is a data set of BIDS."""
+    return any((folder / each).exists() for each in _OF_BIDS) or any(folder.glob("sub-*"))
+
+
 def read_file(
-    path: Path, folder: Path, modalities: Modalities, of_labels: Set[Path] = frozenset()
+    path: Path,
+    folder: Path,
+    modalities: Modalities,
+    of_labels: Set[Path] = frozenset(),
+    is_data_set: Callable[[Path], bool] = is_bids,
 ) -> ImageFile:
     """Return an image file as its own name and the folders around it have it.
 
@@ -210,6 +221,7 @@ def read_file(
         folder: The folder that was searched.
         modalities: Known modalities.
         of_labels: The folders whose files are labels.
+        is_data_set: ``is_bids``, which for many files remembers what it saw.
     """
     around = path.parent.parent if is_unpacked(path.parent, path) else path.parent
     parents = tuple(
@@ -236,23 +248,18 @@ def read_file(
         why = f"a file of the folder {rejected!r}" if rejected else "an editor's backup"
         file_name = replace(file_name.set_aside(why), is_nobodys=True)
     if any(
-        part in _NO_DATA and _is_bids(folder.joinpath(*parents[:depth]))
+        part in _NO_DATA and is_data_set(folder.joinpath(*parents[:depth]))
         for depth, part in enumerate(parents)
     ):
         why = f"a file of {'/'.join(parents)}, which is no raw data of BIDS"
         file_name = replace(file_name.set_aside(why), is_bids=True)
-    if (made := _made_at(parents, file_name, folder)) is not None:
+    if (made := _made_at(parents, file_name, folder, is_data_set)) is not None:
         parents = parents[:made]
         # BIDS: made from the original image, which is what we read
         if not file_name.is_label:
             aside = "an image of BIDS derivatives; the original is what is read"
             file_name = replace(file_name.set_aside(file_name.aside or aside), is_bids=True)
     return ImageFile(path, file_name, parents)
-
-
-def _is_bids(folder: Path) -> bool:
-    """Say whether a folder is a data set of BIDS."""
-    return any((folder / each).exists() for each in _OF_BIDS) or any(folder.glob("sub-*"))
 
 
 def _written_by(folder: Path) -> str:
@@ -262,15 +269,16 @@ def _written_by(folder: Path) -> str:
     return next(found, "")
 
 
-def _made_at(parents: Parts, file_name: FileName, folder: Path) -> int | None:
+def _made_at(
+    parents: Parts, file_name: FileName, folder: Path, is_data_set: Callable[[Path], bool]
+) -> int | None:
     """Return the depth of BIDS's derivatives, or of a program's folder beside its raw subjects."""
     lower = [part.lower() for part in parents]
     if "derivatives" in lower:
         return lower.index("derivatives")
     if file_name.is_bids:
         for depth, part in enumerate(parents):
-            above = folder.joinpath(*parents[:depth])
-            if maker_in(part) and ((above / "rawdata").exists() or any(above.glob("sub-*"))):
+            if maker_in(part) and is_data_set(folder.joinpath(*parents[:depth])):
                 return depth
     return None
 
@@ -399,9 +407,7 @@ def _is_processed(
         return [other for other in contents if other[:-1] == above and other[-1] != part]
 
     def is_beside_originals() -> bool:
-        return any(
-            other[-1].lower() in ORIGINALS or is_native_space(other[-1]) for other in beside()
-        )
+        return any(is_of_originals(other[-1]) or is_native_space(other[-1]) for other in beside())
 
     if part.lower() == "pre":
         return is_beside_originals()
@@ -448,7 +454,9 @@ def _home(
             return False  # lesion01/T1, Gtv/T1
         if file.parents[: depth + 1] in groups:
             return False
-        if part.lower() in (KIND_FOLDERS | ORIGINALS) or (kind.is_known and not kind.case):
+        if part.lower() in KIND_FOLDERS or is_of_originals(part):
+            return True
+        if kind.is_known and not kind.case:
             return True
         if part.lower().rstrip("0123456789") in _NUMBERED_KINDS:
             return True
@@ -565,6 +573,11 @@ def _named_by_its_folder(
     return file
 
 
+def is_of_originals(part: str) -> bool:
+    """Say whether a folder's name says that other images were made of its own: raw, with_skull."""
+    return with_skull_in_a_word(part.lower()) in _ORIGINALS
+
+
 def is_native_space(part: str) -> bool:
     """Say whether a folder's name may be about the space of its images, and not about an agent."""
     return bool(_NATIVE.fullmatch(part))
@@ -572,8 +585,8 @@ def is_native_space(part: str) -> bool:
 
 def may_be_name(stem: str) -> bool:
     """Say whether a file's name may be a patient's, and is not that of any image or a number."""
-    words = [word for word in lower_words(stem) if not word.isdecimal()]
-    no_names = KIND_FOLDERS | ANY_IMAGE | ORIGINALS | PROCESSING
+    words = [word for word in lower_words(with_skull_in_a_word(stem)) if not word.isdecimal()]
+    no_names = KIND_FOLDERS | ANY_IMAGE | _ORIGINALS | PROCESSING
     return bool(words) and not all(word in no_names for word in words)
 
 

@@ -83,7 +83,7 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
             file.seek(0)
             # spreadsheets of some countries write semicolons
             reader = csv.reader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
-            columns = check_columns(next(reader, []))
+            columns = check_columns([name.strip().lower() for name in next(reader, [])])
             places = [columns.index(n) if n in columns else -1 for n in _READ]
             rows = [
                 (reader.line_num, [row[at] if 0 <= at < len(row) else "" for at in places])
@@ -93,6 +93,11 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such table; mixmfl_predict --write-mapping makes one"
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: cannot be read as a table, for its letters are not in UTF-8; save it as "
+            "CSV UTF-8"
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({why(error)})") from None

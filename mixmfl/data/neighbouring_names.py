@@ -14,7 +14,12 @@ from mixmfl.data.contrast_agent import (
     names_examination_of,
 )
 from mixmfl.data.file_names import FITS_LABEL, FileName, read_name
-from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, ORIGINALS, is_native_space
+from mixmfl.data.folder_roles import (
+    ANY_IMAGE,
+    KIND_FOLDERS,
+    is_native_space,
+    is_of_originals,
+)
 from mixmfl.data.image import may_be_labels
 from mixmfl.data.image_files import (
     ImageFile,
@@ -378,7 +383,7 @@ def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[
 
     others: dict[Parts, set[str]] = defaultdict(set)
     for parents, stems in names.items():
-        sorts = parents[-1].lower() in KIND_FOLDERS | ORIGINALS
+        sorts = parents[-1].lower() in KIND_FOLDERS or is_of_originals(parents[-1])
         made = all(word in PROCESSING for word in lower_words(parents[-1]))
         is_known = read_name(parents[-1], modalities).is_known
         if not (sorts or made or is_known or agent_in(parents[-1])):

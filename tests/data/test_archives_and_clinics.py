@@ -133,6 +133,7 @@ def uses(found: FolderCases) -> dict[str, list[str]]:
         ("p/T1_with_skull p/T1_brain", "p/T1_with_skull"),
         ("p/T1_mit_Schädel p/T1_ohne_Schädel", "p/T1_mit_Schädel"),
         ("p/withskull/T1 p/withskull/T2 p/brain/T1 p/brain/T2", "p/withskull/T1 p/withskull/T2"),
+        ("p/avec_crâne/T1 p/brain/T1 p/avec_crâne/T2", "p/avec_crâne/T1 p/avec_crâne/T2"),
         ("X/P1/P1_MR1/4/t1 X/P1/P1_MR1/5/t2", "X/P1/P1_MR1/4/t1 X/P1/P1_MR1/5/t2"),
         ("S1/SCANS/4/NIFTI/4_t1 S1/ASSESSORS/S1_FS/out/resources/DATA/files/T1.mgz",
          "S1/SCANS/4/NIFTI/4_t1"),

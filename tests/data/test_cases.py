@@ -1170,6 +1170,20 @@ def test_a_table_that_nobody_edited_decides_nothing(names: tuple[str, ...], tmp_
         assert [case.warnings for case in again.cases] == [case.warnings for case in found.cases]
 
 
+def test_a_table_that_a_spreadsheet_wrote_is_of_the_same_cases(tmp_path: Path) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    make_files(folder, "001/T1.nii.gz", "001/x.nii.gz", "p2/T1.nii.gz")
+    table.write_text("Case; Modality ;FILE\n1;flair;001/x.nii.gz\n7;t1;p2/T1.nii.gz\n")
+    found = find_cases(folder, mapping=read_mapping(table, Modalities()))
+    assert taken(found) == {
+        "001": {"t1": "001/T1.nii.gz", "flair": "001/x.nii.gz"},
+        "7": {"t1": "p2/T1.nii.gz"},
+    }
+    table.write_text("case;modality;file\nMüller;flair;001/x.nii.gz\n", encoding="cp1252")
+    with pytest.raises(DataError, match="its letters are not in UTF-8; save it as CSV UTF-8"):
+        read_mapping(table, Modalities())
+
+
 def test_an_open_row_says_what_is_asked_and_may_be_given_another_case(tmp_path: Path) -> None:
     folder, table = tmp_path / "in", tmp_path / "table.csv"
     make_files(folder, "p1/T1_20190101.nii.gz", "p1/FLAIR_20200101.nii.gz")

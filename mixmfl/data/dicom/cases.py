@@ -24,9 +24,9 @@ from mixmfl.data.cases import (
     FolderCases,
     MappingEntry,
     account,
-    check_written_alike,
     find_cases,
     holds_images,
+    with_known_cases,
 )
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -119,8 +119,8 @@ def find_dicom(
                 "line"
             )
     names = _name_cases(found.series, folder)
-    check_written_alike(mapping or {}, {*names.values()})
-    rows = [_row(each, names, modalities, mapping or {}) for each in found.series]
+    mapping = with_known_cases(mapping or {}, {*names.values()})
+    rows = [_row(each, names, modalities, mapping) for each in found.series]
     damage_notes, unowned = _owners_of_damaged(found.damaged, rows, folder)
     cases, refused, all_rows = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
