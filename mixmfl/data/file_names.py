@@ -473,7 +473,8 @@ def _doubt_of_grid(before: Sequence[str], body: Sequence[str]) -> str:
     is_method = meaning_of(last) == "another imaging method"
     if len(before) > 1 and last in _ONTO:
         return f"has {before[-1]!r} before a sequence, so that it may be another image on its grid"
-    if is_method and any(word.lower() == "space" or _OF_SPACE.fullmatch(word) for word in body):
+    if is_method and any(word.lower() in {*_ONTO, "space"} or _OF_SPACE.fullmatch(word)
+                         for word in body):  # fmt: skip
         return f"has {last!r} before the space of a sequence, so that it may be no such image"
     return ""
 

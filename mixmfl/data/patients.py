@@ -32,7 +32,7 @@ _EXAMINATION = re.compile(
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+|(sub-[^_]+)_ses-.+|(U(?:PENN-|CSD-PT)GBM-\d+)_\d\d|"
     r"(\d{7})_(?:\d{5}_)?\d_\d|.*?(\d{3}_S_\d{4})(?!\d).*|"
     r"(BraTSReg_\d+)_\d\d_\d{4}|((?i:sub|subj|subject|pat|patient|case)[ _-]?\d+)_\d{1,3}|"
-    rf"((?i:{NAMES_PATIENT}))(?:-\d{{1,2}}|[ _.-]+[^\W\d].*)|"
+    rf"((?i:{NAMES_PATIENT}))(?:-\d{{1,2}}|[ _.-]+(?:[^\W\d]|(?:19|20)\d\d(?!\d)).*)|"
     rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER})(?:[ _.-].*)?"
 )

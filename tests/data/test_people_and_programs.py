@@ -88,6 +88,7 @@ def patient(case: Case) -> str:
         "p1/T1_screening p1/FLAIR_screening p1/T1_eot p1/FLAIR_eot",
         "p1/T1 p1_aug1/T1",
         "p1-1/T1 p1-2/T1",
+        "Pat7_T1_2021-Q4 Pat7_T1_2022-Q1",
         "P001_S1_T1 P001_S2_T1",
         "BraTSReg_001/BraTSReg_001_00_0000_t1 BraTSReg_001/BraTSReg_001_01_0106_t1",
         "sub-01/preop/sub-01_preop-t1mri-1 sub-01/postop/sub-01_postop-t1mri-1",  # of EPISURG

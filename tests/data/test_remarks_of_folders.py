@@ -106,6 +106,7 @@ def test_an_image_of_two_cases_has_a_warning_and_makes_one_patient_of_them(tmp_p
     [
         ("AAL_in_T1", "has 'in' before a sequence, so that it may be another image on its grid"),
         ("CT_to_T1", "has 'to' before a sequence"),
+        ("SPECT_to_T1", "has 'spect' before the space of a sequence"),
         ("CT_T1space", "has 'ct' before the space of a sequence"),
         ("T2_脂肪抑制", "'脂肪抑制' may tell of another sequence"),
         ("T1增强", "'增强' may tell of a contrast agent"),
