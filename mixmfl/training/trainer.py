@@ -22,6 +22,12 @@ from mixmfl.training.supervision import Supervision
 
 _SCALE = "gradient_scale"
 
+SETTLED_RATE = 0.2
+"""Learning rate of blocks that were trained before, as a share of that of new ones.
+
+Rates that differ within a network are Howard and Ruder's discriminative fine-tuning (2018).
+"""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -54,6 +60,8 @@ class LocalTraining:
         learning_rate: Learning rate of this round.
         device: Device to compute on.
         loss: Returns a batch's loss and its encoding; None: ``batch_loss``.
+        settled: Blocks that were trained before the run, beside new ones: they learn at
+            ``SETTLED_RATE`` of the learning rate.
     """
 
     plans: Plans
@@ -62,6 +70,7 @@ class LocalTraining:
     learning_rate: float
     device: torch.device
     loss: "BatchLoss | None" = None
+    settled: Collection[str] = ()
 
 
 def train_locally(
@@ -167,9 +176,12 @@ def optimizer_of(
     """Return the parameters that are trained, by name, and their optimizer in the given state."""
     trained = set(training.blocks)
     parameters = {n: p for n, p in network.named_parameters() if block_of(n) in trained}
+    rate, groups = training.learning_rate, dict[float, list[nn.Parameter]]()
+    for name, parameter in parameters.items():
+        settled = block_of(name) in training.settled
+        groups.setdefault(rate * SETTLED_RATE if settled else rate, []).append(parameter)
     optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=training.learning_rate,
+        [{"params": group, "lr": of_group} for of_group, group in groups.items()],
         weight_decay=training.plans.training.weight_decay,
         fused=True,
     )

@@ -55,6 +55,25 @@ def test_weights_and_optimizer_state_are_those_of_torchs_plain_adamw(
         assert all(torch.allclose(mine[name], same[name], atol=1e-6) for name in same)
 
 
+def test_blocks_that_were_trained_before_learn_at_a_fifth_of_the_rate() -> None:
+    plans = small_plans()
+    blocks = {"shared", "fusion", "tailored.t1"}
+    after = []
+    for settled in ((), ("shared", "decoder")):  # what is not trained here does not matter
+        network = build_network(plans, "2d", seed=0)
+        before = network_state(network)
+        training = LocalTraining(plans, "2d", blocks, 1e-2, torch.device("cpu"), settled=settled)
+        parameters, optimizer = optimizer_of(network, {}, training)
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        after.append({n: t - before[n] for n, t in network_state(network).items()})
+    for name, change in after[0].items():
+        share = 0.2 if block_of(name) == "shared" else 1.0
+        assert torch.allclose(after[1][name], share * change, atol=1e-6)
+    assert after[0]["shared.stages.0.0.convs.0.conv.weight"].abs().max() > 9e-3
+
+
 def gradients(monkeypatch: pytest.MonkeyPatch, proximal: float) -> tuple[list[State], list[State]]:
     """Return gradients and weights before each of two steps of local training."""
     plans = small_plans(proximal=proximal, learning_rate=1e-2)

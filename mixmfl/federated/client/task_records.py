@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
+from mixmfl.federated.secure_aggregation.protocol import MOST_BLOCKS, BlockName
 from mixmfl.federated.state import Cases, RunSettings, Voxels
 from mixmfl.inference.model_folder import Configuration, Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
@@ -66,9 +67,20 @@ class JoinTask:
 
 @dataclass(frozen=True)
 class RoundTask:
-    """Train in a round, or send public keys for it."""
+    """Send public keys for a round."""
 
     round: _Round
+
+
+@dataclass(frozen=True)
+class TrainTask(RoundTask):
+    """Train in a round.
+
+    Attributes:
+        settled: Blocks that learn more slowly; see ``LocalTraining``.
+    """
+
+    settled: Annotated[Sequence[BlockName], entries(0, MOST_BLOCKS, distinct=True)] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ TASKS: Mapping[str, type] = {
     "fingerprint": FingerprintTask,
     "preprocess": PreprocessTask,
     "join": JoinTask,
-    "train": RoundTask,
+    "train": TrainTask,
     "keys": RoundTask,
     "validate": ValidationTask,
     "measure": ValidationTask,

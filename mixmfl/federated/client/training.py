@@ -244,6 +244,7 @@ def _local_training(
         trained_blocks(task, site),
         learning_rate_of(int(task.record["round"]), settings),
         site.device,
+        settled=task.record.get("settled", ()),
     )
 
 

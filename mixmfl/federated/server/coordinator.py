@@ -334,7 +334,8 @@ def _plain_round(
     run: Run, state: ServerState, sent: ServerState, ask: Ask, quorum: int, rule: Rule | None
 ) -> Trained:
     """Let the sites train from ``sent``, and merge the replies that pass the checks."""
-    asked = ask({site: train_task(sent, r) for site, r in run.registrations.items()})
+    settled = run.start.settled if run.start else ()
+    asked = ask({site: train_task(sent, r, settled) for site, r in run.registrations.items()})
     merged, diagnostics = merge_round(
         state,
         {site: answer.message for site, answer in asked.came.items()},

@@ -17,6 +17,7 @@ from mixmfl.networks.initial_weights import Part, head_names, source_of, take_we
 from mixmfl.networks.nnunet_checkpoint import read_checkpoint
 from mixmfl.networks.prototypes import PrototypeMemory, memory_from_state, memory_to_state
 from mixmfl.planning.plans import Plans
+from mixmfl.training.trainer import SETTLED_RATE
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,34 @@ class Start:
     sha256: Annotated[str, text(64)]
     parts: Annotated[Sequence[Part], entries(0, MOST_MODALITIES + 10)]
 
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """Return the blocks that are as the other network had them, where a modality is new.
+
+        They learn more slowly than the new encoder and the fusion, which has its slot. Where no
+        encoder is new beside such ones, all learn alike, and nothing is returned.
+        """
+        whole = {p.name for p in self.parts if p.taken == p.tensors and not p.left}
+        tailored = {p.name for p in self.parts if p.name.startswith("tailored.")}
+        known = {p.name for p in self.parts if p.name == f"tailored.{p.origin}"} & whole
+        if not known or known == tailored:
+            return ()
+        common = {"shared", *({"decoder"} if "heads" in whole else ())} & whole
+        return tuple(sorted(known | common))
+
     def lines(self) -> list[str]:
         """Return a table of what was taken and what was not."""
         rows = [("part", "from", "tensors", "not taken")]
         rows += [(p.name, p.origin, f"{p.taken} of {p.tensors}", p.left or "-") for p in self.parts]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        slow = f"at {SETTLED_RATE:g} of the learning rate unless masked"
         return [
             f"started from {self.file}:",
             *(
                 "  " + "  ".join((*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]))
                 for row in rows
             ),
+            *([f"{slow}: {', '.join(self.settled)}"] if self.settled else []),
         ]
 
 

@@ -5,7 +5,7 @@ Messages are plain (see ``messages``); nothing here knows what carries them.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from mixmfl.core.errors import AggregationError, QuorumError
@@ -61,10 +61,23 @@ def rounded_weights(state: ServerState, settings: RunSettings) -> ServerState:
     return replace(state, weights={**half, **whole})
 
 
-def train_task(state: ServerState, registration: Registration) -> Message:
-    """Return a training task: the site's own blocks, and the memory of all modalities."""
+def train_task(
+    state: ServerState, registration: Registration, settled: Collection[str] = ()
+) -> Message:
+    """Return a training task: the site's own blocks, and the memory of all modalities.
+
+    Args:
+        state: The server's state.
+        registration: Registration of the site.
+        settled: Blocks that learn more slowly; see ``LocalTraining``.
+    """
     own = select_blocks(state.weights, registration.weights)
-    return Message("train", {"round": state.round}, {**own, **memory_to_state(state.memory)})
+    slow = [block for block in settled if block in registration.weights]
+    return Message(
+        "train",
+        {"round": state.round, **({"settled": slow} if slow else {})},
+        {**own, **memory_to_state(state.memory)},
+    )
 
 
 def validation_task(

@@ -13,6 +13,7 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.files import sha256
 from mixmfl.data.labels import Labels
 from mixmfl.data.modalities import Modalities
+from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.export import export_model
@@ -71,6 +72,38 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
     assert moved
     assert not any(name.startswith("tailored.flair") for name in moved)
     export_model(out, "0", tmp_path / "again.safetensors")
+
+
+def test_beside_a_new_modality_what_was_trained_before_learns_more_slowly(
+    tmp_path: Path, store: SiteStore
+) -> None:
+    plans = small_plans()
+    model = tmp_path / "two.safetensors"
+    save_model(model, first_state(plans, SETTINGS), plans, "2d", TrainedOn({"flair": 1, "t1": 1}))
+    state, start = start_from(model, plans, ONE, Modalities())
+    assert start.settled == ("decoder", "shared", "tailored.flair", "tailored.t1")
+    slow = f"at 0.2 of the learning rate unless masked: {', '.join(start.settled)}"
+    assert start.lines()[-1] == slow
+    # a decoder with a new head has to learn it
+    more = small_plans(labels=Labels({"background": 0, "lesion": 1, "cyst": 2}))
+    assert "decoder" not in start_from(model, more, ONE, Modalities())[1].settled
+    # and where no modality is new all blocks learn alike
+    save_model(model, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
+    assert start_from(model, plans, ONE, Modalities())[1].settled == ()
+
+    site = store.site("north", [("t1", "t2"), ("t1", "t2")], validation=1)
+    beginning = Beginning(initial=(state, start))
+    run = simulate(plans, [site], ONE, "0", tmp_path / "run", beginning=beginning)
+    trained = load_state_of(run, 1).weights
+    moved = {
+        block: max(
+            (trained[n] - state.weights[n]).abs().max() for n in select_blocks(trained, [block])
+        )
+        for block in ("shared", "tailored.t1", "tailored.t2", "fusion")
+    }
+    rate = ONE.learning_rate
+    assert all(0.1 * rate < moved[block] < 0.3 * rate for block in ("shared", "tailored.t1"))
+    assert all(0.9 * rate < moved[block] < 1.2 * rate for block in ("tailored.t2", "fusion"))
 
 
 def test_a_start_that_is_lost_before_the_first_round_is_said(
