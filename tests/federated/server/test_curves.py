@@ -382,10 +382,11 @@ def test_mlflow_reads_what_was_written_also_by_a_run_that_goes_on(two_rounds: li
 
 def test_the_last_folder_of_weights_and_biases_has_every_round(two_rounds: list[Run]) -> None:
     # syncing a folder replaces what was synced before of its run
-    pytest.importorskip("wandb", reason="pip install wandb to test what it writes")
+    wandb = pytest.importorskip("wandb", reason="pip install wandb to test what it writes")
     from wandb.proto.wandb_internal_pb2 import Record
 
     write_twice("wandb", two_rounds)
+    wandb.teardown()  # its process may write after a run has been finished
     run = two_rounds[1]
     place = run.folder.parent
     (file,) = (place / "wandb" / "latest-run").glob("*.wandb")
@@ -399,7 +400,8 @@ def test_the_last_folder_of_weights_and_biases_has_every_round(two_rounds: list[
             found.setdefault(name, []).append((int(values["_step"]), json.loads(values[name])))
     assert found.keys() == everything(run).keys()
     for name, curve in everything(run).items():
-        assert found[name] == [(step, pytest.approx(value)) for step, value in curve]
+        expected: list[Any] = [(step, pytest.approx(value)) for step, value in curve]
+        assert found[name] == expected
 
 
 def read_log(data: bytes) -> Iterator[bytes]:
