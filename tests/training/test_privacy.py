@@ -8,8 +8,9 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -227,8 +228,8 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
 
     class Watched(torch.optim.SGD):
-        def __init__(self, parameters: Iterator[torch.Tensor], lr: float, **rest: object) -> None:
-            super().__init__(parameters, lr=lr)
+        def __init__(self, groups: list[dict[str, Any]], **rest: object) -> None:
+            super().__init__(groups)
 
         def step(self, closure: None = None) -> None:  # type: ignore[override]
             every = [p.grad.flatten() for g in self.param_groups for p in g["params"]]
