@@ -121,13 +121,9 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
     So is ``FLAIR_previous`` beside ``T1`` and ``T2``, and a label ``seg_followup``. Of
     ``T1_baseline``, ``T2_baseline`` and ``FLAIR`` it is the one without.
     """
-    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
-    for file in files:
-        if file.reading.modality and not file.reading.is_bids:
-            images_of[key_of[file.path]].append(file)
     doubts: dict[Path, str] = {}
     of_images: dict[Key, str] = {}
-    for key, images in images_of.items():
+    for key, images in _images_by_case(files, key_of).items():
         names = {image.path: " ".join((*image.parents, stem_of(image.path))) for image in images}
         times = {path: time_in(name) for path, name in names.items()}
         timed = [path for path, time in times.items() if time]
@@ -157,12 +153,8 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
     They lie in a folder below the other images (``p1/CD/T2``), are called older or newer than
     these (``FLAIR_old``), or have a word each that we do not know (``T1_heute``, ``T2_gestern``).
     """
-    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
-    for file in files:
-        if file.reading.modality and not file.reading.is_bids:
-            images_of[key_of[file.path]].append(file)
     remarks: dict[Path, str] = {}
-    for (place, rest), images in images_of.items():
+    for (place, rest), images in _images_by_case(files, key_of).items():
         below = {image.path: image.home[len(place) :] for image in images}
         if not rest and not all(below.values()):
             for path, folders in below.items():
@@ -179,6 +171,17 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
                 remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
     see = "see that it is of the same examination"
     return {path: f"{text}; {see}" for path, text in remarks.items()}
+
+
+def _images_by_case(
+    files: Sequence[ImageFile], key_of: Mapping[Path, Key]
+) -> Mapping[Key, list[ImageFile]]:
+    """Return the images of each case; those that BIDS names tell their examination by that."""
+    images_of: dict[Key, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        if file.reading.modality and not file.reading.is_bids:
+            images_of[key_of[file.path]].append(file)
+    return images_of
 
 
 def _unknown_words(image: ImageFile) -> set[str]:

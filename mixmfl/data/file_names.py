@@ -64,12 +64,10 @@ class FileName:
         return replace(self, modality=None, is_label=False, doubt="", aside=why)
 
 
-# "T1_to_T2" is a T1 on the grid of a T2
-_CONNECTORS = frozenset(
-    ("to", "in", "into", "on", "onto", "reg2", "regto", "reg", "coreg", "registered", "aligned")
-)
-# those of them that say nothing of the image itself
+# these say nothing of the image itself: AAL_in_T1
 _ONTO = frozenset(("to", "in", "into", "on", "onto"))
+# "T1_to_T2" is a T1 on the grid of a T2
+_CONNECTORS = _ONTO | {"reg2", "regto", "reg", "coreg", "registered", "aligned"}
 _OF_SPACE = re.compile(r"(?i)(?:t1|t1w|t1c|t2|t2w|flair)space")
 # words before a sequence that are not the patient's
 _BEFORE_SEQUENCE = frozenset(

@@ -109,13 +109,14 @@ class MeasuredComponents:
     """Sums of Dice without small components, over the validation cases of a site, by label.
 
     Attributes:
-        measured: The names of the cases that are in the sums.
+        judged: The cases.
+        measured: The names of those that are in the sums.
     """
 
     def __init__(self, labels: Labels) -> None:
         """Begin with no case of any label or region."""
         self._sums = dict.fromkeys(labels.foreground, ComponentSums())
-        self._judged, self.measured = JudgedCases(labels), set[str]()
+        self.judged, self.measured = JudgedCases(labels), set[str]()
 
     def add(
         self,
@@ -130,7 +131,7 @@ class MeasuredComponents:
             dice: What ``dice_by_share`` returns of its mask from each subset.
             whole: The subset of all modalities that it has.
         """
-        self._judged.add(case)
+        self.judged.add(case)
         self.measured |= {case.name} if whole in dice else set()
         for name, of_whole in dice.get(whole, {}).items():
             of_subsets = [by_label[name] for by_label in dice.values() if name in by_label]
@@ -141,9 +142,7 @@ class MeasuredComponents:
         """Return a reply's field, without labels whose sums tell of fewer than some patients."""
         return {
             name: (
-                sums
-                if self._judged.may_leave(name, [self.measured], fewest)[0]
-                else ComponentSums()
+                sums if self.judged.may_leave(name, [self.measured], fewest)[0] else ComponentSums()
             ).to_json()
             for name, sums in self._sums.items()
         }
@@ -159,7 +158,7 @@ class _Measured:
         self._confidence = dict.fromkeys(labels.foreground, ConfidenceSums())
         self._reliability = dict.fromkeys(labels.foreground, Reliability())
         self._components = MeasuredComponents(labels)
-        self._judged, self._measured = JudgedCases(labels), defaultdict[Subset, set[str]](set)
+        self._measured = defaultdict[Subset, set[str]](set)  # names of cases
 
     def add(
         self, case: PreprocessedCase, segmentations: Mapping[Subset, SubsetMask], whole: Subset
@@ -171,7 +170,6 @@ class _Measured:
             segmentations: What was predicted of it from each subset.
             whole: The subset of all modalities that it has.
         """
-        self._judged.add(case)
         reference, known = case.labels[:][0], self._labels.consecutive().only(case.labelled)
         masks: dict[str, list[tuple[float, tuple[float, ...]]]] = defaultdict(list)
         by_subset: dict[str, list[Reliability]] = defaultdict(list)
@@ -200,7 +198,7 @@ class _Measured:
         sums = [self._components.measured, masks, *(self._measured[s] for s in subsets)]
         enough, rows = set[str](), {subset: dict(self._none) for subset in sorted(subsets)}
         for name in self._labels.foreground:
-            _, of_masks, *of_subsets = self._judged.may_leave(name, sums, fewest)
+            _, of_masks, *of_subsets = self._components.judged.may_leave(name, sums, fewest)
             enough |= {name} if of_masks else set()
             for subset, leaves in zip(subsets, of_subsets, strict=True):
                 if leaves:
