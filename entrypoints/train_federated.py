@@ -111,6 +111,14 @@ def build_parser() -> argparse.ArgumentParser:
         "0. 0, the default: train all rounds",
     )
     parser.add_argument(
+        "--validate-subsets",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="where a round is validated, have sites measure Dice from every subset of modalities, "
+        "too, and not only after the last round; over a network each time is one more query of "
+        "those that a hospital allows",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         help="seed of the initial weights, the folds and every draw; default: 0",
@@ -270,6 +278,7 @@ def _simulated(asked: Asked, training: Training) -> None:
             training.out,
             beginning=Beginning(training.resume, change=True, initial=initial, accepted=asked.keep),
             stop_when_flat=training.stop_when_flat,
+            every_subset=options.validate_subsets,
             beside=training.beside,
             callbacks=Callbacks(report, progress=progress, begun=begun),
         )
@@ -417,6 +426,7 @@ def _training_job(
         training.init.resolve() if training.init else None,
         tuple(options.alias),
         training.beside.resolve() if training.beside else None,
+        options.validate_subsets,
     )
     if isinstance(before, TrainingJob) and not holds_run(out):
         return replace(job, init=before.init, aliases=before.aliases)

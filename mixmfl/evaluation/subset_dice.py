@@ -239,6 +239,16 @@ def expect(known: Sequence[SubsetDice], modalities: Iterable[str]) -> Expectatio
     return Expectation(subset, dice, filled.inside, filled.added, fewest)
 
 
+def medians(known: Expected) -> dict[str, dict[str, float]]:
+    """Return the median Dice by subset, its modalities joined by ``+``, and label, as measured."""
+    return {
+        "+".join(each.modalities): {
+            name: dice.median for name, dice in expect([each], each.modalities).dice.items()
+        }
+        for each in known
+    }
+
+
 def least(models: Sequence[Expectation]) -> Expectation:
     """Return what may be expected of the mean of several models: per label the worst of them."""
     names = set.intersection(*(set(each.dice) for each in models))

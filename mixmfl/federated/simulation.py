@@ -73,6 +73,7 @@ def simulate(
     *,
     beginning: Beginning = NEW,
     stop_when_flat: int = 0,
+    every_subset: bool = False,
     beside: Path | None = None,
     variation: Variation = AS_PLANNED,
     callbacks: Callbacks = SILENT,
@@ -90,6 +91,7 @@ def simulate(
         beginning: Whether the run in ``out`` is resumed, and what a new one starts from.
         stop_when_flat: Rounds without a higher validation Dice after which training ends; 0: it
             has all rounds.
+        every_subset: Whether sites validate from every subset of modalities, too.
         beside: Folder of a run of another configuration to compare with; see ``finish``.
         variation: What research changes of the method.
         callbacks: What is called meanwhile.
@@ -113,12 +115,24 @@ def simulate(
     run, state, optimizers = begin(asked, beginning, optimizers=True)
     callbacks.begun(run)
     cases = sum(len(site.validation) for site in sites) * (1 if beside is None else 2)
-    step = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
+    counted = _counted(callbacks.progress, "measuring Dice of every subset, cases", cases)
+    ended = False
+
+    def step() -> None:
+        if ended:  # rounds that measure every subset, too, are printed, and draw no bar
+            counted()
+
     with _device_executors(sites, run.plans, run.settings, step, variation) as executors:
         ask: Ask = _LocalSites(sites, executors, out, optimizers, callbacks.after_task, step)
         if variation.between is not None:
             ask = variation.between(run, ask)
-        train_rounds(run, state, ask, optimizers, report=callbacks.after_round, variation=variation)
+        train_rounds(
+            *(run, state, ask, optimizers),
+            report=callbacks.after_round,
+            every_subset=every_subset,
+            variation=variation,
+        )
+        ended = True
         finish(run, ask, beside)
     return run
 

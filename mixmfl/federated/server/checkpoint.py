@@ -278,6 +278,7 @@ def last_state(run: Run, *, optimizers: bool) -> tuple[ServerState, dict[str, Te
             del run.history[number:]
             run.dice = {at: dice for at, dice in run.dice.items() if at <= number}
             run.seconds = {at: took for at, took in run.seconds.items() if at <= number}
+            run.subset_dice = {at: dice for at, dice in run.subset_dice.items() if at <= number}
             run.personal.clear()
             run.changes = [
                 dataclasses.replace(change, after=min(change.after, number))

@@ -11,6 +11,8 @@ from mixmfl.core.errors import AggregationError, QuorumError
 from mixmfl.core.process_memory import give_back_memory
 from mixmfl.core.tensor_store import Tensors
 from mixmfl.core.text import MOST_LINE, one_line
+from mixmfl.evaluation.mask_quality import Measured
+from mixmfl.evaluation.subset_dice import medians
 from mixmfl.federated.aggregation import Rule
 from mixmfl.federated.messages import Message
 from mixmfl.federated.server.checkpoint import (
@@ -33,7 +35,7 @@ from mixmfl.federated.server.merge import (
     validation_task,
 )
 from mixmfl.federated.server.progress_plot import draw_progress
-from mixmfl.federated.server.run import Run, SiteRound, choose_round
+from mixmfl.federated.server.run import Run, SiteRound, SubsetMedians, choose_round
 from mixmfl.federated.server.run_page import write_run_page
 from mixmfl.federated.server.run_record import open_run, write_record
 from mixmfl.federated.server.secure_aggregation import (
@@ -125,6 +127,7 @@ def train_rounds(
     report: Callable[[Run], None] = lambda run: None,
     pause: Callable[[], bool] = lambda: False,
     quorum: int = 1,
+    every_subset: bool = False,
     variation: Variation = AS_PLANNED,
 ) -> bool:
     """Train for the rounds that are left, or until validation Dice is flat.
@@ -140,6 +143,7 @@ def train_rounds(
         report: Called after every round.
         pause: Asked before every round whether to stop here.
         quorum: Number of sites that must take part in a round; in a masked one all must.
+        every_subset: Whether sites validate from every subset of modalities, too.
         variation: What research changes of the method.
 
     Returns:
@@ -151,10 +155,10 @@ def train_rounds(
     while state.round < run.settings.rounds and not run.is_flat:
         if pause():
             return False
-        state = _one_round(run, state, ask, optimizers, quorum, variation)
+        state = _one_round(run, state, ask, optimizers, quorum, every_subset, variation)
         give_back_memory()
         report(run)
-    _validate_last(run, state, ask)
+    _validate_last(run, state, ask, every_subset)
     return True
 
 
@@ -192,16 +196,27 @@ def _measure(run: Run, ask: Ask) -> None:
     if not asked:
         return
     measured = dict(measured or {})
-    state = load_state_of(run, number)
+    measured |= _measured(run, load_state_of(run, number), ask, asked)
+    save_measured(run, number, _merged(measured), measured)
+
+
+def _measured(
+    run: Run, state: ServerState, ask: Ask, asked: Collection[str]
+) -> dict[str, Measured]:
+    """Have sites measure a state's Dice from every subset; return what they measured."""
+    measured = {}
     answers = ask({site: measure_task(state, site, run.known) for site in asked})
     for site, answer in answers.came.items():
         try:
             labelled = run.registrations[site].labelled
-            measured[site] = read_measured(site, answer.message, number, run.plans, labelled)
+            measured[site] = read_measured(site, answer.message, state.round, run.plans, labelled)
         except AggregationError as error:
             log.warning("%s: the Dice that it measured are left out: %s", site, error)
-    in_order = [measured[site] for site in sorted(measured)]
-    save_measured(run, number, merge_measured(in_order), measured)
+    return measured
+
+
+def _merged(measured: Mapping[str, Measured]) -> Measured:
+    return merge_measured([measured[site] for site in sorted(measured)])
 
 
 def _compare(run: Run, beside: Run, ask: Ask) -> None:
@@ -228,6 +243,7 @@ def _one_round(
     ask: Ask,
     optimizers: Mapping[str, Tensors],
     quorum: int,
+    every_subset: bool,
     variation: Variation,
 ) -> ServerState:
     """Let the sites train, merge their replies, validate where it is time to, and save."""
@@ -245,6 +261,7 @@ def _one_round(
     here = {site for answers in trained for site in answers}  # the others are not waited for
     judged = _validate(run, state, ask, here) if due else {}
     dice = _read_validation(run, state.round, judged)
+    measured = _measured(run, state, ask, sorted(here)) if due and every_subset else {}
     sites = {
         site: _site_round(
             diagnostics,
@@ -252,9 +269,12 @@ def _one_round(
             dice.get(site, {}),
             [answers[site] for answers in trained if site in answers],
             judged.get(site),
+            measured.get(site),
         )
         for site in run.registrations
     }
+    if measured:
+        run.subset_dice[state.round] = _medians(_merged(measured))
     mean = mean_dice(dice.values()) if due else None
     save_round(run, state, optimizers, sites, mean, time.monotonic() - began)
     return state
@@ -268,17 +288,22 @@ def _validate(
     return ask({site: validation_task(sent, site, run.known) for site in sorted(sites)}).came
 
 
-def _validate_last(run: Run, state: ServerState, ask: Ask) -> None:
+def _validate_last(run: Run, state: ServerState, ask: Ask, every_subset: bool) -> None:
     """Validate the last round where that was not done, and record it."""
     if not run.history or state.round in run.dice:
         return
     last = run.history[-1]
     here = [site for site in run.registrations if site in last and not last[site].absent]
     dice = _read_validation(run, state.round, _validate(run, state, ask, here))
+    measured = _measured(run, state, ask, here) if every_subset else {}
     run.history[-1] = {
-        site: dataclasses.replace(each, dice=_means(dice.get(site, {})))
+        site: dataclasses.replace(
+            each, dice=_means(dice.get(site, {})), subset_dice=_medians(measured.get(site))
+        )
         for site, each in last.items()
     }
+    if measured:
+        run.subset_dice[state.round] = _medians(_merged(measured))
     run.dice[state.round] = mean_dice(dice.values())
     write_record(run)
     follow_record(run)
@@ -295,6 +320,7 @@ def _site_round(
     dice: Mapping[str, DiceSum],
     trained: Sequence[Answer],
     judged: Answer | None,
+    measured: Measured | None,
 ) -> SiteRound:
     """Return what is recorded of a round at a site.
 
@@ -304,6 +330,7 @@ def _site_round(
         dice: Its sums of Dice by label or region; empty: they are not known.
         trained: Its answers in training, step by step.
         judged: Its answer in validation, if it had to give one.
+        measured: What it measured from every subset of modalities, if it did.
     """
     answers = [*trained, *([] if judged is None else [judged])]
     epsilon, delta = diagnostics.epsilon.get(site, (None, None))
@@ -319,7 +346,12 @@ def _site_round(
         update_norm=diagnostics.norms.get(site),
         dice_loss=diagnostics.dice_loss.get(site),
         memory_mb=_most_memory(answers),
+        subset_dice=_medians(measured),
     )
+
+
+def _medians(measured: Measured | None) -> SubsetMedians:
+    return medians(measured.expected) if measured else {}
 
 
 def _most_memory(answers: Sequence[Answer]) -> float | None:

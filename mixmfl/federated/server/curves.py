@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 
 from mixmfl.core.text import one_line
+from mixmfl.evaluation.subset_dice import medians
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.measured import load_measured, load_measured_sites
-from mixmfl.federated.server.run import Run, choose_round
-from mixmfl.federated.server.run_tables import subset_rows
+from mixmfl.federated.server.run import Run, SubsetMedians, choose_round
 from mixmfl.federated.server.tracking import LEARNING_RATE, TRACKERS, Tracker
 from mixmfl.federated.state import learning_rate_of
 
@@ -94,6 +94,7 @@ def scalars(run: Run, number: int) -> dict[str, float]:
         "dice/federation": run.dice.get(number),
         "seconds_of_round": run.seconds.get(number),
         "seconds_left": run.seconds_left_after(number),
+        **_by_subset(run.subset_dice.get(number, {}), "all sites"),
     }
     for site, at_site in run.history[number - 1].items():
         if at_site.absent:
@@ -109,18 +110,30 @@ def scalars(run: Run, number: int) -> dict[str, float]:
             f"update_norm/{site}": at_site.update_norm,
             f"gpu_memory_mb/{site}": at_site.memory_mb,
             **{f"dice_of_{name}/{site}": dice for name, dice in at_site.dice.items()},
+            **_by_subset(at_site.subset_dice, site),
         }
     return {n: value for n, value in values.items() if value is not None and not math.isnan(value)}
 
 
 def subset_scalars(run: Run) -> dict[str, float]:
-    """Return the median Dice from every subset of modalities, of all sites and of each, by name."""
+    """Return the median Dice from every subset of modalities, of all sites and of each, by name.
+
+    Of the model that is exported; nothing where rounds have it.
+    """
     number = choose_round(run, "best")
     measured = load_measured(run, number)
-    if measured is None:
+    if measured is None or run.subset_dice:
         return {}
+    values = _by_subset(medians(measured.expected), "all sites")
+    for site, each in (load_measured_sites(run, number) or {}).items():
+        values |= _by_subset(medians(each.expected), site)
+    return values
+
+
+def _by_subset(dice: SubsetMedians, site: str) -> dict[str, float]:
+    """Return the median Dice from every subset, by the name of its curve."""
     return {
-        f"dice_of_{row.label}_from_{row.modalities}/{row.site or 'all sites'}": row.median
-        for row in subset_rows(measured, load_measured_sites(run, number) or {})
-        if row.median is not None
+        f"dice_of_{label}_from_{subset}/{site}": median
+        for subset, by_label in dice.items()
+        for label, median in by_label.items()
     }

@@ -27,7 +27,7 @@ KEPT = (
     *(*CHANGEABLE, "stop_when_flat", "sites", "seed", "personalize"),
     *("minimum_cases", "minimum_voxels", "masked", "updates"),
     *("dp_epsilon", "dp_delta", "dp_noise", "dp_clip"),
-    *("deadline", "quorum", "track"),
+    *("deadline", "quorum", "track", "validate_subsets"),
 )
 """Names of the options that a run keeps. The others say where and on what it is trained."""
 

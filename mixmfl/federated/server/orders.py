@@ -111,6 +111,7 @@ class TrainingJob:
         init: File whose weights a new run starts from; None: from random ones.
         aliases: Other words for modalities, as ``Modalities.with_aliases`` takes them.
         beside: Folder of a run of another configuration to compare with; see ``finish``.
+        every_subset: Whether sites validate from every subset of modalities, too.
     """
 
     work: Path
@@ -125,6 +126,7 @@ class TrainingJob:
     init: Path | None = None
     aliases: Annotated[tuple[Annotated[str, text(LONGEST_PATH)], ...], entries(0, 1000)] = ()
     beside: Path | None = None
+    every_subset: bool = False
 
 
 Orders = PlanningJob | TrainingJob
@@ -153,7 +155,14 @@ def load_job(path: Path) -> Orders:
     if job == "PlanningJob":
         return read_record(PlanningJob, content, str(path), DataError, whole=True)
     # those of before this could be asked for
-    content = {"stop_when_flat": 0, "init": None, "aliases": [], "beside": None, **content}
+    content = {
+        "stop_when_flat": 0,
+        "init": None,
+        "aliases": [],
+        "beside": None,
+        "every_subset": False,
+        **content,
+    }
     orders = read_record(TrainingJob, content, str(path), DataError, whole=True)
     whole(orders.quorum, Range(1, len(orders.sites)), f"{path}: quorum", DataError)
     return orders
@@ -231,7 +240,13 @@ def train_remotely(orders: TrainingJob, ask: Ask, pause: Callable[[], bool]) -> 
         away = {s: joined.away.get(s, NOT_CONNECTED) for s in tasks if s not in joined.here}
         return Answers(answers.came, {**answers.absent, **away})
 
-    if not train_rounds(run, state, ask_those_here, {}, pause=pause, quorum=orders.quorum):
+    done = train_rounds(
+        *(run, state, ask_those_here, {}),
+        pause=pause,
+        quorum=orders.quorum,
+        every_subset=orders.every_subset,
+    )
+    if not done:
         return False
     model = finish(run, ask_those_here, orders.beside)
     if orders.personalize:

@@ -12,6 +12,9 @@ from mixmfl.core.errors import ModelError
 from mixmfl.core.nan import mean
 from mixmfl.core.text import MOST_LINE
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
+from mixmfl.data.modalities import LONGEST_NAME as LONGEST_MODALITY
+from mixmfl.data.modalities import MOST_MODALITIES
+from mixmfl.evaluation.subset_dice import MOST_SUBSETS
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.state import (
@@ -32,6 +35,17 @@ _Any = Annotated[float, within(-1e300, 1e300)]
 
 _Share = Annotated[float, within(0, 1)]
 
+_Label = Annotated[str, text(LONGEST_NAME)]
+
+SubsetMedians = Annotated[
+    Mapping[
+        Annotated[str, text(MOST_MODALITIES * (LONGEST_MODALITY + 1))],
+        Annotated[Mapping[_Label, _Share], entries(0, MOST_LABELS)],
+    ],
+    entries(0, MOST_SUBSETS),
+]
+"""Median Dice by subset, its modalities joined by ``+``, and label or region."""
+
 
 @dataclass(frozen=True)
 class SiteRound:
@@ -51,14 +65,14 @@ class SiteRound:
             masked run.
         dice_loss: The Dice part of ``loss``, the rest is cross-entropy; None: not known, as in
             rounds of an earlier version.
+        subset_dice: Median validation Dice of the merged model by subset of modalities and label;
+            empty where this was not measured.
         memory_mb: Most memory that the site's GPU used; None: not known, as on a network, where
             sites do not tell, and on a CPU.
     """
 
     loss: _Any | None
-    dice: Annotated[
-        Mapping[Annotated[str, text(LONGEST_NAME)], _Share | None], entries(0, MOST_LABELS)
-    ]
+    dice: Annotated[Mapping[_Label, _Share | None], entries(0, MOST_LABELS)]
     sent_bytes: Annotated[int, within(0, 2**63 - 1)]
     received_bytes: Annotated[int, within(0, 2**63 - 1)]
     seconds: Annotated[float, within(0, 2**63)]
@@ -68,6 +82,7 @@ class SiteRound:
     update_norm: _Any | None = None
     memory_mb: _Any | None = None
     dice_loss: _Any | None = None
+    subset_dice: SubsetMedians = field(default_factory=dict)
 
     @property
     def cross_entropy(self) -> float | None:
@@ -97,6 +112,7 @@ class Run:
         former: Registrations of sites that took part in earlier rounds, and do not any more.
         split: How the sites split their cases into folds.
         seconds: By round how long it took; those of an earlier version are missing.
+        subset_dice: By round what ``SiteRound.subset_dice`` is of a site, over all sites' cases.
     """
 
     folder: Path
@@ -113,6 +129,7 @@ class Run:
     former: dict[str, Registration] = field(default_factory=dict)
     split: int = SPLIT
     seconds: dict[int, float] = field(default_factory=dict)
+    subset_dice: dict[int, SubsetMedians] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:

@@ -18,7 +18,7 @@ from mixmfl.evaluation.charts import Chart, Point
 from mixmfl.evaluation.html import HeatTable, Section, Table, page
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import Components, best_shares, shares_text
-from mixmfl.evaluation.subset_dice import expect
+from mixmfl.evaluation.subset_dice import medians
 from mixmfl.federated.server.changes import in_words, settings_of
 from mixmfl.federated.server.measured import load_measured
 from mixmfl.federated.server.run import Run, choose_round, privacy_spent
@@ -219,9 +219,17 @@ def _charts(run: Run) -> list[Chart]:
         (float(n), learning_rate_of(n - 1, settings_of(n - 1, run.settings, run.changes)))
         for n in rounds
     ]
+    subsets = {
+        subset: [
+            (float(number), mean(each.get(subset, {}).values()))
+            for number, each in sorted(run.subset_dice.items())
+        ]
+        for subset in dict.fromkeys(name for each in run.subset_dice.values() for name in each)
+    }
     charts = [
         Chart("Training loss", losses, marks),
         Chart("Validation Dice, each case from all that it has", dice, marks, 0, 1),
+        Chart("Median validation Dice from each subset, all sites", subsets, marks, 0, 1),
         Chart("Norm of each site's update", norms, marks, 0),
         Chart("Learning rate", {"learning rate": rates}, marks, 0),
     ]
@@ -269,10 +277,8 @@ def _dice_and_cases(components: Components, names: Sequence[str]) -> list[str]:
 
 def _subsets(run: Run, measured: Measured) -> Section:
     names = list(run.plans.labels.foreground)
-    values = []
-    for each in measured.expected:
-        dice = expect([each], each.modalities).dice
-        values.append([dice[name].median if name in dice else math.nan for name in names])
+    by_subset = medians(measured.expected).values()
+    values = [[dice.get(name, math.nan) for name in names] for dice in by_subset]
     subsets = [each.modalities for each in measured.expected]
     table = HeatTable(subsets, run.plans.modalities, names, values)
     text = _SUBSETS

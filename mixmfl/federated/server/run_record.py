@@ -22,7 +22,7 @@ from mixmfl.core.records import read_record
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.initial_state import Start
-from mixmfl.federated.server.run import Run, SiteRound
+from mixmfl.federated.server.run import Run, SiteRound, SubsetMedians
 from mixmfl.federated.server.update_checks import check_registration
 from mixmfl.federated.state import (
     SPLIT,
@@ -65,6 +65,9 @@ class _Record:
     seconds: Annotated[
         Mapping[_Number, Annotated[float, within(0, 2**63)]], entries(0, MOST_ROUNDS)
     ] = field(default_factory=dict)
+    subset_dice: Annotated[Mapping[_Number, SubsetMedians], entries(0, MOST_ROUNDS)] = field(
+        default_factory=dict
+    )
     stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
     changes: Annotated[tuple[Change, ...], entries(0, 10**6)] = ()
     start: Start | None = None
@@ -154,6 +157,7 @@ def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
         former=dict(record.former),
         split=record.split,
         seconds={int(number): seconds for number, seconds in record.seconds.items()},
+        subset_dice={int(number): medians for number, medians in record.subset_dice.items()},
     )
 
 
@@ -169,6 +173,7 @@ def write_record(run: Run) -> None:
         "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},
         "dice": {str(n): or_none(dice) for n, dice in run.dice.items()},
         "seconds": {str(n): seconds for n, seconds in run.seconds.items()},
+        "subset_dice": {str(n): medians for n, medians in run.subset_dice.items()},
         "personal": {
             site: [or_none(personal.dice), or_none(personal.dice_before)]
             for site, personal in run.personal.items()

@@ -3,8 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from mixmfl.core.nan import or_none
 from mixmfl.core.spreadsheet import cell
@@ -20,6 +19,12 @@ from mixmfl.federated.state import (
 def progress_table(run: Run) -> str:
     """Return the history as CSV: a row per round and site."""
     names = list(run.plans.labels.foreground)
+    subsets = {
+        (subset, name): f"dice_{name}_from_{subset}"
+        for medians in run.subset_dice.values()
+        for subset, by_label in medians.items()
+        for name in by_label
+    }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"dice_{name}" for name in names]
@@ -43,6 +48,8 @@ def progress_table(run: Run) -> str:
             "gpu_memory_mb",
             "round_seconds",
             "seconds_left",
+            *map(cell, subsets.values()),
+            *(cell(f"federation_{column}") for column in subsets.values()),
         ]
     )
     for number, sites in enumerate(run.history, start=1):
@@ -52,6 +59,10 @@ def progress_table(run: Run) -> str:
         for site, at_site in sites.items():
             loss = at_site.loss, at_site.dice_loss, at_site.cross_entropy
             dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
+            medians = at_site.subset_dice, run.subset_dice.get(number, {})
+            from_subsets = (
+                each.get(subset, {}).get(n) for each in medians for subset, n in subsets
+            )
             writer.writerow(
                 [
                     number,
@@ -69,6 +80,7 @@ def progress_table(run: Run) -> str:
                     "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
                     f"{run.seconds[number]:.2f}" if number in run.seconds else "",
                     "" if left is None else f"{left:.0f}",
+                    *("" if value is None else f"{value:.3f}" for value in from_subsets),
                 ]
             )
     return text.getvalue()
@@ -78,56 +90,26 @@ EACH_CASE = "all of each case"
 """What stands for the modalities in a table where every case is from all that it has."""
 
 
-@dataclass(frozen=True)
-class SubsetRow:
-    """A row of the table of subsets; a number that is not known is None.
-
-    Attributes:
-        site: Name of the site; empty: all sites.
-        modalities: The modalities that masks are from, joined by ``+``, or ``EACH_CASE``.
-        label: Label or region.
-        mean: Mean Dice.
-        median: Median Dice.
-        low: Dice that one case in ten stays below.
-        cases: Number of cases.
-    """
-
-    site: str
-    modalities: str
-    label: str
-    mean: float | None
-    median: float | None
-    low: float | None
-    cases: int
-
-
-def subset_rows(measured: Measured, by_site: Mapping[str, Measured]) -> Iterator[SubsetRow]:
-    """Yield what was measured from subsets of modalities: a row per site, subset and label.
+def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
+    """Return what was measured from subsets of modalities as CSV: a row per site, subset and label.
 
     Args:
-        measured: What was measured at all sites.
+        measured: What was measured at all sites, which have no name in the table.
         by_site: What was measured at each site.
     """
-    for site, at_site in {"": measured, **by_site}.items():
-        for label, sums in at_site.components.items():
-            if sums.cases:
-                mean = sums.dice / sums.cases
-                yield SubsetRow(site, EACH_CASE, label, mean, None, None, sums.cases)
-        for each in at_site.expected:
-            subset = "+".join(each.modalities)
-            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
-                yield SubsetRow(site, subset, label, None, dice.median, dice.low, dice.cases)
-
-
-def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
-    """Return ``subset_rows`` as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
     )
-    for row in subset_rows(measured, by_site):
-        mean = "" if row.mean is None else f"{row.mean:.4f}"
-        range_ = ("" if each is None else f"{each:.3f}" for each in (row.median, row.low))
-        writer.writerow([cell(row.site), row.modalities, cell(row.label), mean, *range_, row.cases])
+    for site, at_site in {"": measured, **by_site}.items():
+        for label, sums in at_site.components.items():
+            if sums.cases:
+                mean = f"{sums.dice / sums.cases:.4f}"
+                writer.writerow([cell(site), EACH_CASE, cell(label), mean, "", "", sums.cases])
+        for each in at_site.expected:
+            subset = "+".join(each.modalities)
+            for label, dice in expect([each], each.modalities).dice.items():  # itself alone
+                range_ = f"{dice.median:.3f}", f"{dice.low:.3f}"
+                writer.writerow([cell(site), subset, cell(label), "", *range_, dice.cases])
     return text.getvalue()

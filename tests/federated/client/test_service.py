@@ -68,6 +68,7 @@ from mixmfl.federated.server.subset_validation import measure_task
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import (
+    MEASURE,
     NETWORK_MINIMUM,
     NOT_CONNECTED,
     REFUSES,
@@ -221,6 +222,21 @@ def test_hospitals_train_what_one_process_would(
     assert model == simulated
     for config in federation.configs.values():  # the model is every hospital's to use
         assert (config.work / "runs" / "abc123" / "model.safetensors").read_bytes() == model
+
+
+def test_hospitals_measure_every_subset_in_rounds_where_they_are_asked_to(
+    federation: Federation, orders: TrainingJob, simulated: bytes
+) -> None:
+    asked = dataclasses.replace(orders, every_subset=True)
+    save_job(asked, job_file(orders.out))
+    assert load_job(job_file(orders.out)) == asked
+    assert train(federation, asked)
+    run = open_run(orders.out)
+    assert run.subset_dice.keys() == run.dice.keys()
+    assert all(run.subset_dice.values())
+    per_site = len(run.dice) + 1  # in each validated round, and of the model
+    assert federation.asked.count(("north", MEASURE)) == per_site
+    assert (orders.out / "model.safetensors").read_bytes() == simulated
 
 
 def test_hospitals_compare_configurations_as_one_process_would(tmp_path: Path) -> None:

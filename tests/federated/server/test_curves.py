@@ -131,6 +131,49 @@ def test_curves_show_what_was_measured_of_each_site(done: tuple[Run, Calls]) -> 
     assert scalars(away, 1).keys() == {"learning_rate", "local_steps"}
 
 
+def test_rounds_have_the_dice_from_every_subset_where_it_is_asked_for(
+    work: Path, tmp_path: Path
+) -> None:
+    plans = dataclasses.replace(
+        PLANS, training=dataclasses.replace(PLANS.training, validate_every=2)
+    )
+    sites = open_sites(work, PLANS, "2d", "0", 0)
+    calls: Calls = []
+    run = simulate(
+        *(plans, sites, dataclasses.replace(ONE, rounds=3), "0", tmp_path / "run"),
+        every_subset=True,
+        callbacks=Callbacks(progress=lambda *call: calls.append(call)),
+    )
+    assert run.subset_dice.keys() == {2, 3} == run.dice.keys()  # the rounds that are validated
+    assert [done for _, done, _ in calls] == [1, 2]  # bars are of the end alone
+    assert open_run(run.folder).subset_dice == run.subset_dice
+    assert open_run(run.folder).history == run.history
+    # the last round is exported, and was measured again for its file
+    number = 3
+    assert json.loads((run.folder / "expected.json").read_text())["round"] == number
+    with (run.folder / "subsets.csv").open() as file:
+        measured = {
+            (row["site"], row["modalities"], row["label"]): row["median_dice"]
+            for row in csv.DictReader(file)
+            if row["median_dice"]
+        }
+    with (run.folder / "progress.csv").open() as file:
+        rows = {(int(row["round"]), row["site"]): row for row in csv.DictReader(file)}
+    shown = scalars(run, number)
+    for (site, subset, label), median in measured.items():
+        column = f"dice_{label}_from_{subset}"
+        for name in [site] if site else run.registrations:
+            row = rows[number, name]
+            assert row[column if site else f"federation_{column}"] == median
+        curve = shown[f"dice_of_{label}_from_{subset}/{site or 'all sites'}"]
+        assert f"{curve:.3f}" == median
+    assert len({subset for _, subset, _ in measured}) == 4  # t1, t2 and both, flair
+    first, second = (rows[n, "north"]["dice_core_from_t1"] for n in (1, 2))
+    assert (first, second != "") == ("", True)
+    assert subset_scalars(run) == {}  # no number is written twice
+    assert "Median validation Dice from each subset" in write_run_page(run).read_text()
+
+
 class _Records:
     """Stands for TensorBoard's writer of records; a record has the fields of its event."""
 
