@@ -136,17 +136,22 @@ def _open(
     device: str,
     rates: Sequence[float],
 ) -> "Benchmark":
-    """Write a federation and preprocess it, unless that is done, and open its benchmark."""
+    """Write a federation and preprocess it, unless that is done, and open its benchmark.
+
+    Another command that does so is waited for, so that several can train for one folder.
+    """
+    from mixmfl.core.files import locked
     from mixmfl.research.benchmark.benchmark_folder import open_benchmark
     from mixmfl.research.benchmark.patients import write_patients
 
     folder = options.out / f"{modality_set}{fold}"
-    write_patients(study, modality_set, fold, folder / "federation")
-    _runner.run_shown(
-        "mixmfl_plan_preprocess", "-i", folder / "federation", "-o", folder / "work",
-        "--preset", options.preset, "-c", options.configuration,
-        "--processes", options.processes,
-    )  # fmt: skip
+    with locked(folder / ".lock", -1, MixmflError(f"{folder}: another command writes it")):
+        write_patients(study, modality_set, fold, folder / "federation")
+        _runner.run_shown(
+            "mixmfl_plan_preprocess", "-i", folder / "federation", "-o", folder / "work",
+            "--preset", options.preset, "-c", options.configuration,
+            "--processes", options.processes,
+        )  # fmt: skip
     return open_benchmark(
         folder / "work",
         folder / options.size,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mixmfl.entrypoints import _runner, benchmark_patients
 from small import LABELS_JSON, write_case
 
-from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.evaluation.reliability import BINS, Reliability
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.patients import LESION, read_study, write_patients
@@ -186,6 +187,27 @@ def test_the_command_goes_from_patients_to_a_page(
     assert "no modality set has a hospital 'west'" in capsys.readouterr().err
     assert command(*arguments, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err
+
+
+def test_a_second_command_waits_while_the_first_writes_the_federation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, lock = study(tmp_path / "data"), tmp_path / "out" / "A0" / ".lock"
+    (data / "dataset.json").write_text(json.dumps(LABELS_JSON))
+    held = list[bool]()
+
+    def preprocess(*arguments: Any) -> None:
+        with pytest.raises(MixmflError, match="held"), locked(lock, 0, MixmflError("held")):
+            pass
+        held.append((lock.parent / "federation").is_dir())
+        raise MixmflError("stops here")
+
+    monkeypatch.setattr(_runner, "run_shown", preprocess)
+    options = ["--methods", "mdm", "--sets", "A", "--folds", "0", "-n", "1", "--device", "cpu"]
+    assert benchmark_patients.main(["-i", str(data), "-o", str(lock.parents[1]), *options])
+    assert held == [True]
+    with locked(lock, 0, MixmflError("held")):  # it is free again, also after an error
+        pass
 
 
 @pytest.mark.parametrize(
