@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, combinations, product
 
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import (
     compute_gaussian,
     compute_steps_for_sliding_window,
@@ -47,7 +48,7 @@ def predict_volume(
     """
     flat = len(patch_size) == 2
     tile = (1, *patch_size) if flat else tuple(patch_size)
-    padded, original = _pad(images, tile)
+    padded, original = pad_nd_image(images, tile, return_slicer=True)
     starts = compute_steps_for_sliding_window(padded.shape[1:], tile, step)
     if flat:  # slices do not overlap: each has a position of its own
         starts[0] = list(range(padded.shape[1]))
@@ -83,7 +84,7 @@ def predict_volume(
             volume[:, low : low + done] = blended[:, :done] / total[:done]
             blended, total, low = blended[:, done:], total[done:], low + done
     assert volume is not None  # an image has at least one patch
-    return volume[(slice(None), *original)]
+    return volume[(slice(None), *original[1:])]
 
 
 def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Tensor:
@@ -94,17 +95,3 @@ def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Ten
     for flip in flips[1:]:
         total = total + predictor(patches.flip(flip)).flip(flip)
     return total / len(flips)
-
-
-def _pad(images: Tensor, tile: Sequence[int]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad with zeros on both sides up to the size of a patch; also return where the image is."""
-    missing = [max(0, n - size) for n, size in zip(tile, images.shape[1:], strict=True)]
-    before = [n // 2 for n in missing]
-    sides = [side for b, n in zip(before, missing, strict=True) for side in (b, n - b)]
-    if not any(missing):
-        return images, tuple(slice(0, size) for size in images.shape[1:])
-    # torch counts axes from the last one
-    pairs = [tuple(sides[i : i + 2]) for i in range(0, len(sides), 2)]
-    padded = functional.pad(images, [side for pair in reversed(pairs) for side in pair])
-    inside = tuple(slice(b, b + size) for b, size in zip(before, images.shape[1:], strict=True))
-    return padded, inside

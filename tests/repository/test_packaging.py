@@ -49,7 +49,11 @@ DOORS = {
     },
     "batchgenerators": set(),  # nobody: version 2 is what we use
     "batchgeneratorsv2": {"training.nnunet_training"},
-    "acvl_utils": {"training.batches", "research.membership_inference"},
+    "acvl_utils": {
+        "inference.sliding_window",
+        "training.batches",
+        "research.membership_inference",
+    },
     "dynamic_network_architectures": {
         "planning.nnunet_planner",
         "networks.base",
