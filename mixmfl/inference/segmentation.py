@@ -35,11 +35,7 @@ from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
 from mixmfl.planning.nnunet_labels import label_manager
 from mixmfl.planning.nnunet_plans import largest_map
-from mixmfl.planning.nnunet_preprocessing import (
-    restore,
-    restore_both,
-    restore_probabilities,
-)
+from mixmfl.planning.nnunet_preprocessing import Maker, class_indices_of, probabilities_of, restore
 from mixmfl.planning.plans import Plans
 
 Array = npt.NDArray[Any]
@@ -184,43 +180,34 @@ def segment(
         probabilities: Whether to return the probabilities, too, which takes memory.
     """
     described = models[0].plans.labels
-    shared: dict[int, list[SegmentationModel]] = {}
+    sharing: dict[int, list[SegmentationModel]] = {}
     for model, case in zip(models, prepared.inputs, strict=True):
-        shared.setdefault(id(case), []).append(model)
-    cases = {id(case): case for case in prepared.inputs}
+        sharing.setdefault(id(case), []).append(model)
     sure: Mapping[str, float] = {}
     ranges: Mapping[str, tuple[float, float]] = {}
-    shares: Mapping[str, Array] = {}
-    if len(shared) == 1:
+    curves: Mapping[str, Calibration] = {}  # of the mean of several nothing was measured
+    if len(sharing) == 1:
         case = prepared.inputs[0]
         logits = _mean_logits(models, case, options)
-        curves: Mapping[str, Calibration] = {}  # of the mean of several nothing was measured
         if len(models) == 1:
             curves = models[0].calibrations
             inside = None if prepared.head is None else np.any(case.images != 0, axis=0)
             sure = confidences(logits, described, inside)
             ranges = volume_ranges(logits, described, curves, _voxel_ml(case), inside)
-        planned = _description(models[0])
+        makers = [class_indices_of(described)]
         if probabilities:
-            mask, restored = restore_both(logits, case.properties, *planned)
-            shares = {
-                name: _calibrated(restored[head], curves.get(name))
-                for name, head in heads_of(described).items()
-            }
-        else:
-            mask = restore(logits, case.properties, *planned)
+            makers.append(probabilities_of(described))
+        mask, *restored = _restore(models[0], case, logits, makers)
     else:
-        total: Array | None = None
-        for key, alike in shared.items():
-            case, logits = cases[key], _mean_logits(alike, cases[key], options)
-            each = restore_probabilities(logits, case.properties, *_description(alike[0]))
-            each *= len(alike)
-            total = each if total is None else np.add(total, each, out=total)
-        assert total is not None
-        total /= len(models)
-        mask = label_manager(described).convert_probabilities_to_segmentation(total)
-        if probabilities:
-            shares = {n: _calibrated(total[head], None) for n, head in heads_of(described).items()}
+        cases = {id(case): case for case in prepared.inputs}
+        restored = [_mean_probabilities([(cases[at], sharing[at]) for at in sharing], options)]
+        mask = label_manager(described).convert_probabilities_to_segmentation(restored[0])
+    shares: Mapping[str, Array] = {}
+    if probabilities:
+        shares = {
+            name: _calibrated(restored[0][head], curves.get(name))
+            for name, head in heads_of(described).items()
+        }
     if prepared.head is not None:
         mask[~prepared.head] = 0
         for share in shares.values():
@@ -228,6 +215,33 @@ def segment(
     small = _common_shares(models) if options.small_parts is None else options.small_parts
     mask, removed = remove_small(mask, described.consecutive(), small)
     return Segmented(mask, sure, ranges, shares, removed, small)
+
+
+def _restore(
+    model: SegmentationModel, case: ModelInput, logits: torch.Tensor, makers: Sequence[Maker]
+) -> list[Array]:
+    """Return what makers make of the logits of a model's configuration, on the case's grid."""
+    return restore(logits, case.properties, model.plans.nnunet, model.configuration, makers)
+
+
+def _mean_probabilities(
+    groups: Sequence[tuple[ModelInput, Sequence[SegmentationModel]]], options: Options
+) -> Array:
+    """Return the mean probabilities ``(heads, Z, Y, X)`` of all models.
+
+    Args:
+        groups: Inputs, each with the models that share it.
+        options: How the networks are run.
+    """
+    total: Array | None = None
+    for case, alike in groups:
+        makers = [probabilities_of(alike[0].plans.labels)]
+        (each,) = _restore(alike[0], case, _mean_logits(alike, case, options), makers)
+        each *= len(alike)
+        total = each if total is None else np.add(total, each, out=total)
+    assert total is not None
+    total /= sum(len(alike) for _, alike in groups)
+    return total
 
 
 def _common_shares(models: Sequence[SegmentationModel]) -> dict[str, float]:
@@ -246,10 +260,6 @@ def _voxel_ml(case: ModelInput) -> float:
 
 def _calibrated(probability: Array, calibration: Calibration | None) -> Array:
     return probability.astype(np.float32) if calibration is None else calibration(probability)
-
-
-def _description(model: SegmentationModel) -> tuple[Any, ...]:
-    return model.plans.nnunet, model.configuration, model.plans.labels
 
 
 _MAPS = 3

@@ -135,7 +135,6 @@ class _Crop:
         plans: Mapping[str, Any],
         configuration: str,
     ) -> None:
-        _check_thickness(head, spacing, plans, configuration)
         self.planned = plans["configurations"][configuration]
         self.spacing, self.turn = spacing, turn_of(spacing, plans)
         self.before, self.after = spacings(spacing, plans, configuration)
@@ -144,6 +143,14 @@ class _Crop:
         self.box = box_of(turned)
         self.outside = np.where(turned[self.box], np.int8(0), np.int8(-1))[None]
         self.shape = resampled_shape(self.outside.shape[1:], self.before, self.after)
+        if 0 in self.shape:
+            place = self.shape.index(0)
+            raise DataError(
+                f"the head is {self.outside.shape[1 + place]} voxels of {self.before[place]:g} mm "
+                f"thick along {'ZYX'[self.turn.order[place]]}, less than half a voxel of the "
+                f"{self.after[place]:g} mm that were planned; it is too thin for configuration "
+                f"{configuration}"
+            )
         most = min(_MOST_RESAMPLED, _MOST_TIMES * self.outside.size)
         if max(self.shape) > _MOST_AXIS or math.prod(self.shape) > most:
             raise DataError(
@@ -241,83 +248,14 @@ def _resampling(
     )
 
 
-def preprocessed_spacing(
-    spacing: Sequence[float], plans: Mapping[str, Any], configuration: str
-) -> tuple[float, ...]:
-    """Return the voxel size in mm, in the axis order of the arrays that ``preprocess`` returns."""
-    return tuple(spacings(spacing, plans, configuration)[1])
-
-
-def _check_thickness(
-    head: np.ndarray,
-    spacing: Sequence[float],
-    plans: Mapping[str, Any],
-    configuration: str,
-) -> None:
-    """Refuse a case that would be resampled to nothing."""
-    box = box_of(head)
-    order = turn_of(spacing, plans).order
-    target = plans["configurations"][configuration]["spacing"]
-    for axis, target_mm in zip(order[-len(target) :], target, strict=True):
-        count = box[axis].stop - box[axis].start
-        if round(count * spacing[axis] / target_mm) < 1:
-            raise DataError(
-                f"the head is {count} voxels of {spacing[axis]:g} mm thick along {'ZYX'[axis]}, "
-                f"less than half a voxel of the {target_mm:g} mm that were planned; it is too thin "
-                f"for configuration {configuration}"
-            )
-
-
 _PLANES = 8  # of the first axis, restored to full size at a time
 
-
-def restore(
-    logits: Tensor,
-    properties: Mapping[str, Any],
-    plans: Mapping[str, Any],
-    configuration: str,
-    described: Labels,
-) -> np.ndarray:
-    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``.
-
-    Returns:
-        Class indices ``(Z, Y, X)`` on the grid that ``preprocess`` was given.
-    """
-    (mask,) = _restored(logits, properties, plans, configuration, [_painter(described)])
-    return mask
-
-
-def restore_probabilities(
-    logits: Tensor,
-    properties: Mapping[str, Any],
-    plans: Mapping[str, Any],
-    configuration: str,
-    described: Labels,
-) -> np.ndarray:
-    """Undo ``preprocess``, and return probabilities, ``(heads, Z, Y, X)`` float16."""
-    (shares,) = _restored(logits, properties, plans, configuration, [_probabilities_of(described)])
-    return shares
-
-
-def restore_both(
-    logits: Tensor,
-    properties: Mapping[str, Any],
-    plans: Mapping[str, Any],
-    configuration: str,
-    described: Labels,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``restore`` and ``restore_probabilities`` do; logits are resampled once."""
-    makers = [_painter(described), _probabilities_of(described)]
-    mask, shares = _restored(logits, properties, plans, configuration, makers)
-    return mask, shares
-
-
-_Maker = Callable[[Tensor], np.ndarray]
+Maker = Callable[[Tensor], np.ndarray]
 """Makes an array ``(..., n, Y, X)`` of n planes of logits, ``(heads, n, Y, X)``."""
 
 
-def _painter(described: Labels) -> _Maker:
-    """Return what makes class indices of logits."""
+def class_indices_of(described: Labels) -> Maker:
+    """Return what makes class indices ``(n, Y, X)`` of logits."""
     order = described.consecutive().regions_class_order if described.has_regions else None
     kind = np.uint8 if len(described.values) < 256 else np.uint16
 
@@ -332,22 +270,25 @@ def _painter(described: Labels) -> _Maker:
     return paint
 
 
-def _probabilities_of(described: Labels) -> _Maker:
+def probabilities_of(described: Labels) -> Maker:
     """Return what makes probabilities ``(heads, n, Y, X)`` float16 of logits."""
-    probabilities = label_manager(described).apply_inference_nonlin
-    return lambda planes: probabilities(planes).half().numpy()
+    of_logits = label_manager(described).apply_inference_nonlin
+    return lambda planes: of_logits(planes).half().numpy()
 
 
-def _restored(
+def restore(
     logits: Tensor,
     properties: Mapping[str, Any],
     plans: Mapping[str, Any],
     configuration: str,
-    makers: Sequence[_Maker],
+    makers: Sequence[Maker],
 ) -> list[np.ndarray]:
-    """Undo ``preprocess`` on logits, and return what each maker makes of them.
+    """Undo ``preprocess`` on logits ``(heads, Z', Y', X')``, and return what each maker makes.
 
     Planes are restored a few at a time, so that no class is in memory in full size.
+
+    Returns:
+        Arrays ``(..., Z, Y, X)`` on the grid that ``preprocess`` was given, 0 outside its box.
     """
     back = _back(logits, properties, plans, configuration)
     made: list[np.ndarray] = []

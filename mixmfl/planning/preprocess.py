@@ -16,6 +16,7 @@ from mixmfl.planning.brains import BrainExtraction, agreed_extraction
 from mixmfl.planning.heads import head_doubt
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.site_folders import SiteFolder, origin
+from mixmfl.planning.slices import spacings
 from mixmfl.planning.stored_brains import StoredBrain, extract_once, stored_brain
 
 
@@ -149,15 +150,13 @@ def _preprocess_job(
         plans.labels,
         mapped.labelled,
     )
-    spacing = nnunet_preprocessing.preprocessed_spacing(
-        loaded.canonical.spacing, plans.nnunet, configuration
-    )
+    _, spacing = spacings(loaded.canonical.spacing, plans.nnunet, configuration)
     preprocessed = preprocessed_case.PreprocessedCase(
         folder,
         case.name,
         tuple(names),
         plans.preprocessing(configuration),
-        spacing,
+        tuple(spacing),
         images,
         labels,
         properties["class_locations"],

@@ -30,7 +30,7 @@ from mixmfl.inference.model_folder import (
 )
 from mixmfl.inference.segmentation import Options, predict_case, segment
 from mixmfl.inference.sliding_window import predict_volume
-from mixmfl.planning.nnunet_preprocessing import restore, restore_probabilities
+from mixmfl.planning.nnunet_preprocessing import class_indices_of, probabilities_of, restore
 
 GAINS = {
     "lesion": ComponentSums(9, 5.0, (5.0, 5.1, 5.2, 6.0)),
@@ -78,7 +78,8 @@ def test_folds_are_averaged_in_their_logits_and_share_their_input(
     shared = prepared.inputs[0]
     mean = torch.stack([logits_of(model, shared.images).float() for model in models]).mean(dim=0)
     plans = models[0].plans
-    expected = restore(mean.half(), shared.properties, plans.nnunet, "2d", plans.labels)
+    makers = [class_indices_of(plans.labels)]
+    (expected,) = restore(mean.half(), shared.properties, plans.nnunet, "2d", makers)
     assert prepared.head is not None
     expected[~prepared.head] = 0
     assert len(np.unique(expected)) > 1
@@ -113,9 +114,9 @@ def test_models_of_other_plans_are_averaged_in_probabilities_each_fold_for_itsel
     plans, images = models[0].plans, prepared.inputs[0].images
     logits = [logits_of(model, images) for model in mixed]
     folds = ((logits[0].float() + logits[2]) / 2).half()
+    properties, makers = prepared.inputs[0].properties, [probabilities_of(plans.labels)]
     parts = [
-        restore_probabilities(each, prepared.inputs[0].properties, plans.nnunet, "2d", plans.labels)
-        for each in (folds, logits[1])
+        restore(each, properties, plans.nnunet, "2d", makers)[0] for each in (folds, logits[1])
     ]
     expected = (2 * parts[0] + parts[1]).argmax(axis=0)
     assert prepared.head is not None

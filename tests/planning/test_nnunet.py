@@ -203,22 +203,18 @@ def test_restoring_undoes_cropping_resampling_and_transposing() -> None:
     )
     assert seg.shape == (1, 6, 34, 36)  # resampled to 1 mm within the slice
     logits = torch.nn.functional.one_hot(torch.from_numpy(seg[0].clip(0)).long(), 3).movedim(-1, 0)
-    restored = nnunet_preprocessing.restore(
-        logits.float(), properties, plans.nnunet, "2d", plans.labels
+    makers = [
+        nnunet_preprocessing.class_indices_of(plans.labels),
+        nnunet_preprocessing.probabilities_of(plans.labels),
+    ]
+    restored, probabilities = nnunet_preprocessing.restore(
+        logits.float() * 20, properties, plans.nnunet, "2d", makers
     )
     assert restored.shape == labels.shape
     assert (restored == labels).mean() > 0.99
-    probabilities = nnunet_preprocessing.restore_probabilities(
-        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels
-    )
     assert probabilities.shape == (3, *labels.shape)
     inside = probabilities.astype(np.float32).sum(axis=0)[:, 3:]
     assert inside == pytest.approx(1, abs=2e-3)
-    both = nnunet_preprocessing.restore_both(
-        logits.float() * 20, properties, plans.nnunet, "2d", plans.labels
-    )
-    assert np.array_equal(both[0], restored)
-    assert np.array_equal(both[1], probabilities)
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1.25)])
@@ -298,7 +294,8 @@ def test_classes_are_restored_as_nnunet_restores_them(labels: Labels) -> None:
         dict(properties),
         num_threads_torch=1,
     )
-    found = nnunet_preprocessing.restore(logits, properties, plans.nnunet, "2d", labels)
+    makers = [nnunet_preprocessing.class_indices_of(labels)]
+    (found,) = nnunet_preprocessing.restore(logits, properties, plans.nnunet, "2d", makers)
     assert found.shape == (6, 20, 18)
     assert np.array_equal(found, want)
 

@@ -23,7 +23,7 @@ from mixmfl.planning.federation_plans import make_plans
 from mixmfl.planning.fingerprint import fingerprint_case, merge_fingerprints
 from mixmfl.planning.nonzero import head_mask, nonzero_box
 from mixmfl.planning.plans import load_preset
-from mixmfl.planning.slices import Turn, slice_axis, slices_first
+from mixmfl.planning.slices import Turn, slice_axis, slices_first, spacings
 
 SHAPE = (9, 20, 18)
 SPACING = (12.0, 1.5, 1.5)
@@ -111,11 +111,11 @@ def test_a_stack_is_preprocessed_the_same_whatever_its_direction(
     )
     assert np.array_equal(found, want)
     assert np.array_equal(seg, want_seg)
-    assert nnunet_preprocessing.preprocessed_spacing(place.spacing, *described[:2]) == SPACING
+    assert tuple(spacings(place.spacing, *described[:2])[1]) == SPACING
     logits = torch.from_numpy(np.stack([seg[0] == value for value in range(3)])).float()
-    assert np.array_equal(
-        nnunet_preprocessing.restore(logits, properties, *described), np.where(drawn > 0, drawn, 0)
-    )
+    makers = [nnunet_preprocessing.class_indices_of(plans.labels)]
+    (mask,) = nnunet_preprocessing.restore(logits, properties, *described[:2], makers)
+    assert np.array_equal(mask, np.where(drawn > 0, drawn, 0))
     given, same = nnunet_preprocessing.preprocess_each(
         [lambda: one],
         head_mask([one]),
