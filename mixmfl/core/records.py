@@ -7,6 +7,7 @@ sentence for whoever wrote the record is made here.
 """
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -76,6 +77,11 @@ def read_value(kind: Any, content: Any, source: str, error: type[MixmflError] = 
         MixmflError: It is something else, or a value in it is.
     """
     return _value(kind, content, _At(source, error, whole=False))
+
+
+def json_of(record: Any) -> dict[str, Any]:
+    """Return a dataclass as reading its JSON gives it: objects for records, lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(record)))
 
 
 @dataclasses.dataclass(frozen=True)

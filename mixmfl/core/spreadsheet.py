@@ -1,14 +1,15 @@
 """CSV files: a spreadsheet must not take text for a formula, and a table has an end."""
 
+import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from mixmfl.core.files import only_files
+from mixmfl.core.files import only_files, replacing
 from mixmfl.core.text import quoted
 
 _SIGN = r"[=+\-@＝＋－＠]"  # noqa: RUF001  (wide signs are signs in some languages)
@@ -86,6 +87,15 @@ def check_columns(names: Sequence[str] | None) -> list[str]:
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise ValueError(f"it has the column {quoted(twice[0])} twice")
     return columns
+
+
+def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows as CSV, their fields as ``cell`` returns them, whole or not at all."""
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file).writerows(map(cell, row) for row in rows)
 
 
 def cell(value: object) -> object:

@@ -9,12 +9,13 @@ answered: so sites sum Dice for each share of the largest component that may be 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from scipy.special import stdtr, stdtrit
 
 from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.small_components import SHARES, Components
@@ -68,7 +69,7 @@ class ConfidenceSums:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return {name: list(n) if isinstance(n, tuple) else n for name, n in asdict(self).items()}
+        return json_of(self)
 
     @property
     def is_possible(self) -> bool:
@@ -109,12 +110,7 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return {
-            "expected": [each.to_json() for each in self.expected],
-            "confidence": {name: each.to_json() for name, each in self.confidence.items()},
-            "reliability": {name: each.to_json() for name, each in self.reliability.items()},
-            "components": {name: each.to_json() for name, each in self.components.items()},
-        }
+        return json_of(self)
 
 
 @dataclass(frozen=True)

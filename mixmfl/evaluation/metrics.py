@@ -4,7 +4,6 @@ The only module that sees MONAI, whose metrics these are. What counts when somet
 decided here, in ``score``.
 """
 
-import csv
 import math
 import statistics
 import warnings
@@ -18,9 +17,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.errors import DataError, MixmflError
-from mixmfl.core.files import replacing
 from mixmfl.core.nan import defined, deviation, mean
-from mixmfl.core.spreadsheet import cell
+from mixmfl.core.spreadsheet import write_table
 from mixmfl.core.text import shorten
 from mixmfl.data import image
 from mixmfl.data.cases import find_cases
@@ -167,17 +165,12 @@ def summarise(evaluation: Evaluation) -> list[Summary]:
 
 def write_csv(evaluation: Evaluation, path: Path) -> None:
     """Write a row per case and label or region, whole or not at all; NaN is an empty field."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for case, scores in evaluation.scores.items():
-            for each in scores:
-                label, *numbers = astuple(each)
-                texts = ["" if math.isnan(n) else f"{n:.6g}" for n in numbers]
-                writer.writerow([cell(case), cell(label), *texts])
+    rows: list[Sequence[str]] = [COLUMNS]
+    for case, scores in evaluation.scores.items():
+        for each in scores:
+            label, *numbers = astuple(each)
+            rows.append([case, label, *("" if math.isnan(n) else f"{n:.6g}" for n in numbers)])
+    write_table(path, rows)
 
 
 def find_label_description(masks: Path, reference: Path) -> Path:
@@ -200,7 +193,7 @@ def find_label_description(masks: Path, reference: Path) -> Path:
 
 
 def read_descriptions(
-    masks: Path, reference: Path, named: Path | None = None, own: Path | None = None
+    masks: Path, reference: Path, named: Path | None, own: Path | None = None
 ) -> tuple[Labels, Labels | None, str]:
     """Return what the values in MASKS mean, what those in REFERENCE mean, and which files say so.
 

@@ -7,7 +7,7 @@ sites and is kept in the model file. A curve through it turns probabilities into
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 
 from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
@@ -56,7 +57,7 @@ class Reliability:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+        return json_of(self)
 
     @property
     def is_possible(self) -> bool:
@@ -166,7 +167,7 @@ def calibration_error(known: Reliability, calibration: Calibration | None = None
     return float(np.average(np.abs(probability - correct)[likely], weights=voxels[likely]))
 
 
-def curve(known: Reliability, calibration: Calibration | None = None) -> tuple[Array, Array, Array]:
+def curve(known: Reliability, calibration: Calibration | None) -> tuple[Array, Array, Array]:
     """Return, of the bins that hold any, their voxels, their right share and mean probability."""
     voxels = np.array(known.voxels, dtype=float)
     held = voxels > 0

@@ -9,7 +9,7 @@ largest or more stays here, as it may be a lesion of its own.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.declarations import entries, text, within
+from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS, Labels
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
@@ -44,7 +45,7 @@ class ComponentSums:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return asdict(self) | {"by_share": list(self.by_share)}
+        return json_of(self)
 
     @property
     def is_possible(self) -> bool:

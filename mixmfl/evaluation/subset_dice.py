@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Annotated
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.nan import mean, or_none
@@ -64,13 +64,6 @@ class SubsetDice:
     def cases(self) -> int:
         """Return how many cases stand behind the label with most of them."""
         return max(map(sum, self.counts.values()), default=0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return {
-            "modalities": list(self.modalities),
-            "counts": {name: list(counts) for name, counts in self.counts.items()},
-        }
 
 
 Expected = Annotated[Sequence[SubsetDice], entries(0, MOST_SUBSETS)]

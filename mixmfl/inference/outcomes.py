@@ -7,21 +7,19 @@
     MASKS/set_aside.csv files that were set aside, and why they are in no case
 """
 
-import csv
 import dataclasses
-import io
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_long_json, replacing, sha256, write_json
+from mixmfl.core.files import read_long_json, sha256, write_json
 from mixmfl.core.json_fields import Range, named, shown
 from mixmfl.core.records import read_record
-from mixmfl.core.spreadsheet import cell
+from mixmfl.core.spreadsheet import write_table
 from mixmfl.core.text import MOST_LINE, one_line, printable
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.data.modalities import MOST_MODALITIES
@@ -201,8 +199,7 @@ class Records:
                 "cases": {each.name: _to_json(each) for each in self.outcomes},
             }
             write_json(self.folder / "cases.json", content)
-            with replacing(self.folder / "cases.csv") as temporary:
-                temporary.write_text(_table(self.outcomes), encoding="utf-8", newline="")
+            write_table(self.folder / "cases.csv", _rows(self.outcomes))
 
 
 def _as_text(outcome: Outcome) -> Outcome:
@@ -244,57 +241,56 @@ def _read(path: Path) -> dict[str, Outcome]:
     }
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as CSV; lists are joined by +, warnings by a semicolon."""
+def _rows(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
+    """Yield the names of the table's columns, and then the row of each outcome."""
     regions = [each.volumes_ml for each in outcomes] + [each.expected for each in outcomes]
     names = list(dict.fromkeys(name for each in regions for name in each))
-    text = io.StringIO()
-    writer = csv.writer(text)
-    header = (
-        ["case", "status", "reason", "modalities", "missing", "reference"]
-        + [f"volume_ml_{name}" for name in names]
-        + [
-            column
-            for name in names
-            for column in (f"volume_from_ml_{name}", f"volume_to_ml_{name}")
-        ]
-        + [f"removed_ml_{name}" for name in names]
-        + [
-            column
-            for name in names
-            for column in (f"mask_dice_{name}", f"mask_dice_from_{name}", f"mask_dice_to_{name}")
-        ]
-        + [
-            column
-            for name in names
-            for column in (f"expected_dice_{name}", f"low_dice_{name}", f"cases_{name}")
-        ]
-        + [
-            "expected_from",
-            "seconds",
-            "peak_memory_mb",
-            "notes",
-            "warnings",
-            "limits",
-            "model_sha256",
-        ]
-    )
-    writer.writerow(map(cell, header))
+    yield [column for column, _ in _row(Outcome("", "failed"), names)]
     for each in outcomes:
-        row: list[Any] = [each.name, each.status, each.reason, "+".join(each.used)]
-        row += ["+".join(each.missing), each.reference]
-        row += [f"{each.volumes_ml[n]:.3f}" if n in each.volumes_ml else "" for n in names]
-        for name in names:
-            row += [f"{end:.3f}" for end in each.volume_ranges_ml.get(name, ())] or ["", ""]
-        for name in names:
-            row.append(f"{each.removed_ml.get(name, 0):.3f}" if name in each.volumes_ml else "")
-        for name in names:
-            mask = each.estimated.get(name)
-            row += [f"{n:.3f}" for n in astuple(mask)] if mask else ["", "", ""]
-        for name in names:
-            dice = each.expected.get(name)
-            row += [f"{dice.median:.3f}", f"{dice.low:.3f}", dice.cases] if dice else ["", "", ""]
-        row += [each.expected_from, f"{each.seconds:.1f}", f"{each.peak_memory_mb:.0f}"]
-        row += ["; ".join(texts) for texts in (each.notes, each.warnings, each.limits)]
-        writer.writerow(map(cell, [*row, "+".join(each.models)]))
-    return text.getvalue()
+        yield [value for _, value in _row(each, names)]
+
+
+def _row(outcome: Outcome, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return the columns of an outcome with its values, lists joined by +, texts by a semicolon.
+
+    Args:
+        outcome: The outcome.
+        names: Labels and regions of all outcomes.
+    """
+    row: list[tuple[str, Any]] = [
+        ("case", outcome.name),
+        ("status", outcome.status),
+        ("reason", outcome.reason),
+        ("modalities", "+".join(outcome.used)),
+        ("missing", "+".join(outcome.missing)),
+        ("reference", outcome.reference),
+    ]
+    volumes = outcome.volumes_ml
+    for name in names:
+        row.append((f"volume_ml_{name}", f"{volumes[name]:.3f}" if name in volumes else ""))
+    for name in names:
+        low, high = [f"{n:.3f}" for n in outcome.volume_ranges_ml.get(name, ())] or ["", ""]
+        row += [(f"volume_from_ml_{name}", low), (f"volume_to_ml_{name}", high)]
+    for name in names:
+        removed = f"{outcome.removed_ml.get(name, 0):.3f}" if name in volumes else ""
+        row.append((f"removed_ml_{name}", removed))
+    for name in names:
+        mask = outcome.estimated.get(name)
+        dice, low, high = [f"{n:.3f}" for n in astuple(mask)] if mask else ["", "", ""]
+        row.append((f"mask_dice_{name}", dice))
+        row += [(f"mask_dice_from_{name}", low), (f"mask_dice_to_{name}", high)]
+    for name in names:
+        other = outcome.expected.get(name)
+        row.append((f"expected_dice_{name}", f"{other.median:.3f}" if other else ""))
+        row.append((f"low_dice_{name}", f"{other.low:.3f}" if other else ""))
+        row.append((f"cases_{name}", other.cases if other else ""))
+    return [
+        *row,
+        ("expected_from", outcome.expected_from),
+        ("seconds", f"{outcome.seconds:.1f}"),
+        ("peak_memory_mb", f"{outcome.peak_memory_mb:.0f}"),
+        ("notes", "; ".join(outcome.notes)),
+        ("warnings", "; ".join(outcome.warnings)),
+        ("limits", "; ".join(outcome.limits)),
+        ("model_sha256", "+".join(outcome.models)),
+    ]

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.declarations import entries, within
+from mixmfl.core.records import json_of
+from mixmfl.core.text import times
 from mixmfl.planning.skull import tissue_level
 
 Array = npt.NDArray[Any]
@@ -119,7 +121,7 @@ class Typical:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content."""
-        return {"images": self.images, "sums": list(self.sums), "squares": list(self.squares)}
+        return json_of(self)
 
 
 def describe_image(image: Array, spacing: Sequence[float]) -> Typical | None:
@@ -367,8 +369,8 @@ def _mean_and_variance(usual: Typical) -> tuple[Array, Array]:
 
 def _in_words(kind: str, numbers: Array, mean: Array, scores: Array) -> str:
     if kind == "extent":
-        sizes = (np.exp(each[_EXTENT] / _SCALE).round() for each in (numbers, mean))
-        here, usual = (" x ".join(f"{mm:g}" for mm in each) for each in sizes)
+        sizes = (np.exp(each[_EXTENT] / _SCALE).round().tolist() for each in (numbers, mean))
+        here, usual = map(times, sizes)
         return (
             f"the head measures {here} mm, usually {usual} mm: is part of it missing, or the "
             "spacing wrong?"

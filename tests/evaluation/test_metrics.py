@@ -2,7 +2,6 @@ import csv
 import json
 import math
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from mixmfl.evaluation.metrics import (
 )
 
 Array = npt.NDArray[Any]
+Command = Callable[..., int]
+EVALUATE = "mixmfl_evaluate"
 
 LESION = Labels({"background": 0, "lesion": 1})
 TUMOUR = Labels(
@@ -264,15 +265,8 @@ def test_the_label_description_is_looked_for_by_the_reference_first(
 # --- the command ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def command() -> Callable[[list[str]], int]:
-    (found,) = entry_points(group="console_scripts", name="mixmfl_evaluate")
-    main: Callable[[list[str]], int] = found.load()
-    return main
-
-
 def test_the_command_prints_a_table_and_writes_a_row_per_case_and_region(
-    command: Callable[[list[str]], int],
+    command: Command,
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -281,7 +275,7 @@ def test_the_command_prints_a_table_and_writes_a_row_per_case_and_region(
     out = tmp_path / "scores.csv"
     write(masks / "p00.nii.gz", CUBE * 0)
     write(reference / "p00.nii.gz", CUBE)
-    assert command(["-i", str(masks), "-r", str(reference), "-o", str(out)]) == 0
+    assert command(EVALUATE, "-i", masks, "-r", reference, "-o", out) == 0
     with out.open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -301,46 +295,46 @@ def test_the_command_prints_a_table_and_writes_a_row_per_case_and_region(
 
 
 def test_the_command_goes_on_after_a_failure_and_says_so(
-    command: Callable[[list[str]], int],
+    command: Command,
     folders: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     masks, reference = folders
     (masks / "p02.nii.gz").unlink()
-    assert command(["-i", str(masks), "-r", str(reference)]) == 1
+    assert command(EVALUATE, "-i", masks, "-r", reference) == 1
     printed = capsys.readouterr()
     assert "case 'p02': " in printed.err
     assert "cases: 1 evaluated, 1 not" in printed.out
 
 
 def test_the_command_overwrites_a_table_only_when_told(
-    command: Callable[[list[str]], int],
+    command: Command,
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "scores.csv"
     out.write_text("precious")
-    argv = ["-i", str(folders[0]), "-r", str(folders[1]), "-o", str(out)]
-    assert command(argv) == 2
+    asked = [EVALUATE, "-i", folders[0], "-r", folders[1], "-o", out]
+    assert command(*asked) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert out.read_text() == "precious"
-    assert command([*argv, "--overwrite"]) == 0
+    assert command(*asked, "--overwrite") == 0
     assert out.read_text().startswith("case,label")
 
 
 def test_the_command_takes_a_label_description_by_name(
-    command: Callable[[list[str]], int],
+    command: Command,
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     named = tmp_path / "mine.json"
-    argv = ["-i", str(folders[0]), "-r", str(folders[1]), "--labels", str(named)]
-    assert command(argv) == 2
+    asked = [EVALUATE, "-i", folders[0], "-r", folders[1], "--labels", named]
+    assert command(*asked) == 2
     assert "there is no such file" in capsys.readouterr().err
     named.write_text(json.dumps({"labels": {"background": 0, "plaque": 1}}))
-    assert command(argv) == 0
+    assert command(*asked) == 0
     assert "plaque" in capsys.readouterr().out
 
 
@@ -371,7 +365,7 @@ def test_a_label_that_the_reference_does_not_have_gives_no_value(
 
 
 def test_the_site_describes_its_references_and_the_plans_describe_the_masks(
-    command: Callable[[list[str]], int],
+    command: Command,
     folders: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -382,14 +376,14 @@ def test_the_site_describes_its_references_and_the_plans_describe_the_masks(
         image.write_labels(path, 2 * mask, place)
     plans, own = tmp_path / "plans.json", tmp_path / "own.json"
     plans.write_text(json.dumps({"format": 1, "labels": BOTH.to_json()}))
-    argv = ["-i", str(masks), "-r", str(reference), "--labels", str(plans)]
-    assert command(argv) == 0
+    asked = [EVALUATE, "-i", masks, "-r", reference, "--labels", plans]
+    assert command(*asked) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("labels: lesion (from ")
     assert "of the reference from" in printed
     assert "tumour" not in printed
     own.write_text(json.dumps({"labels": {"background": 0, "growth": 1}}))
-    assert command([*argv, "--reference-labels", str(own)]) == 2
+    assert command(*asked, "--reference-labels", own) == 2
     assert "labels 'growth' are not among 'tumour', 'lesion'" in capsys.readouterr().err
 
 

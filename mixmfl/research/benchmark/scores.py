@@ -2,13 +2,12 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, why
-from mixmfl.core.files import replacing
-from mixmfl.core.spreadsheet import cell, from_cell, open_table
+from mixmfl.core.spreadsheet import from_cell, open_table, write_table
 from mixmfl.core.text import one_line, quoted
 from mixmfl.evaluation.mask_quality import DiceEstimate
 from mixmfl.evaluation.subset_dice import Subset
@@ -60,18 +59,16 @@ class Row:
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Write a CSV with ``COLUMNS``, whole or not at all; NaN is an empty field."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in rows:
-            # all digits, so that the numbers are the same when they are read again
-            numbers = ["" if math.isnan(n) else repr(float(n)) for n in row.numbers]
-            modalities = "+".join(row.modalities)
-            names = (row.method, row.seed, row.site, row.case, modalities, row.region)
-            writer.writerow([*map(cell, names), *numbers])
+    write_table(path, _lines(rows))
+
+
+def _lines(rows: Iterable[Row]) -> Iterator[Sequence[object]]:
+    yield COLUMNS
+    for row in rows:
+        # all digits, so that the numbers are the same when they are read again
+        numbers = ["" if math.isnan(n) else repr(float(n)) for n in row.numbers]
+        modalities = "+".join(row.modalities)
+        yield [row.method, row.seed, row.site, row.case, modalities, row.region, *numbers]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -24,6 +24,7 @@ from mixmfl.research.benchmark.probabilities import (
     compare_probabilities,
     write_probabilities,
 )
+from mixmfl.research.benchmark.records import CostRecord
 from mixmfl.research.benchmark.scores import Row, write_rows
 from mixmfl.research.benchmark.statistics import Cost
 from mixmfl.research.recall_quality import RecallQuality, recall_quality
@@ -49,14 +50,10 @@ def score_models(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) ->
         quality = recall_quality(model, [case for cases in tests.values() for case in cases])
         write_probabilities(folder / "reliability.json", add_probabilities(probabilities))
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
-    record = {
-        "sent_bytes": or_none(cost.sent_bytes),
-        "seconds": cost.seconds,
-        "method": describe(cost.method, cost.seed),
-        "learning_rates": dict(cost.learning_rates),
-        "dice": {name: dict(dice) for name, dice in cost.dice.items()},
-    }
-    write_json(folder / "cost.json", record)
+    described = describe(cost.method, cost.seed)
+    sent = or_none(cost.sent_bytes)
+    record = CostRecord(sent, cost.seconds, described, cost.learning_rates, cost.dice)
+    write_json(folder / "cost.json", dataclasses.asdict(record))
     write_rows(rows, folder / "scores.csv")
 
 
