@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mixmfl.planning.brains import BrainExtraction
     from mixmfl.training.privacy_budget import Privacy
 
+CONFIGURATIONS = ("2d", "3d_fullres")
+"""What is planned; ``nnunet_plans`` has them, too, and waits for torch."""
+
 
 def add_alias(parser: argparse.ArgumentParser) -> None:
     """Add ``--alias``, for commands that find cases in a folder."""
@@ -156,7 +159,7 @@ def add_configuration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-c",
         "--configuration",
-        choices=("2d", "3d_fullres"),
+        choices=CONFIGURATIONS,
         default="2d",
         help="which to train; default: 2d",
     )

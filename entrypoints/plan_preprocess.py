@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixmfl.core.errors import MixmflError
-from mixmfl.core.text import one_line, plural, printable
+from mixmfl.core.text import one_line, plural, printable, times
 
 from . import _options, _paths, _runner
 
@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-c",
         "--configurations",
         nargs="+",
-        choices=("2d", "3d_fullres"),
-        default=["2d", "3d_fullres"],
+        choices=_options.CONFIGURATIONS,
+        default=list(_options.CONFIGURATIONS),
         help="which to preprocess (default: both)",
     )
     parser.add_argument(
@@ -416,8 +416,7 @@ def _adopt_plans(options: argparse.Namespace, training: Sequence[_Cases]) -> "Pl
 def _print_plans(plans: "Plans") -> None:
     for name in plans.configurations:
         planned = plans.configuration(name)
-        spacing = " x ".join(f"{mm:g}" for mm in planned["spacing"])
-        size = " x ".join(map(str, planned["patch_size"]))
+        spacing, size = times(planned["spacing"]), times(planned["patch_size"])
         print(f"  {name}: {spacing} mm, patch {size}, batch {planned['batch_size']}")
 
 

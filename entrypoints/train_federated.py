@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--configuration",
         nargs="+",
         default=[],
-        choices=("2d", "3d_fullres"),
+        choices=_options.CONFIGURATIONS,
         help="which to train; default: the preprocessed one; if both are, 3d_fullres. With both, "
         "each is trained in RUN/2d and RUN/3d_fullres, and best is what has the highest "
         "cross-validated Dice of both and their ensemble",

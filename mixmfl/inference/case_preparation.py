@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.text import each_once, plural
+from mixmfl.core.text import each_once, plural, times
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
 from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_doubt
@@ -164,12 +164,14 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[s
         doubts.append(f"{skull}: expect a worse mask than is estimated{advice}")
     own, planned = spacings(case.canonical.spacing, recipe.plans.nnunet, recipe.configuration)
     if max(max(a / b, b / a) for a, b in zip(own, planned, strict=True)) > FAR_SPACING:
-        sizes = (" x ".join(f"{mm:g}" for mm in np.round(each, 3)) for each in (own, planned))
-        doubts.append("its voxels of {} mm are far from the {} mm of the model".format(*sizes))
+        doubts.append(
+            f"its voxels of {_millimetres(own)} mm are far from the {_millimetres(planned)} mm of "
+            "the model"
+        )
     elif _is_new_stack(case.canonical.spacing, planned, recipe.plans.card.spacing_mm):
         doubts.append(
             f"its slices are {max(own):g} mm thick, and the model was planned for "
-            f"{' x '.join(f'{mm:g}' for mm in np.round(planned, 3))} mm"
+            f"{_millimetres(planned)} mm"
         )
     thickest = int(np.argmax(case.canonical.spacing))
     others = tuple(axis for axis in range(3) if axis != thickest)
@@ -186,6 +188,10 @@ def _doubts(case: LoadedCase, head: Array, recipe: Recipe, state: str) -> list[s
             "and perhaps not the skull either, as in the images that the model was planned for"
         )
     return doubts
+
+
+def _millimetres(spacing: Sequence[float]) -> str:
+    return times(np.round(spacing, 3).tolist())
 
 
 def _is_new_stack(

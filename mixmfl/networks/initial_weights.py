@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mixmfl.core.declarations import text, within
 from mixmfl.core.tensor_store import MOST_TENSORS
-from mixmfl.core.text import MOST_LINE
+from mixmfl.core.text import MOST_LINE, times
 from mixmfl.data.labels import Labels
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import State
@@ -325,7 +325,7 @@ class _Reader:
         if theirs.shape != own.shape:
             inflated = None if ".transpconvs." in name else _inflated(theirs, own)
             if inflated is None:
-                return None, "", f"{name} is {_size(theirs)} there, {_size(own)} here"
+                return None, "", f"{name} is {times(theirs.shape)} there, {times(own.shape)} here"
             theirs, origin = inflated, f"{origin} (inflated)"
         if not theirs.to(own.dtype).isfinite().all():
             return None, "", f"{name} holds NaN or infinity"
@@ -378,7 +378,3 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def _decoder_stages(weights: Mapping[str, Tensor]) -> int:
     return len({n.split(".")[2] for n in weights if n.startswith("decoder.transpconvs.")})
-
-
-def _size(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape))

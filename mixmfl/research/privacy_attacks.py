@@ -22,6 +22,7 @@ from mixmfl.federated.state import RunSettings, Site, mean_dice
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import load_state
 from mixmfl.planning.plans import Plans
+from mixmfl.research.benchmark.tables import table
 from mixmfl.research.membership_inference import (
     interval,
     member_scores,
@@ -124,7 +125,7 @@ def measure(
         folder = out / "runs" / str(number)
         results.append(attack(plans, sites, settings, protection, folder, iterations))
     report("attacks", len(protections), len(protections))
-    table = attack_table(results)
+    text = attack_table(results)
     content = {
         "settings": dataclasses.asdict(settings),
         "results": [
@@ -137,8 +138,8 @@ def measure(
         ],
     }
     write_json(out / "attack.json", content)
-    write_text(out / "table.md", table + "\n")
-    return table
+    write_text(out / "table.md", text + "\n")
+    return text
 
 
 def attack_table(results: Sequence[AttackResult]) -> str:
@@ -147,7 +148,7 @@ def attack_table(results: Sequence[AttackResult]) -> str:
     areas_of = [f"AUC by {name}" for name in attacks]
     heads = ["protection", *areas_of, "likeness (to others)", "epsilon", "Dice"]
     heads += ["sent MB", "received MB", "seconds"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = []
     for item in results:
         areas = [f"{item.auc[a]:.2f} ({item.low[a]:.2f} to {item.high[a]:.2f})" for a in attacks]
         epsilon = "" if math.isnan(item.epsilon) else f"{item.epsilon:.3g}"
@@ -155,8 +156,8 @@ def attack_table(results: Sequence[AttackResult]) -> str:
         like = item.likeness
         likeness = f"{like.trained:.2f} ({like.others:.2f})" if like else ""
         cells = [item.protection, *areas, likeness, epsilon, f"{item.dice:.3f}", *sizes]
-        lines.append([*cells, f"{item.seconds:.2f}"])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        rows.append([*cells, f"{item.seconds:.2f}"])
+    return table(heads, rows)
 
 
 def attack(
@@ -177,11 +178,10 @@ def attack(
         folder: New folder for the run and the ledgers.
         iterations: Iterations in which a patch is reconstructed; 0: none is.
     """
-    halves = {site.name: split_candidates(site, settings.seed) for site in sites}
-    halves = {
-        name: (_protected(member, protection, folder), others)
-        for name, (member, others) in halves.items()
-    }
+    halves = {}
+    for site in sites:
+        member, others = split_candidates(site, settings.seed)
+        halves[site.name] = _protected(member, protection, folder), others
     settings = dataclasses.replace(settings, masked=protection.masked)
     run, state, observations = observe_run(
         plans, [member for member, _ in halves.values()], settings, folder / "run"

@@ -14,12 +14,13 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_long_json
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_value
+from mixmfl.core.text import plural
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
 from mixmfl.research.benchmark.methods import describe, what_is
 from mixmfl.research.benchmark.records import Name
 from mixmfl.research.benchmark.statistics import Cost, Estimate, Scores
-from mixmfl.research.benchmark.tables import UNDEFINED, count, number, spread
+from mixmfl.research.benchmark.tables import UNDEFINED, number, spread
 
 _Points = Annotated[float, within(0, 100)]
 _Number = Annotated[float, within(0, 1e18)]
@@ -138,8 +139,8 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
         "modalities; own modalities: from those of its site; means over cases, sites and subsets, "
         "± the standard deviation over seeds. A place says nothing of chance: table.md has "
         f"differences with intervals. {UNDEFINED} is what is not known.\n\n"
-        f"{count(sum(tests.values()), 'test case')} of {count(len(tests), 'site')}; "
-        f"{count(benchmark['rounds'], 'round')} of {count(benchmark['local_steps'], 'step')}, "
+        f"{plural(sum(tests.values()), 'test case')} of {plural(len(tests), 'site')}; "
+        f"{plural(benchmark['rounds'], 'round')} of {plural(benchmark['local_steps'], 'step')}, "
         f"{benchmark['configuration']}, {benchmark.get('precision', '')}. Cases and how they were "
         f"made: {benchmark.get('cases', UNDEFINED)}."
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.text import plural
 from mixmfl.research.benchmark.statistics import (
     COVERAGE,
     KINDS,
@@ -81,14 +82,14 @@ def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
         )
     of_sites = [site for site, _ in scores.cases]
     sites = "; ".join(
-        f"{site} has {join(scores.own[site]) or 'none'}, {count(of_sites.count(site), 'case')}"
+        f"{site} has {join(scores.own[site]) or 'none'}, {plural(of_sites.count(site), 'case')}"
         for site in scores.sites
     )
     words = [
         "Dice in points: 100 is perfect, and a case has the mean of its regions.",
         "A region that neither reference nor prediction has is left out; one that is found where "
         "there is none has 0.",
-        f"*Own modalities*: {count(len(scores.cases), 'case')}, each from those of its site's "
+        f"*Own modalities*: {plural(len(scores.cases), 'case')}, each from those of its site's "
         f"modalities that it has ({sites}); the mean over the cases of a site, which stands under "
         "the site's name, then over sites.",
         f"*{every.capitalize()}*: all cases from every subset of {join(scores.modalities)}; the "
@@ -116,7 +117,7 @@ def _about_seeds(scores: Scores) -> list[str]:
             words.append(f"**{method} has only {_seeds(scores.seeds[method])}.**")
         if lacks := scores.missing[method]:
             words.append(
-                f"**{method} lacks {count(lacks, 'prediction')} that others have; its means leave "
+                f"**{method} lacks {plural(lacks, 'prediction')} that others have; its means leave "
                 "them out.**"
             )
     return words
@@ -227,8 +228,3 @@ def join(modalities: Iterable[str]) -> str:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number and the noun that it counts, in the plural where needed."""
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import write_json, write_text
+from mixmfl.core.text import plural
 from mixmfl.evaluation.mask_quality import LOOK_CLOSELY
 from mixmfl.evaluation.reliability import LEVEL
 from mixmfl.evaluation.subset_dice import LOW_DICE
@@ -19,7 +20,7 @@ from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
-from mixmfl.research.benchmark.tables import count, interval, join, number, spread, table
+from mixmfl.research.benchmark.tables import interval, join, number, spread, table
 from mixmfl.research.benchmark.trainings import PARTS, Trainings
 
 TITLES = {
@@ -248,6 +249,6 @@ def _each(trainings: Trainings) -> str:
                 number(trainings.mean_of((name, seed), m, "subsets")) if m in done else "-"
                 for m in trainings.methods
             ]
-            rows.append([f"{name}, seed {seed}", *cells, count(len(scores.cases), "case")])
+            rows.append([f"{name}, seed {seed}", *cells, plural(len(scores.cases), "case")])
     words = "All subsets, averaged as above."
     return table(["training", *trainings.methods, "tested"], rows) + "\n\n" + words
