@@ -6,16 +6,16 @@ that stays in memory, in seconds of the processor.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from training_step import STEPS, draw, mdm_step
+from training_step import STEPS, Timed, draw, in_turn, mdm_step
 
 from mixmfl.core.devices import best_dtype, multiplies_bytes
 from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.core.text import times
 from mixmfl.inference.cpu_network import CPUNetwork
 from mixmfl.networks import norms
 from mixmfl.networks.build import build_network
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         return slower
 
-    size = " x ".join(map(str, batch.images.shape[2:]))
+    size = times(batch.images.shape[2:])
     print(f"patch {size}, {torch.get_num_threads()} threads; median of {options.repeats} rounds")
     patch = patches(best_dtype())
     pairs = [
@@ -71,20 +71,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             name = f"prediction of a patch, {str(dtype).removeprefix('torch.')} and 8 bits"
             pairs.append((name, patches(dtype), patches(dtype, eight_bits=True)))
     for name, slow, fast in pairs:
-        before, after = in_turn(slow, fast, options.repeats)
+        before, after = in_turn(timed(slow), timed(fast), options.repeats)
         print(f"{name}: {before:.4f} and {after:.4f} CPU s; ratio {before / after:.2f}")
 
 
-def in_turn(slow: Work, fast: Work, repeats: int) -> tuple[float, float]:
-    """Return the median CPU seconds of a step by each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 1):
-        for work, measured in zip((slow, fast), seconds, strict=True):
-            began = time.process_time()
-            work()
-            if repeat:  # the first warms up
-                measured.append((time.process_time() - began) / STEPS)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+def timed(work: Work) -> Timed:
+    """Return what does the work and returns the CPU seconds of a step."""
+
+    def seconds() -> float:
+        began = time.process_time()
+        work()
+        return (time.process_time() - began) / STEPS
+
+    return seconds
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from mixmfl.inference.model_file import load_model
 from mixmfl.networks.base import place_modalities
 from mixmfl.networks.mdmnet import MDMNet
 from mixmfl.networks.prototypes import Prototypes, classes_at, recall
-from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, open_cases
 from mixmfl.research.benchmark.trainers import FOLD
 from mixmfl.research.recall_quality import case_batch
 
@@ -447,7 +447,7 @@ def measure(file: Path) -> tuple[Model, list[Memory], list[PreprocessedCase], li
     sites = open_sites(work, model.plans, model.configuration, FOLD, 0)
     training = [sample(model, case, generator) for site in sites for case in site.training]
     folders = sorted((work / "tests").glob(f"*/{model.configuration}"))
-    cases = [open_case(folder, name) for folder in folders for name in case_names(folder)]
+    cases = [case for folder in folders for case in open_cases(folder)]
     tests = [sample(model, case, generator) for case in cases]
     gates, memories = [], []
     for level, at_level in enumerate(zip(*training, strict=True)):

@@ -17,8 +17,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -92,14 +92,15 @@ def wait(process: "subprocess.Popen[bytes]", outcome: Outcome) -> int:
         return process.wait(LONGEST)
     except subprocess.TimeoutExpired:
         outcome.hung += 1
-        for member in _family(process.pid):
-            with _gone():
+        for member in family_of(process.pid):
+            with suppress(psutil.NoSuchProcess):
                 member.kill()
         return process.wait()
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    with _gone():
+def family_of(pid: int) -> list[psutil.Process]:
+    """Return a process and all that it started, as far as they live."""
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
     return []
@@ -109,14 +110,6 @@ def _until_begun(process: "subprocess.Popen[bytes]", out: Path) -> None:
     """Wait until a command writes to its folder, or has ended."""
     while not out.exists() and process.poll() is None:
         time.sleep(0.05)
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        return
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -202,8 +195,8 @@ class Measured:
             process = start(self._command(out, self.job.command), log)
             _until_begun(process, out)  # nothing is at risk before
             time.sleep(draw.uniform(0.0, 1.0) * self.seconds)
-            if family := _family(process.pid):
-                with _gone():
+            if family := family_of(process.pid):
+                with suppress(psutil.NoSuchProcess):
                     draw.choice(family).send_signal(signal.SIGKILL)
             return wait(process, outcome)
 

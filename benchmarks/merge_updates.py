@@ -5,7 +5,7 @@
 Every site sends how a whole network changed, in half precision and once more in single. Its update
 lies on disk, as in a run, and is read piece by piece.
 Two stages are timed: ``merge``, the weighted mean of all updates; and ``round``, all that the
-server does with the replies of a round, which is the door's checks and the merge. Beside them
+server does with the replies of a round, which is to check and to merge them. Beside them
 stand, of the same number of bytes: ``memory``, copying them within memory that was touched before;
 ``file``, copying the files to other files; ``read``, reading the files in pieces. GB are those of
 the updates, each byte counted once, in all columns. Each number of sites has a process of its own;
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{updates}: memory {found[0].memory_mb:.0f} MB at {options.sites[0]} sites, "
             f"{last.memory_mb:.0f} MB at {options.sites[-1]}; merge over a copy of the files "
-            f"{last.merge / last.file:.2f}; the door and the merge over a copy in memory "
+            f"{last.merge / last.file:.2f}; checks and merge over a copy in memory "
             f"{last.round / last.memory:.2f}"
         )
         print(

@@ -31,7 +31,7 @@ from torch import Tensor
 from mixmfl.federated.sites import open_sites
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
-from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, open_cases
 from mixmfl.research.benchmark.trainers import FOLD
 
 Moments = Mapping[tuple[str, int, int], Normal]
@@ -132,7 +132,7 @@ def open_hospitals(file: Path) -> list[Hospital]:
         held = {name for case in site.training for name in case.modalities}
         names = [name for name in model.modalities if name in held]
         folder = work / "tests" / site.name / model.configuration
-        tests = [open_case(folder, name) for name in case_names(folder)]
+        tests = open_cases(folder)
 
         def moments(
             cases: Iterable[PreprocessedCase], names: Sequence[str] = names

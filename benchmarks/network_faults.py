@@ -26,6 +26,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
+from faults import family_of
 from loopback import MODALITIES, Cable, Loopback
 from small import write_preset
 
@@ -190,7 +191,7 @@ class Trial:
             return True
         whose, word = {**KILLED, **FULL}[fault]
         command = self.command if whose == "coordinator" else self.federation.sites[site]
-        for process in _family(command.pid):
+        for process in family_of(command.pid):
             with contextlib.suppress(psutil.Error):
                 if word and not any(word in part for part in process.cmdline()):
                     continue
@@ -216,19 +217,12 @@ class Trial:
         """Return what runs now, and what of it waits where."""
         found = []
         for command in (self.command, *self.federation.sites.values()):
-            for process in _family(command.pid):
+            for process in family_of(command.pid):
                 with contextlib.suppress(psutil.Error):
                     about = process.as_dict(["pid", "ppid", "status", "cpu_times", "cmdline"])
                     about["cmdline"] = [word[:80] for word in about["cmdline"] or ()]
                     found.append(about)
         return found
-
-
-def _family(pid: int) -> Sequence[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    return []
 
 
 def expected(federation: Loopback, rounds: int) -> bytes:

@@ -24,7 +24,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from mixmfl.core.files import write_json
-from mixmfl.core.text import plural
+from mixmfl.core.text import plural, times
 from mixmfl.core.worker_pool import Workers
 from mixmfl.data.image import write_image, write_labels
 from mixmfl.data.labels import Labels
@@ -125,8 +125,8 @@ class Bench:
 
     def describe(self) -> str:
         """Return what was measured, for the head of a table."""
-        patch = " x ".join(map(str, self.plans.configuration(self.configuration)["patch_size"]))
-        shapes = ", ".join(sorted({" x ".join(map(str, shape)) for shape in self.shapes}))
+        patch = times(self.plans.configuration(self.configuration)["patch_size"])
+        shapes = ", ".join(sorted({times(shape) for shape in self.shapes}))
         cases = f"{plural(len(self.cases), 'case')} of {', '.join(self.plans.modalities)}"
         return (
             f"{cases}, {shapes} voxels; {self.configuration}, patch {patch}; "

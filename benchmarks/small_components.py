@@ -25,7 +25,7 @@ from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import Site
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
-from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, open_cases
 from mixmfl.research.benchmark.benchmark_folder import own_modalities
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.scoring import masks_of_case
@@ -85,8 +85,7 @@ def test_scores(model: Model, work: Path, seed: str) -> Scores:
     print(f"{work.parent.name}: {chosen}", flush=True)
     rows = []
     for folder in sorted((work / "tests").glob(f"*/{model.configuration}")):
-        for name in case_names(folder):
-            case = open_case(folder, name)
+        for case in open_cases(folder):
             for subset, by_label in dice_of_subsets(model, case):
                 for label, dice in by_label.items():
                     by_share = dict(zip(SHARES, dice, strict=True))
@@ -94,7 +93,7 @@ def test_scores(model: Model, work: Path, seed: str) -> Scores:
                     values[CHOSEN] = by_share[chosen[label]]
                     site = folder.parent.name
                     rows += [
-                        Row(what, 0, site, name, subset, label, value, float("nan"))
+                        Row(what, 0, site, case.name, subset, label, value, float("nan"))
                         for what, value in values.items()
                     ]
     return Scores(rows, own_modalities(sites, model.plans))
@@ -106,7 +105,7 @@ def print_few(files: Iterable[Path]) -> None:
     for file in files:
         model, work = load_model(file), file.parents[5] / "work"
         folders = sorted((work / "tests").glob(f"*/{model.configuration}"))
-        tests = [open_case(folder, name) for folder in folders for name in case_names(folder)]
+        tests = [case for folder in folders for case in open_cases(folder)]
         of_held = sums_of_cases(model, sites_and_held(model, work, file.parts[-3])[1])
         of_tests = sums_of_cases(model, tests)
         known += [(of_held[label], of_tests[label]) for label in of_held.keys() & of_tests.keys()]

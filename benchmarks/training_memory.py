@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from mixmfl.core.process_memory import give_back_memory, peak_memory_mb, reset_peak
+from mixmfl.core.text import times
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import block_of
 from mixmfl.planning.federation_plans import make_plans, read_fingerprints
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 grew = process.submit(growth_mb, plans, configuration).result()
             planned = plans.nnunet["configurations"][configuration]
-            patch = " x ".join(map(str, planned["patch_size"]))
+            patch = times(planned["patch_size"])
             count = 2 * 1000 * map_memory_gb(plans, configuration)
             numbers = (planned["batch_size"], f"{count:.0f}", f"{grew:.0f}", f"{grew / count:.2f}")
             print(_ROW.format(name, configuration, patch, *numbers), flush=True)

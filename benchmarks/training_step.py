@@ -23,11 +23,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from mixmfl.core.process_memory import keep_freed_memory
+from mixmfl.core.text import times
 from mixmfl.networks.build import build_network, prototype_sizes
 from mixmfl.networks.parameters import block_of
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import case_names, open_case
+from mixmfl.planning.preprocessed_case import open_cases
 from mixmfl.training.batches import Batch, Batches
 from mixmfl.training.nnunet_training import supervision_targets
 from mixmfl.training.trainer import LocalTraining, train_locally
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with process(mdm_step, *given, count) as ours, process(nnunet_step, *given) as theirs:
             mine, peer = in_turn(ours, theirs, options.repeats)
         rows.append((count, mine, peer))
-    patch = " x ".join(map(str, whole.images.shape[2:]))
+    patch = times(whole.images.shape[2:])
     print(
         f"{options.configuration}, patch {patch}, batch {len(whole.images)}, {options.device}, "
         f"{torch.get_num_threads()} threads; median of {options.repeats} times {STEPS} steps"
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def draw(work: Path, plans: Plans, configuration: str) -> Batch:
     """Return a batch of cases that have all modalities; where there is none, of the fullest."""
     folders = sorted((work / "sites").glob(f"*/{configuration}"))
-    cases = [open_case(folder, name) for folder in folders for name in case_names(folder)]
+    cases = [case for folder in folders for case in open_cases(folder)]
     most = max(len(case.modalities) for case in cases)
     full = [case for case in cases if len(case.modalities) == most]
     return Batches(full, plans, configuration, (0, 0, "benchmark"), 1)[0]
@@ -84,7 +85,7 @@ def showing(batch: Batch, count: int) -> Batch:
     present = torch.zeros_like(batch.present)
     present[:, :count] = True
     shown = present.clone()
-    shown[:, 1:] = False  # the second look is at one of them
+    shown[:, 1:] = False  # the modality-dropout view has one of them
     images = batch.images * present.reshape(*present.shape, *[1] * (batch.images.ndim - 2))
     return replace(batch, images=images, present=present, shown=shown)
 

@@ -189,9 +189,8 @@ def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> No
 def is_stored(folder: Path, name: str, origin: str) -> bool:
     """Say whether a whole and readable case made from ``origin`` is there."""
     try:
-        return read_long_json(folder / f"{name}.json").get("origin") == origin and bool(
-            open_case(folder, name).name
-        )
+        open_case(folder, name)
+        return read_long_json(folder / f"{name}.json").get("origin") == origin
     except DataError:
         return False
 
@@ -199,6 +198,11 @@ def is_stored(folder: Path, name: str, origin: str) -> bool:
 def case_names(folder: Path) -> tuple[str, ...]:
     """Return the names of the whole cases in a folder, sorted."""
     return tuple(sorted(file.stem for file in folder.glob("*.json")))
+
+
+def open_cases(folder: Path) -> list[PreprocessedCase]:
+    """Open all whole cases of a folder, sorted by name; see ``open_case``."""
+    return [open_case(folder, name) for name in case_names(folder)]
 
 
 def open_case(folder: Path, name: str) -> PreprocessedCase:

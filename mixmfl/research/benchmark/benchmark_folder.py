@@ -26,7 +26,7 @@ from mixmfl.core.nan import or_nan
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import Site
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.preprocessed_case import PreprocessedCase, case_names, open_case
+from mixmfl.planning.preprocessed_case import PreprocessedCase, open_cases
 from mixmfl.research.benchmark.methods import METHODS, SITE, describe
 from mixmfl.research.benchmark.probabilities import Probabilities, read_probabilities
 from mixmfl.research.benchmark.records import read_cost, read_own
@@ -68,7 +68,7 @@ class Benchmark:
 
     def folder(self, method: str, seed: int) -> Path:
         """Return the folder of a method's runs with a seed."""
-        return self.out / "runs" / method / f"seed{seed}"
+        return _folder(self.out, method, seed)
 
     def is_done(self, method: str, seed: int) -> bool:
         """Return whether a method is trained and scored as it is described now."""
@@ -88,6 +88,10 @@ def done_in(out: Path) -> list[tuple[str, int]]:
         for folder in sorted((out / "runs" / name).glob("seed*"))
         if _is_scored(folder, name)
     ]
+
+
+def _folder(out: Path, method: str, seed: int) -> Path:
+    return out / "runs" / method / f"seed{seed}"
 
 
 def seed_of(folder: Path) -> int:
@@ -195,7 +199,7 @@ def test_cases(benchmark: Benchmark) -> dict[str, list[PreprocessedCase]]:
         DataError: No site has test cases, or they were preprocessed with other plans.
     """
     folders = sorted((benchmark.work / "tests").glob(f"*/{benchmark.configuration}"))
-    tests = {f.parent.name: [open_case(f, name) for name in case_names(f)] for f in folders}
+    tests = {folder.parent.name: open_cases(folder) for folder in folders}
     tests = {site: cases for site, cases in tests.items() if cases}
     planned = benchmark.plans.preprocessing(benchmark.configuration)
     if any(case.planned != planned for cases in tests.values() for case in cases):
@@ -234,7 +238,7 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
     """Return the scores and costs of all that is done in a benchmark's folder."""
     rows, costs = [], []
     for method, seed in done_in(out):
-        folder = out / "runs" / method / f"seed{seed}"
+        folder = _folder(out, method, seed)
         rows += read_rows(folder / "scores.csv")
         cost = read_cost(folder / "cost.json")
         sent = or_nan(cost.sent_bytes)
@@ -246,7 +250,7 @@ def read_tested(out: Path) -> dict[str, list[Probabilities]]:
     """Return by method how its models' probabilities compare, where it has one model."""
     by_method: dict[str, list[Probabilities]] = {}
     for method, seed in done_in(out):
-        known = read_probabilities(out / "runs" / method / f"seed{seed}" / "reliability.json")
+        known = read_probabilities(_folder(out, method, seed) / "reliability.json")
         if known is not None:
             by_method.setdefault(method, []).append(known)
     return by_method
