@@ -137,7 +137,7 @@ def optional(plain: Any) -> Any:
     return None
 
 
-def bounds_of(declared: Sequence[Meta], name: str = "a field") -> Range:
+def bounds_of(declared: Sequence[Meta], name: str) -> Range:
     """Return which numbers are declared.
 
     Raises:

@@ -61,7 +61,7 @@ def is_whole(value: object, least: float, most: float) -> bool:
     return type(value) is int and value in Range(least, most)
 
 
-def is_word(value: object, longest: int = 80) -> bool:
+def is_word(value: object, longest: int) -> bool:
     """Say whether a value is printable text in one line, neither empty nor long."""
     return isinstance(value, str) and 0 < len(value) <= longest and is_printable(value)
 
@@ -91,10 +91,10 @@ def _within(value: Any, allowed: Range, source: str, error: type[MixmflError]) -
     return value
 
 
-def flag(value: Any, source: str, error: type[MixmflError] = PlansError) -> bool:
+def flag(value: Any, source: str) -> bool:
     """Check a truth value; 0 and 1 are none."""
     if type(value) is not bool:
-        raise error(f"{source}: true or false is needed, not {shown(value)}")
+        raise PlansError(f"{source}: true or false is needed, not {shown(value)}")
     return value
 
 

@@ -38,11 +38,9 @@ class LegendEntry:
     dashed: bool = False
 
 
-def legend(
-    regions: Collection[str], *, reference: bool = True, palette: Sequence[str] = PALETTE
-) -> list[LegendEntry]:
+def legend(regions: Collection[str], *, reference: bool = True) -> list[LegendEntry]:
     """Return what the outlines of ``overlay`` mean: the regions' colours, then the reference."""
-    entries = [LegendEntry(name, palette[n % len(palette)]) for n, name in enumerate(regions)]
+    entries = [LegendEntry(name, PALETTE[n % len(PALETTE)]) for n, name in enumerate(regions)]
     if reference:
         entries.append(LegendEntry("reference (all regions)", REFERENCE_COLOUR, dashed=True))
     return entries

@@ -58,12 +58,11 @@ def overlay(
     regions: Mapping[str, Collection[int]],
     *,
     planes: tuple[int, int, int] | None = None,
-    palette: Sequence[str] = PALETTE,
     small: bool = False,
 ) -> bytes:
     """Draw the axial, coronal and sagittal plane of a case with its outlines, as PNG.
 
-    The prediction's outlines are solid, in the colours of ``palette`` in the order of ``regions``;
+    The prediction's outlines are solid, in the colours of ``PALETTE`` in the order of ``regions``;
     the reference's are dashed and white. Radiological convention: the patient's right is on the
     left, superior is up, and the sagittal plane has anterior on the left. One scale for all.
 
@@ -73,11 +72,10 @@ def overlay(
         reference: ``(Z, Y, X)``, label indices; None where there is none.
         prediction: ``(Z, Y, X)``, label indices; None where there is none.
         spacing: (Z, Y, X) in mm.
-        regions: what to outline: the label indices of each region or label, by name.
-        planes: indices (Z, Y, X) to show; None: ``lesion_planes`` of the reference, or of the
+        regions: What to outline: the label indices of each region or label, by name.
+        planes: Indices (Z, Y, X) to show; None: ``lesion_planes`` of the reference, or of the
             prediction where the reference is empty.
-        palette: one colour per region, starting over where they run out.
-        small: whether to draw a JPEG of half the size instead, for pages of many cases.
+        small: Whether to draw a JPEG of half the size instead, for pages of many cases.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -116,7 +114,7 @@ def overlay(
         for number, values in enumerate(regions.values()):
             if prediction is not None:
                 mask = np.isin(_cut(prediction, view, planes, box), list(values))
-                _outline(axes, mask, corner, step, palette[number % len(palette)], "solid", 1.7)
+                _outline(axes, mask, corner, step, PALETTE[number % len(PALETTE)], "solid", 1.7)
         for values in regions.values():
             if reference is not None:
                 mask = np.isin(_cut(reference, view, planes, box), list(values))

@@ -101,7 +101,7 @@ def volume_ranges(
     described: Labels,
     calibrations: Mapping[str, Calibration],
     voxel_ml: float,
-    head: npt.NDArray[Any] | None = None,
+    head: npt.NDArray[Any] | None,
 ) -> dict[str, tuple[float, float]]:
     """Return a range of each label's volume in ml, where its probabilities are calibrated.
 

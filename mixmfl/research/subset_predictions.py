@@ -80,7 +80,7 @@ def score_subsets(
     out: Path,
     reference: Path,
     labels: Labels,
-    progress: Callable[[Sequence[Subset]], Iterable[Subset]] = iter,
+    progress: Callable[[Sequence[Subset]], Iterable[Subset]],
 ) -> list[SubsetScores]:
     """Score the masks that ``predict_subsets`` wrote.
 
