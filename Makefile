@@ -13,7 +13,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PACKAGE ?= .
 
 BIN := $(VENV)/bin
-# Of pytest: a process per core; one that has no test left takes some of another's.
+# For pytest: a process per core; one that has no test left takes some of another's.
 PARALLEL := -n auto --dist loadfile
 SOURCES := pyproject.toml setup.py constraints.txt \
 	$(shell find mixmfl entrypoints plans -type f ! -name '*.pyc' ! -name '*.so')
@@ -49,13 +49,13 @@ benchmark: install ## compare the methods on the phantom's three settings; an ho
 	$(BIN)/mixmfl_benchmark -i $$folder/work -o $$folder/out --methods baselines,mdm+site || exit 1; \
 	done
 
-# Of fuzz.
+# For fuzz.
 COUNT ?= 2000
 SEED ?= 0
-# Of lock: what an image and an offline installation hold.
+# For lock: what an image and an offline installation hold.
 EXTRAS ?= network privacy dicom-seg
 
-# Of benchmark-patients; `mixmfl_benchmark_patients --help` has more.
+# For benchmark-patients; `mixmfl_benchmark_patients --help` has more.
 DATA ?=
 OUT ?= benchmark/patients
 PATIENTS ?= --sets A,C --folds 0,1 --size 1000
@@ -65,7 +65,7 @@ benchmark-patients: install ## the methods on patients in DATA=…, which is onl
 		"splits.json, as docs/benchmark.md describes them" >&2; exit 1; }
 	$(BIN)/mixmfl_benchmark_patients -i "$(DATA)" -o "$(OUT)" $(PATIENTS)
 
-# Of privacy: `make privacy DATA=FOLDER`, a folder per hospital, attacks on these patients; DATA is only read. MEMORY=OUT, of
+# For privacy: `make privacy DATA=FOLDER`, a folder per hospital, attacks on these patients; DATA is only read. MEMORY=OUT, of
 # `make benchmark-patients`, attacks what a memory of its hospitals would send, too.
 ATTACK ?=
 MEMORY ?=
@@ -120,7 +120,7 @@ sbom: develop ## what deploy/requirements.lock installs, as CycloneDX, in sbom.j
 fuzz: develop ## mutations of all that is read: 2,000 of each kind, COUNT=…; an hour on two cores
 	PYTHONPATH=tests/helpers:tests/fuzz $(BIN)/python tests/fuzz/run.py -n $(COUNT) --seed $(SEED)
 
-# Of faults: processes killed per job; runs over a network, ten faults in each; where
+# For faults: processes killed per job; runs over a network, ten faults in each; where
 # libfaketime.so.1 is, for a clock that jumps.
 KILLS ?= 50
 NETWORK_RUNS ?= 40

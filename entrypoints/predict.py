@@ -185,11 +185,7 @@ def _predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from mixmfl.data.dicom.cases import describe_rows, find_all
     from mixmfl.data.mapping import read_mapping
     from mixmfl.data.modalities import Modalities
-    from mixmfl.inference.default_model import (
-        check_registered,
-        registered_model,
-        registered_path,
-    )
+    from mixmfl.inference.default_model import check_registered, registered_model, registered_path
     from mixmfl.inference.model_folder import model_files, notes_of_mean, small_parts_of
 
     modalities = Modalities().with_aliases(options.alias)

@@ -31,14 +31,7 @@ from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
 from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean, shares_of_slots
-from mixmfl.networks.norms import (
-    LAST,
-    Bytes,
-    compiled,
-    norm_relu_,
-    norm_relu_bytes,
-    to_bytes,
-)
+from mixmfl.networks.norms import LAST, Bytes, compiled, norm_relu_, norm_relu_bytes, to_bytes
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
 

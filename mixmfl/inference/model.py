@@ -17,11 +17,7 @@ from mixmfl.data.cases import Case
 from mixmfl.data.grid import from_canonical
 from mixmfl.data.image import InMemory, Source
 from mixmfl.data.load_case import AlignmentOptions, load_case
-from mixmfl.evaluation.mask_quality import (
-    ConfidenceSums,
-    DiceEstimate,
-    estimate_dice,
-)
+from mixmfl.evaluation.mask_quality import ConfidenceSums, DiceEstimate, estimate_dice
 from mixmfl.evaluation.reliability import Calibration, Reliability, calibrate
 from mixmfl.evaluation.small_components import ComponentSums, best_shares
 from mixmfl.evaluation.subset_dice import SubsetDice
@@ -33,9 +29,7 @@ from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_outline
 from mixmfl.networks.parameters import assign_parameters
-from mixmfl.networks.prototypes import (
-    PrototypeMemory,
-)
+from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.planning.brains import asked_extraction
 from mixmfl.planning.plans import Plans
 
@@ -185,7 +179,9 @@ class Model:
         """The network, in prediction mode, on ``device``."""
         if isinstance(self.runner, SegmentationNet):
             return self.runner
-        return _network(self.plans, self.configuration, self.weights).to(self.device)
+        network = build_outline(self.plans, self.configuration)
+        assign_parameters(network, self.weights)
+        return network.to(self.device)
 
     def predictor(self, available: Sequence[str]) -> Predictor:
         """Return a function from images ``(B, K, *P)`` of the available modalities to logits."""
@@ -239,15 +235,3 @@ def _source(modality: str, image: Any) -> Path | Source:
         f"{modality}: a path, an image of nibabel or a pair (array, affine) is needed, not "
         f"{type(image).__name__}"
     )
-
-
-def _network(plans: Plans, configuration: str, weights: Mapping[str, Tensor]) -> SegmentationNet:
-    """Return the planned network in prediction mode, with these weights.
-
-    Raises:
-        ValueError: A weight is missing, is none of the network's, or has another shape than
-            planned.
-    """
-    network = build_outline(plans, configuration)
-    assign_parameters(network, weights)
-    return network

@@ -29,13 +29,9 @@ from mixmfl.core.tensor_store import (
 )
 from mixmfl.core.version import __version__
 from mixmfl.data.modalities import LONGEST_NAME, MOST_MODALITIES
-from mixmfl.evaluation.mask_quality import (
-    Confidence,
-    ConfidenceSums,
-    Measured,
-)
-from mixmfl.evaluation.reliability import Reliabilities, Reliability
-from mixmfl.evaluation.small_components import Components, ComponentSums
+from mixmfl.evaluation.mask_quality import Confidence, Measured
+from mixmfl.evaluation.reliability import Reliabilities
+from mixmfl.evaluation.small_components import Components
 from mixmfl.evaluation.subset_dice import MOST_CASES, Expected
 from mixmfl.inference.cpu_network import fastest_form
 from mixmfl.inference.model import Model, TrainedOn
@@ -335,10 +331,7 @@ def _check_origin(header: _Header, plans: Plans) -> None:
     fields(header.modality_sites, (), "modality_sites", may=known, error=ModelError)
     if not any(cases.values()):
         raise ModelError("modality_cases: no modality was trained with")
-    measured: tuple[
-        tuple[str, Mapping[str, ConfidenceSums | Reliability | ComponentSums], str], ...
-    ]
-    measured = (
+    measured: Sequence[tuple[str, Mapping[str, Any], str]] = (
         ("confidence", header.confidence, "no masks have these sums"),
         ("reliability", header.reliability, "no voxels have these counts"),
         ("components", header.components, "no masks have these sums"),

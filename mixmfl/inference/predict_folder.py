@@ -133,17 +133,9 @@ def predict_folder(
     for item in refused:
         yield run.note(run.failed(item.name, item.reason), write=False)
     for case in cases:
-        images = {name: case.images[name] for name in case.images if name in usable}
-        missing = tuple(name for name in known if name not in images)
-        strange = [name for name in case.images if name not in known]
-        notes = case.notes
-        if strange:
-            names = ", ".join(strange)
-            notes = *notes, f"{names}: not used, for the model knows {', '.join(known)} only"
-        used = dataclasses.replace(case, images=images, label=None, notes=notes)
-        job = _Job(used, missing, run.expectations.of(images))
+        job = run.job_of(case, known, usable)
         try:
-            if not images:
+            if not job.case.images:
                 raise DataError(
                     f"has {', '.join(case.images)}; the model needs at least one of "
                     f"{', '.join(usable)}"
@@ -231,6 +223,23 @@ class _Run:
         self.settings = _settings(prediction)
         self._case_of: dict[str, str] = {}  # by the file that is written for it
         self._unwritten: OSError | None = None
+
+    def job_of(self, case: Case, known: Sequence[str], usable: Sequence[str]) -> _Job:
+        """Return a case with the modalities that are used.
+
+        Args:
+            case: The case.
+            known: Modalities that the models know.
+            usable: Those of them that are to be used.
+        """
+        images = {name: case.images[name] for name in case.images if name in usable}
+        missing = tuple(name for name in known if name not in images)
+        notes = case.notes
+        if strange := [name for name in case.images if name not in known]:
+            names = ", ".join(strange)
+            notes = *notes, f"{names}: not used, for the model knows {', '.join(known)} only"
+        used = dataclasses.replace(case, images=images, label=None, notes=notes)
+        return _Job(used, missing, self.expectations.of(images))
 
     def renaming_notes(self, case: str) -> list[str]:
         """Return a note for the table where a case has another name on the page."""

@@ -166,18 +166,16 @@ def write_report(
             "has both names, and --show-patient shows them."
         )
     sections = []
-    if failed:
-        rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
-        sections.append(Section("Without a mask", cases=rows))
     if shown:
         rows = [_row(out, each, names) for each in shown]
         key = legend(labels.consecutive().foreground, reference=False)
         columns = ("ml", "this mask's Dice", "expected Dice")
         limits = Counter(text for each in shown for text in each.limits)
         known = [f"{plural(count, 'case')}: {text}" for text, count in limits.items()]
-        sections.insert(
-            0, Section("Masks", warnings=known, legend=key, cases=rows, columns=columns)
-        )
+        sections.append(Section("Masks", warnings=known, legend=key, cases=rows, columns=columns))
+    if failed:
+        rows = [CaseRow(each.name, each.status, [each.reason], each.warnings) for each in failed]
+        sections.append(Section("Without a mask", cases=rows))
     for each in models:
         sections.append(Section(f"Where {each.name} comes from", facts=each.facts))
     paragraphs = [counted, *used, INTRODUCTION]

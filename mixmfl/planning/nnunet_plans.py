@@ -264,11 +264,8 @@ def largest_map(configuration: Mapping[str, Any]) -> int:
     Args:
         configuration: nnU-Net's plans of a configuration, checked.
     """
-    planned, voxels, largest = (
-        configuration["architecture"]["arch_kwargs"],
-        math.prod(configuration["patch_size"]),
-        0,
-    )
+    planned = configuration["architecture"]["arch_kwargs"]
+    voxels, largest = math.prod(configuration["patch_size"]), 0
     for strides, channels in zip(planned["strides"], planned["features_per_stage"], strict=True):
         voxels //= math.prod(strides)
         largest = max(largest, voxels * channels)

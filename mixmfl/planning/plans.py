@@ -153,8 +153,7 @@ class Plans:
         labels = _labels(record.labels, f"{source}: labels")
         check_planned(record.nnunet, len(modalities), f"{source}: nnunet")
         card = read_record(ModelCard, record.card, f"{source}: card")
-        made = modalities, labels, record.nnunet, network, record.training
-        plans = cls(*made, record.heads, card)
+        plans = cls(modalities, labels, record.nnunet, network, record.training, record.heads, card)
         _check_streams(network, source)
         for name in plans.configurations:
             planned = plans.configuration(name)["architecture"]["arch_kwargs"]

@@ -60,12 +60,7 @@ from mixmfl.federated.server.update_checks import check_registration, check_repl
 from mixmfl.federated.state import Minimum, Site, first_state, register
 from mixmfl.inference.model_folder import CANDIDATES
 from mixmfl.inference.outcomes import Outcome, Records
-from mixmfl.planning.fingerprint import (
-    MOST_CASES,
-    Fingerprint,
-    grids,
-    median_kept_share,
-)
+from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint, grids, median_kept_share
 from mixmfl.planning.site_folders import find_sites
 from mixmfl.research.benchmark.scores import Row, read_rows, write_rows
 

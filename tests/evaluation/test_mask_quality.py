@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixmfl.evaluation.mask_quality import (
-    ConfidenceSums,
-    add_sums,
-    estimate_dice,
-    sums_of_case,
-)
+from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, estimate_dice, sums_of_case
 from mixmfl.evaluation.small_components import SHARES
 
 

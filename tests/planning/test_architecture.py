@@ -21,14 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import (
-    LABELS,
-    MODALITIES,
-    model_bytes,
-    small_case,
-    small_plans,
-    with_residual_encoders,
-)
+from small import LABELS, MODALITIES, model_bytes, small_case, small_plans, with_residual_encoders
 from torch import nn
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError

@@ -383,6 +383,7 @@ def test_a_personalised_model_is_scored_only_where_its_site_keeps_it(
         }
         for name in ("mdm", "mdm+site")
     }
+    assert record["personal"]
     for site, (dice, before) in record["personal"].items():
         same = all(
             value == scores["mdm"][key]

@@ -9,12 +9,7 @@ from small_federation import PLANS, SiteStore
 from small_federation import SETTINGS as SHORT
 
 from mixmfl.federated.state import Site
-from mixmfl.research.membership_inference import (
-    WATCHED,
-    interval,
-    observe_run,
-    split_candidates,
-)
+from mixmfl.research.membership_inference import WATCHED, interval, observe_run, split_candidates
 
 SETTINGS = dataclasses.replace(SHORT, rounds=WATCHED)
 

@@ -221,7 +221,7 @@ ABLATIONS = {
 }
 METHODS = {**BASELINES, **PUBLISHED, **ABLATIONS}
 OURS = frozenset(METHODS)
-OUTSIDE: dict[str, "Outside"] = {}
+OUTSIDE: dict[str, Outside] = {}
 """Where the methods of others are from, by name; see ``register``."""
 GROUPS = {
     "baselines": tuple(BASELINES),
