@@ -1,5 +1,6 @@
 """A run in folds: each is trained, and what they measured is added up."""
 
+import argparse
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,51 +34,11 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
         The model that prediction is to use, or the folder whose models it is to average; None: not
         all folds are trained.
     """
-    from mixmfl.federated.server.cross_validation import (
-        begin_configurations,
-        begin_folds,
-        begun_fold,
-        choice_lines,
-        choose_configuration,
-        compare_folds,
-        configurations_of,
-        in_order,
-        write_choice,
-    )
-    from mixmfl.federated.server.run_page import FOLDS_PAGE
-    from mixmfl.inference.model_folder import (
-        EVERY_CASE,
-        FOLD_NAMES,
-        MODEL,
-        best_configurations,
-        fold_folder,
-        holds_folds,
-        model_files,
-        models_of_folds,
-        read_folds,
-    )
-    from mixmfl.planning.plans import usual_configuration
+    from mixmfl.federated.server.cross_validation import begin_folds, begun_fold
+    from mixmfl.inference.model_folder import FOLD_NAMES, holds_folds, read_folds
 
     options, out = command.options, command.options.out
-    names = configurations_of(out) or in_order(options.configuration)
-    if strange := sorted(set(options.configuration) - set(names)):
-        raise MixmflError(
-            f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
-        )
-    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
-        raise MixmflError(
-            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
-            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
-        )
-    if len(names) > 1:
-        begin_configurations(out, names, resume=options.resume)
-        folders = {name: out / name for name in names}
-    elif holds_folds(out):
-        folders = {names[0] if names else read_folds(out).configuration: out}
-    elif options.resume:
-        raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
-    else:
-        folders = {names[0] if names else usual_configuration(options.input, plans): out}
+    folders = _begin(options, plans)
     begun = [read_folds(folder).folds for folder in folders.values() if holds_folds(folder)]
     known = [fold for fold in FOLD_NAMES if any(fold in each for each in begun)]
     folds = options.fold or known or ["0"]
@@ -97,18 +58,81 @@ def cross_validate(command: Command, plans: "Plans", train: Train) -> Path | Non
     if len(done) < len(found):
         print(f"{out}: is registered for mixmfl_predict when all of its folds are trained")
         return None
-    if len(done) > 1:
-        compared, left = compare_folds(done)
-        if left:
-            print(
-                f"{out}: none is chosen yet, for no site has compared the models that both "
-                f"configurations have now in fold {', '.join(left)}; --resume --fold "
-                f"{' '.join(left)} has this done"
-            )
-            return None
-        record = choose_configuration(done, compared, out)
-        write_choice(out, record, done, compared)
-        print("\n".join(choice_lines(record)))
+    if len(done) > 1 and not _choose(out, done):
+        return None
+    return _model_of(out)
+
+
+def _begin(options: argparse.Namespace, plans: "Plans") -> dict[str, Path]:
+    """Return the folder of each configuration that is trained; begin what compares several.
+
+    Raises:
+        MixmflError: What is asked does not fit what the run has, or nothing could be compared.
+    """
+    from mixmfl.federated.server.cross_validation import (
+        begin_configurations,
+        configurations_of,
+        in_order,
+    )
+    from mixmfl.inference.model_folder import EVERY_CASE, holds_folds, read_folds
+    from mixmfl.planning.plans import usual_configuration
+
+    out = options.out
+    names = configurations_of(out) or in_order(options.configuration)
+    if strange := sorted(set(options.configuration) - set(names)):
+        raise MixmflError(
+            f"-c {strange[0]}: {out} compares {', '.join(names)}; start a new run in another folder"
+        )
+    if len(names) > 1 and set(options.fold) == {EVERY_CASE} and not options.resume:
+        raise MixmflError(
+            f"--fold {EVERY_CASE}: holds back no case, and by these the better one of "
+            f"{', '.join(names)} is chosen; name other folds, too, such as --fold 0 {EVERY_CASE}"
+        )
+    if len(names) > 1:
+        begin_configurations(out, names, resume=options.resume)
+        return {name: out / name for name in names}
+    if holds_folds(out):
+        return {names[0] if names else read_folds(out).configuration: out}
+    if options.resume:
+        raise MixmflError(f"--resume: {out} holds no run in folds; leave it out to start one")
+    return {names[0] if names else usual_configuration(options.input, plans): out}
+
+
+def _choose(out: Path, done: "Sequence[CrossValidation]") -> bool:
+    """Choose the best of several configurations; return whether all sites have compared them."""
+    from mixmfl.federated.server.cross_validation import (
+        choice_lines,
+        choose_configuration,
+        compare_folds,
+        write_choice,
+    )
+
+    compared, left = compare_folds(done)
+    if left:
+        print(
+            f"{out}: none is chosen yet, for no site has compared the models that both "
+            f"configurations have now in fold {', '.join(left)}; --resume --fold "
+            f"{' '.join(left)} has this done"
+        )
+        return False
+    record = choose_configuration(done, compared, out)
+    write_choice(out, record, done, compared)
+    print("\n".join(choice_lines(record)))
+    return True
+
+
+def _model_of(out: Path) -> Path:
+    """Return what prediction is to use of a run whose folds are done, and print what it takes."""
+    from mixmfl.federated.server.run_page import FOLDS_PAGE
+    from mixmfl.inference.model_folder import (
+        EVERY_CASE,
+        MODEL,
+        best_configurations,
+        fold_folder,
+        model_files,
+        models_of_folds,
+    )
+
     print(f"its scores: {out / FOLDS_PAGE}")
     chosen = best_configurations(out)
     files = model_files(out)
@@ -188,11 +212,7 @@ def _options_of_folds(
 
 def _train_folds(asked: _Folds, train: Train) -> "CrossValidation | None":
     """Train the folds of one configuration; return what they measured, if all are done."""
-    from mixmfl.federated.server.cross_validation import (
-        begun_fold,
-        pool_folds,
-        unfinished_folds,
-    )
+    from mixmfl.federated.server.cross_validation import begun_fold, pool_folds, unfinished_folds
     from mixmfl.federated.server.orders import job_file
     from mixmfl.federated.server.run_record import holds_run
     from mixmfl.inference.model_folder import EVERY_CASE, MODEL, fold_folder
