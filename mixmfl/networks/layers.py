@@ -6,7 +6,7 @@ import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
 
-from mixmfl.networks.norms import activated_, compiled, norm_relu
+from mixmfl.networks.norms import activated_, compiled, copied_channels_last, norm_relu
 
 NARROW = 16
 """Channels below which a bfloat16 convolution of planar maps is slow: it is padded to as many."""
@@ -196,9 +196,7 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, maps: Tensor) -> Tensor:
         """Return the copy of maps ``(B, C, Y, X)``."""
-        # clone() and not contiguous(), which leaves the strides of a single channel as they are
-        rows = maps.movedim(1, -1).clone(memory_format=torch.contiguous_format)
-        return rows.movedim(-1, 1)
+        return copied_channels_last(maps)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:

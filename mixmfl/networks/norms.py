@@ -6,7 +6,7 @@ last, in which oneDNN convolves without copying; torch's is many times slower on
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +79,11 @@ def channels_last(maps: Tensor) -> Tensor:
     """Return maps ``(B, C, *P)`` with channels last, and strides that say so for one channel."""
     if maps.movedim(1, -1).is_contiguous() and maps.stride(1) == 1:
         return maps
+    return copied_channels_last(maps)
+
+
+def copied_channels_last(maps: Tensor) -> Tensor:
+    """Return a copy of maps ``(B, C, *P)`` as ``channels_last`` has them."""
     # clone() and not contiguous(), which leaves the strides of a single channel as they are
     return maps.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
@@ -153,10 +158,9 @@ def _sums_and_ranges(maps: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         maps: ``(B, C, *P)`` with channels last, float32 or bfloat16.
     """
-    sums = maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
+    sums = _empty_sums(maps)
     ranges = torch.empty(sums.shape)
-    half = maps.dtype == torch.bfloat16
-    _in_parts(_norms.sums_and_ranges, (maps.data_ptr(),), sums, _whole(maps), half, ranges=ranges)
+    _in_parts(_norms.sums_and_ranges, maps, (), sums=sums, ranges=ranges)
     return sums, ranges
 
 
@@ -171,8 +175,8 @@ def _result_range(
 
     Without tables it is that of the maps. If one of these is not finite, both are NaN.
     """
-    at = 0 if tables is None else tables.data_ptr()
-    return _norms.result_range(sums.data_ptr(), ranges.data_ptr(), at, _whole(maps), slope)
+    at = sums.data_ptr(), ranges.data_ptr(), _address(tables)
+    return _norms.result_range(*at, _whole(maps), slope)
 
 
 def _apply_bytes(
@@ -180,10 +184,7 @@ def _apply_bytes(
 ) -> Tensor:
     """Return the bytes of what tables and activation make of maps, which goes to ``result``."""
     numbers = torch.empty_like(maps, dtype=torch.uint8)
-    to = 0 if result is None else result.data_ptr()
-    addresses = maps.data_ptr(), to, numbers.data_ptr(), tables.data_ptr()
-    half = maps.dtype == torch.bfloat16
-    _in_parts(_norms.apply_bytes, addresses, None, _whole(maps), slope, 1 / step, zero, half)
+    _in_parts(_norms.apply_bytes, maps, (result, numbers, tables), slope, 1 / step, zero)
     return numbers
 
 
@@ -209,12 +210,10 @@ def _compute(
         eps: Added to the variance.
         slope: Slope of the leaky ReLU below 0.
     """
-    sums = maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
-    half = maps.dtype == torch.bfloat16
-    _in_parts(_norms.sums, (maps.data_ptr(),), sums, _whole(maps), half)
+    sums = _empty_sums(maps)
+    _in_parts(_norms.sums, maps, (), sums=sums)
     tables = _tables(maps, sums, weight, bias, eps)
-    addresses = maps.data_ptr(), result.data_ptr(), tables.data_ptr()
-    _in_parts(_norms.apply, addresses, None, _whole(maps), slope, half)
+    _in_parts(_norms.apply, maps, (result, tables), slope)
     return tables
 
 
@@ -222,9 +221,9 @@ def _tables(maps: Tensor, sums: Tensor, weight: Tensor, bias: Tensor, eps: float
     """Return the tables of a norm, of which the gradient's are not filled in, from its sums."""
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     tables = maps.new_empty((6, *maps.shape[:2]), dtype=torch.float32)
-    at, half = maps.data_ptr(), maps.dtype == torch.bfloat16
+    at, half = (maps.data_ptr(), sums.data_ptr()), maps.dtype == torch.bfloat16
     affine = weight.data_ptr(), bias.data_ptr()
-    _norms.finish(at, sums.data_ptr(), *affine, tables.data_ptr(), _whole(maps), eps, half)
+    _norms.finish(*at, *affine, tables.data_ptr(), _whole(maps), eps, half)
     return tables
 
 
@@ -248,17 +247,23 @@ class _NormReLU(torch.autograd.Function):
         """Return the gradients of maps, weight and bias."""
         maps, tables = context.saved_tensors
         gradient = gradient.to(maps.dtype).contiguous(memory_format=LAST[maps.ndim])
-        sums = maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
+        sums, result = _empty_sums(maps), torch.empty_like(maps)
         of_affine = maps.new_empty((2, maps.shape[1]), dtype=torch.float32)
-        result = torch.empty_like(maps)
-        half, whole = maps.dtype == torch.bfloat16, _whole(maps)
-        at, above, table = maps.data_ptr(), gradient.data_ptr(), tables.data_ptr()
-        _in_parts(_norms.gradient_sums, (at, above, table), sums, whole, context.slope, half)
-        _norms.finish_gradient(at, sums.data_ptr(), table, of_affine.data_ptr(), whole, half)
-        _in_parts(
-            _norms.gradient, (at, above, result.data_ptr(), table), None, whole, context.slope, half
-        )
+        half = maps.dtype == torch.bfloat16
+        _in_parts(_norms.gradient_sums, maps, (gradient, tables), context.slope, sums=sums)
+        at = maps.data_ptr(), sums.data_ptr(), tables.data_ptr(), of_affine.data_ptr()
+        _norms.finish_gradient(*at, _whole(maps), half)
+        _in_parts(_norms.gradient, maps, (gradient, result, tables), context.slope)
         return result, of_affine[0], of_affine[1], None, None
+
+
+def _empty_sums(maps: Tensor) -> Tensor:
+    """Return room for a sum and a sum of squares or products of each channel, ``(B, 2, C)``."""
+    return maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _whole(maps: Tensor) -> tuple[int, int, int, int, int]:
@@ -274,27 +279,30 @@ _POOLS: dict[int, ThreadPoolExecutor] = {}
 
 def _in_parts(
     function: Callable[..., None],
-    addresses: tuple[int, ...],
-    sums: Tensor | None,
-    whole: tuple[int, int, int, int, int],
-    *rest: object,
+    maps: Tensor,
+    others: Sequence[Tensor | None],
+    *rest: float,
+    sums: Tensor | None = None,
     ranges: Tensor | None = None,
 ) -> None:
     """Call a function of the compiled part for all voxels, in as many threads as torch has.
 
     Args:
-        function: Takes the addresses, those of its sums and ranges, the part, and the rest.
-        addresses: Addresses of the tensors that it reads and writes.
-        sums: What it writes its sums into, added up over the parts; None: it has none.
-        whole: From ``_whole``.
+        function: Takes the addresses of the maps, of the others, of its sums and ranges; the part,
+            the rest, and whether the maps are in half precision.
+        maps: The maps.
+        others: Other tensors that it reads and writes; None: an address of 0.
         rest: Further arguments.
+        sums: What it writes its sums into, added up over the parts; None: it has none.
         ranges: ``(B, 2, C)``; what it writes least and greatest numbers into. None: it has none.
     """
+    addresses = [*map(_address, (maps, *others))]
     written = [each for each in (sums, ranges) if each is not None]
+    whole, half = _whole(maps), maps.dtype == torch.bfloat16
     cases, voxels, channels, _, _ = whole
     threads = torch.get_num_threads()
     if threads == 1 or cases * voxels * channels <= _ALONE:
-        function(*addresses, *(each.data_ptr() for each in written), whole, *rest)
+        function(*addresses, *map(_address, written), whole, *rest, half)
         return
     if threads not in _POOLS:
         _POOLS[threads] = ThreadPoolExecutor(threads, "mixmfl-norm")
@@ -304,7 +312,7 @@ def _in_parts(
     def work(part: int) -> None:
         into = [each[part].data_ptr() for each in partial]
         piece = cases, voxels, channels, edges[part], edges[part + 1]
-        function(*addresses, *into, piece, *rest)
+        function(*addresses, *into, piece, *rest, half)
 
     list(_POOLS[threads].map(work, range(threads)))
     if sums is not None:
