@@ -2,11 +2,15 @@
 
 import csv
 import io
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
+from typing import TextIO
 
 from mixmfl.core.errors import DataError, Refused, why
+from mixmfl.core.files import only_files
 from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
 from mixmfl.core.text import can_name_file, quoted
 from mixmfl.data.accounting import LABEL, OPEN, FileRecord, inside
@@ -23,6 +27,7 @@ COLUMNS = (
 
 _READ = ("case", "modality", "series_uid", "file")
 
+_LONGEST_LINE = 4096  # characters of the first line that is looked at
 _LONGEST_CASE = 200
 """Characters of a case's name, so that names of its files fit on a disk."""
 
@@ -78,11 +83,8 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
             as a file's, or a series or file is named twice.
     """
     try:
-        with open_table(path) as file:
-            start = file.read(4096)
-            file.seek(0)
-            # spreadsheets of some countries write semicolons
-            reader = csv.reader(file, delimiter=";" if ";" in start.split("\n")[0] else ",")
+        with open_table(path, _encoding_of(path)) as file:
+            reader = csv.reader(file, delimiter=_separator(file))
             columns = check_columns([name.strip().lower() for name in next(reader, [])])
             places = [columns.index(n) if n in columns else -1 for n in _READ]
             rows = [
@@ -138,6 +140,24 @@ def read_mapping(path: Path, modalities: Modalities) -> dict[str, MappingEntry]:
             )
         mapping[key] = MappingEntry(case, modality, place, is_file=bool(name))
     return mapping
+
+
+def _encoding_of(path: Path) -> str:
+    """Return how a table is encoded: as Unicode text of a spreadsheet, or in UTF-8."""
+    with open(path, "rb", opener=only_files) as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _separator(file: TextIO) -> str:
+    """Return what separates the fields of a table, which is then at the line with its columns.
+
+    Spreadsheets of some countries write semicolons, or tabs, or ``sep=;`` as the first line.
+    """
+    first = file.readline(_LONGEST_LINE).strip('\r\n"')
+    if re.fullmatch("(?i)sep=.", first):
+        return first[-1]
+    file.seek(0)
+    return next((each for each in ";\t" if each in first), ",")
 
 
 def _modality(text: str, may_be_label: bool, modalities: Modalities) -> str | None:
