@@ -1,5 +1,6 @@
 """A case while its files are gathered, and the choice of those that are used."""
 
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -20,6 +21,7 @@ from mixmfl.data.sequence_vocabulary import EXTRACTED, HARMLESS, PROCESSING
 from mixmfl.data.sequence_words import is_in_phase, shows_water
 from mixmfl.data.sidecars import sidecar_doubt
 from mixmfl.data.time_points import is_earlier_examination
+from mixmfl.data.verdicts import FAULT, STATISTIC
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 _MPR = (
@@ -36,9 +38,9 @@ _AGREED = {"consensus", "majority", "staple"}
 _DERIVED = re.compile(
     r"(?<![^ ])(?:mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|"
     r"resampled|\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|"
-    r"rotated|nd|dis[23]d|(?<!high )(?<!hi )res|cpp|def|old|alt|ancien|vieux|backup|kopie|copy|"
-    r"copie|copia|bad|noise|noisy|poor|schlecht|motion|verwackelt|blurr(?:ed|y)|"
-    r"art[ei]fa[ck]ts?|iso\d*mm|\dx\dx\d|s\d{1,2}mm|u?int\d{1,2}|float\d\d|scaled|compressed|"
+    r"rotated|nd|dis[23]d|(?<!high )(?<!hi )res|cpp|def|old|alt|archive?|ancien|vieux|backup|kopie|"
+    rf"copy|copie|copia|{FAULT}|{STATISTIC}|"
+    r"iso\d*mm|\dx\dx\d|s\d{1,2}mm|u?int\d{1,2}|float\d\d|scaled|compressed|"
     r"anon|gibbs|filt(?:ered)?|delta|change|grad(?:ient)?|edges?|laplacian|threshold(?:ed)?|"
     r"binary|otsu|clusters?|cortex|surface|mesh|dist(?:ance)?|curv|sulc|thickness|hist|proc|"
     r"clean(?:ed)?)(?![^ ])"
@@ -329,8 +331,23 @@ def _is_extracted(file: GatheredFile) -> bool:
 
 
 def _all_extracted(kinds: Sequence[Sequence[GatheredFile]]) -> set[Path]:
-    """Return the images without a skull if all modalities have one, and some have no other."""
-    brains = [[file.path for file in files if _is_extracted(file)] for files in kinds]
+    """Return the images without a skull if all modalities have one, and some have no other.
+
+    Beside ``T1_unstripped`` they need not say so: T1 and T1GD.
+    """
+    is_told = any(
+        {_UNSTRIPPED in file.processing for file in files if not _is_extracted(file)}
+        == {True, False}
+        for files in kinds
+    )
+    brains = [
+        [
+            file.path
+            for file in files
+            if _is_extracted(file) or (is_told and _UNSTRIPPED not in file.processing)
+        ]
+        for files in kinds
+    ]
     alone = [len(own) == len(files) for own, files in zip(brains, kinds, strict=True)]
     is_given = any(file.given for files in kinds for file in files)
     is_needed = any(alone) and all(brains) and not is_given
@@ -430,13 +447,18 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
         if name[0].startswith("3d") and [name[0][2:], *name[1:]] in names:
             return True
         before = [name[: -len(other)] for other in names if name[-len(other) :] == other != name]
-        if any(word in PROCESSING | _COPIED for words in before for word in words):  # reg_T1
+        if any(map(_says_made, itertools.chain(*before))):  # reg_T1
             return True
         further = [name[len(other) :] for other in names if name[: len(other)] == other != name]
         behind = [" ".join(words) for words in further]
         return any(_DERIVED.search(text) or is_earlier_examination(text) for text in behind)
 
     return [file for file, name in zip(files, names, strict=True) if not is_derived(name)]
+
+
+def _says_made(word: str) -> bool:
+    """Say whether a word before the name of another image says that this one was made of it."""
+    return word in PROCESSING | _COPIED or bool(re.fullmatch(STATISTIC, word))
 
 
 def _without_number(stem: str) -> str:

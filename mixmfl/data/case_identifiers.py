@@ -144,6 +144,8 @@ def _is_one_patient(
     paths = [image.path for image in images]
     count = len({image.reading.modality for image in images})
     if len(heads) == 1:
+        if home and is_uid(heads[0]) and re.search(r"\d", home[-1]):
+            return True, ""  # S01/20190101/1.2.840.113619.2.5_T1
         if re.search(r"\d", heads[0]) or len({rests[path] for path in paths}) > 1:
             return False, ""
         numbers = [_LONG_NUMBER.findall(stem_of(path)) for path in paths]
@@ -249,7 +251,11 @@ def _suffix_separates_cases(
     if head in by_case:  # beside FLAIR, FLAIR_old is of no other case
         return False
     if all(names_examination(case[len(head) :]) for case in by_case):
-        return True
+        # T1_wk04 and FLAIR_wk12, and nothing else: one patient in pieces, perhaps
+        images = [image for mine in by_case.values() for image in mine]
+        is_in_pieces = len({image.reading.modality for image in images}) == len(by_case)
+        names = [stem_of(image.path) for image in images]
+        return not (is_in_pieces and len(images) == len(by_case) and are_of_other_times(names))
     # an ADC is made of its DWI, and has its number
     modality_sets = [
         {"dwi" if image.reading.modality == "adc" else image.reading.modality for image in images}

@@ -31,6 +31,7 @@ from mixmfl.data.time_points import (
     is_of_another_state,
     time_in,
 )
+from mixmfl.data.verdicts import remark_on
 
 _TWO_FOLDERS = (
     "has files in {}, folders whose names differ in how their letters are stored alone, and which "
@@ -148,10 +149,11 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
 
 
 def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:
-    """Return remarks about images that are used, and may be of another examination all the same.
+    """Return remarks about images that are used, and may be of another examination, bad or changed.
 
     They lie in a folder below the other images (``p1/CD/T2``), are called older or newer than
     these (``FLAIR_old``), or have a word each that we do not know (``T1_heute``, ``T2_gestern``).
+    Others are called bad (``T1_motion``).
     """
     remarks: dict[Path, str] = {}
     for (place, rest), images in _images_by_case(files, key_of).items():
@@ -170,7 +172,8 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
             for image, mine in zip(images, words, strict=True):
                 remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
     see = "see that it is of the same examination"
-    return {path: f"{text}; {see}" for path, text in remarks.items()}
+    own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in files}
+    return own | {path: f"{text}; {see}" for path, text in remarks.items()}
 
 
 def _images_by_case(

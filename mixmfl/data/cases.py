@@ -7,8 +7,9 @@ Training and prediction both find cases here, by names: ``find_cases`` reads the
 import contextlib
 import fnmatch
 import os
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -35,12 +36,13 @@ from mixmfl.data.channel_numbers import (
 )
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, Source
-from mixmfl.data.image_files import images_below, stem_of
+from mixmfl.data.image_files import ImageFile, images_below, stem_of
 from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
-from mixmfl.data.participants import excluded_subjects
+from mixmfl.data.participants import Judgement, excluded_subjects, judged_images
 from mixmfl.data.patients import patient_of, patients_by_place
 from mixmfl.data.shared_images import shared_images
+from mixmfl.data.verdicts import not_to_use
 
 LAYOUTS = """\
   DICOM           files of any name in any nesting (mixmfl_predict, mixmfl_plan_preprocess)
@@ -139,6 +141,31 @@ def with_known_cases(
     return mapping
 
 
+def with_known_paths(
+    mapping: Mapping[str, MappingEntry], paths: Collection[str]
+) -> dict[str, MappingEntry]:
+    """Return a table's entries by the paths of files, whatever way its accents are stored in.
+
+    Raises:
+        DataError: Two lines are about one file.
+    """
+    count = Counter(map(_composed, paths))
+    stored = {key: path for path in paths if count[key := _composed(path)] == 1}
+    known: dict[str, MappingEntry] = {}
+    for path, entry in mapping.items():
+        own = path if path in paths else stored.get(_composed(path), path)
+        if own in known:
+            raise DataError(
+                f"{entry.place}: file {quoted(path)} is given before, in {known[own].place}"
+            )
+        known[own] = entry
+    return known
+
+
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
 @dataclass(frozen=True)
 class FolderCases:
     """The cases and other files of a folder.
@@ -228,7 +255,10 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     cases, more = _with_unread(cases, folder, modalities)
-    cases = _with_shared_images(cases, folder)
+    shared = shared_images({case.name: [*case.files.values()] for case in cases})
+    cases = with_shared_images(
+        cases, [[(name, inside(path, folder)) for name, path in mine] for mine in shared]
+    )
     return FolderCases(
         tuple(cases),
         tuple(refused),
@@ -331,7 +361,7 @@ def holds_images(folder: Path) -> bool:
 
 
 def account(found: FolderCases, known: Sequence[Path] = ()) -> FolderCases:
-    """Add records of all files and folders that are no images.
+    """Add records of all files and folders that are no images, and warn of what these say.
 
     Args:
         found: The cases of a folder, with records of its images.
@@ -340,7 +370,30 @@ def account(found: FolderCases, known: Sequence[Path] = ()) -> FolderCases:
     if not found.folder.is_dir():
         return found
     seen = [*known, *(each.path for each in found.records)]
-    return replace(found, records=(*found.records, *rest_below(found.folder, seen)))
+    others = tuple(rest_below(found.folder, seen))
+    return replace(
+        found,
+        cases=tuple(_with_notes(found.cases, [each.path for each in others], found.folder)),
+        records=(*found.records, *others),
+    )
+
+
+def _with_notes(cases: Sequence[Case], others: Sequence[Path], folder: Path) -> list[Case]:
+    """Warn of cases in whose folder, or above it, a file or folder is called "do not use"."""
+    notes = [path for path in others if not_to_use(path.name)]
+    warned = []
+    for case in cases:
+        files = [
+            file for image in case.images.values() for file in getattr(image, "files", [image])
+        ]
+        warnings = [
+            f"{inside(note, folder)}: {not_to_use(note.name)!r} is the name of what lies beside or "
+            "above its images; see whether it is to be used"
+            for note in notes
+            if any(note.parent in file.parents for file in files)
+        ]
+        warned.append(replace(case, warnings=(*case.warnings, *warnings)))
+    return warned
 
 
 def describe(found: FolderCases) -> str:
@@ -428,7 +481,7 @@ def _correct(drafts: dict[str, Draft], folder: Path, mapping: Mapping[str, Mappi
         for name, draft in drafts.items()
         for file in draft.files
     }
-    for path, entry in mapping.items():
+    for path, entry in with_known_paths(mapping, owners).items():
         if path not in owners and not entry.modality and (folder / path).is_file():
             continue
         if path not in owners:
@@ -474,24 +527,30 @@ def _with_unread(
     ], records
 
 
-def _with_shared_images(cases: Sequence[Case], folder: Path) -> list[Case]:
+def with_shared_images(
+    cases: Sequence[Case], groups: Iterable[Sequence[tuple[str, str]]]
+) -> list[Case]:
     """Warn of images that several cases have, and take these cases for one patient's.
 
     So a patient under two names does not both train and validate.
+
+    Args:
+        cases: The cases.
+        groups: What is the same image, each with its case and as a message calls it.
     """
     warnings: dict[str, list[str]] = defaultdict(list)
     person_of = {case.name: patient_of(case.name, case.person) for case in cases}
     shared: set[str] = set()
-    for mine in shared_images({case.name: [*case.files.values()] for case in cases}):
+    for mine in groups:
         people = {person_of[name] for name, _ in mine}
         one = min(people)
         person_of |= {name: one for name, person in person_of.items() if person in people}
         shared.add(one)
-        for name, path in mine:
-            others = sorted(inside(other, folder) for case, other in mine if case != name)
+        for name, image in mine:
+            others = sorted(other for case, other in mine if case != name)
             warnings[name].append(
-                f"{inside(path, folder)}: is the same image as {', '.join(others)} of another "
-                "case; see whose it is"
+                f"{image}: is the same image as {', '.join(others)} of another case; see whose it "
+                "is"
             )
     return [
         replace(
@@ -507,9 +566,10 @@ def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
     """Gather the cases of all other layouts, which are grouped by the words in file names."""
     hidden = _bids_ignored(folder)
     excluded = excluded_subjects(folder)
+    judged = judged_images(file.path for file, _ in grouped.files if file.reading.is_bids)
     drafts: dict[str, Draft] = defaultdict(Draft)
     for file, name in grouped.files:
-        file_name = file.reading
+        file_name = _as_judged(file, judged)
         if any(fnmatch.fnmatch(inside(file.path, folder), pattern) for pattern in hidden):
             file_name = FileName(file_name.case, aside="a file that .bidsignore names")
         names = (*file.parents, file_name.case.partition("_")[0])
@@ -522,6 +582,18 @@ def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
     for name, faults in grouped.faults.items():
         drafts[name].faults += faults
     return drafts
+
+
+def _as_judged(file: ImageFile, judged: Mapping[Path, tuple[Judgement, str]]) -> FileName:
+    """Return the reading of a file, set aside or with a remark if its table says so."""
+    if file.path not in judged:
+        return file.reading
+    judgement, table = judged[file.path]
+    if judgement.excludes:
+        why = f"an image that {table} excludes ({judgement.why})"
+        return replace(file.reading.set_aside(why), is_nobodys=True)
+    remark = f"is bad by {table} ({judgement.why}); see that it is good enough"
+    return replace(file.reading, remark=remark)
 
 
 def _bids_ignored(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from mixmfl.data.sequence_phrases import (
     begins_kind,
     is_sequence_word,
     meaning_of,
+    names_both_echoes,
     with_skull_in_a_word,
     without_accents,
 )
@@ -126,7 +127,9 @@ _MAKERS = frozenset(
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
      "ciftify", "tractoflow", "glistrboost", "drawem9", "drawem87")
 )  # fmt: skip
-SHORT_MAKERS = frozenset(("auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model"))
+SHORT_MAKERS = frozenset(
+    ("ai", "auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model")
+)
 """Further ones, which may be of a patient's name, too."""
 
 _BY_HAND = re.compile(r"(?i)manually[ _-]?(?:corrected|edited|revised)")
@@ -143,8 +146,12 @@ _CONFLICT = re.compile(
     r"(?i)\([^()]*(?:conflicted copy|in konflikt stehende kopie|copie en conflit|"
     r"copia en conflicto)[^()]*\)"
 )
-# what dcm2nii writes: 20190101_120000t1mpragesag
-_TIMED = re.compile(r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*)")
+# what browsers and file managers write behind a name that is there: T1(1)
+_COPY_NUMBER = re.compile(r"(?<=[^\W_])(\(\d{1,2}\))$")
+# what dcm2nii writes: 20190101_120000t1mpragesag, 20190101_120000t1mpragesags003a1001
+_TIMED = re.compile(
+    r"(?<![a-zA-Z0-9])(\d{4,})([a-zA-Z][a-zA-Z0-9]*?)(?:s\d{3}a\d{3,4}[a-zA-Z]?)?(?![a-zA-Z0-9])"
+)
 _BIDS = re.compile(
     r"(?P<case>sub-[a-z0-9+]+(?:_ses-[a-z0-9+]+)?)(?P<entities>(?:_[a-z]+-[a-z0-9+.-]+)*)"
     r"_(?P<suffix>[a-z0-9*]+)",
@@ -199,6 +206,7 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     if bids := _BIDS.fullmatch(stem):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
+    stem = _COPY_NUMBER.sub(r"_\1", stem)
     stem = _GLUED_SCRIPT.sub(r"\1_", stem)
     stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", with_skull_in_a_word(stem)))
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
@@ -228,11 +236,8 @@ def _read_converted(stem: str, modalities: Modalities) -> FileName:
         return replace(file_name, processing=(*file_name.processing, EVEN))
     file_name = _read_free(stem, modalities)
     echo = _ECHO.search(stem)
-    if echo and file_name.doubt:
-        kinds = {meaning_of(word) for word in words_of(stem)} & set(KINDS)
-        if kinds == {"pd", "t2"}:  # the first echo is the short one
-            modality = "pd" if echo[1] == "1" else "t2"
-            return replace(file_name, modality=modality, doubt="")
+    if echo and file_name.doubt and names_both_echoes(stem):  # the first one is the short one
+        return replace(file_name, modality="pd" if echo[1] == "1" else "t2", doubt="")
     return file_name
 
 
@@ -264,6 +269,8 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return FileName(case, is_label=True, head=case, processing=processing, is_bids=True)
     if entities.get("part", "mag") != "mag" or "inv" in entities:
         return aside("phase" if "part" in entities else "one inversion of an MP2RAGE")
+    if "hemi" in entities:
+        return aside("one half of the brain")
     modality = _SUFFIXES.get(suffix) or modalities.find(suffix)
     if modality is None:
         return FileName(case, head=case, is_bids=True)

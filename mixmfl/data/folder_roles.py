@@ -32,6 +32,7 @@ from mixmfl.data.sequence_phrases import (
 from mixmfl.data.sequence_vocabulary import PROCESSING
 from mixmfl.data.series_numbers import is_uid
 from mixmfl.data.time_points import is_days_folder, is_examination
+from mixmfl.data.verdicts import not_to_use
 
 # folders that sort one case's files by kind, as those named after modalities and labels do too
 KIND_FOLDERS = {
@@ -45,12 +46,10 @@ KIND_FOLDERS = {
 # folders of what a person sorted out, as words
 _REJECTED = {
     f" {name} "
-    for name in ("not used", "notused", "unused", "exclude", "excluded", "rejected", "discarded",
-                 "trash", "papierkorb", "nicht verwendet", "nicht benutzt", "nicht benutzen",
-                 "ausgeschlossen", "do not use", "quarantine", "qc failed", "failed qc", "failed",
-                 "augmented", "augmentation", "backup", "backups", "sicherung", "sicherungskopie",
-                 "sauvegarde", "$recycle bin", "#recycle", "@eadir", "macosx",
-                 "#snapshot", "~snapshot", "lost+found", "system volume information",
+    for name in ("trash", "papierkorb", "augmented", "augmentation", "backup", "backups",
+                 "sicherung", "sicherungskopie", "sauvegarde", "$recycle bin", "#recycle",
+                 "@eadir", "macosx", "#snapshot", "~snapshot", "lost+found",
+                 "system volume information",
                  "dataforqc")  # of the FeTS tool, whose images are in DataForFeTS
 }  # fmt: skip
 
@@ -243,9 +242,11 @@ def read_file(
         file_name = file_name.set_aside(f"{BY_PROGRAM} ({maker})")
     if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
-    rejected = next((part for part in parents if spaced(part) in _REJECTED), "")
-    if rejected or stem_of(path).endswith("~"):
-        why = f"a file of the folder {rejected!r}" if rejected else "an editor's backup"
+    rejected = next((p for p in parents if spaced(p) in _REJECTED or not_to_use(p)), "")
+    words = not_to_use(stem_of(path))
+    if rejected or words or stem_of(path).endswith("~"):
+        why = repr(words) if words else "an editor's backup"
+        why = f"a file of the folder {rejected!r}" if rejected else why
         file_name = replace(file_name.set_aside(why), is_nobodys=True)
     if any(
         part in _NO_DATA and is_data_set(folder.joinpath(*parents[:depth]))
@@ -505,12 +506,17 @@ def named_by_folder(
     shared = {stem_of(file.path) for file in files if below[file.path.parent] > 1}
     # site/T1/anna, site/T1/bert and site/FLAIR/anna: patients, whom both folders have
     names = Counter((file.path.parent.parent, stem_of(file.path)) for file in files)
+    labelled = {
+        (file.path.parent.parent, stem_of(file.path))
+        for file in files
+        if file.reading.is_label and below[file.path.parent] > 1
+    }  # site1/labels/001 and site1/labels/002
     people = {
         file.path
         for file in files
         if below[file.path.parent] > 1
-        and names[file.path.parent.parent, stem_of(file.path)] > 1
-        and may_be_name(re.sub(r"\d+", "", stem_of(file.path)))
+        and names[name := (file.path.parent.parent, stem_of(file.path))] > 1
+        and (name in labelled or may_be_name(re.sub(r"\d+", "", name[1])))
     }
     twins = Counter(place.name for place in {file.path.parent for file in files})
     return [

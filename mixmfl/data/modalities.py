@@ -52,6 +52,9 @@ OTHER_WORDS = (
     "anatomy", "anatomical", "softmax", "logits", "posterior", "posteriors", "mixeltype",
     "origsegs", "firstsegs", "fsl seg", "fseg",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
+    "exclusion mask", "mask exclusion", "ignore mask", "mask inverted", "mask inverse",
+    "inverted mask", "inverse mask", "seg inverted", "inverted seg", "nawm", "nagm", "mask healthy",
+    "healthy mask",
     "samseg", "bianca", "ples", "seg cerebrum", "seg ventricle", "seg ventricles",
 )  # fmt: skip
 

@@ -25,6 +25,8 @@ from mixmfl.data.time_points import (
 
 # before or after something, as all of a name's part
 _BEFORE_OR_AFTER = r"pre|post|prae|vor|nach|before|after|avant|apres|prima|dopo"
+# a scanner's field strength
+_FIELD = r"(?:0[.,]\d{1,2}|1(?:[.,_]5)?|3(?:[.,_]0)?|7(?:[.,_]0)?)[ _]?t(?:esla)?"
 # archives that number a patient's examinations (BraTS since 2023, BIDS, UPENN-GBM, UK Biobank,
 # ADNI, ATLAS); a word or a day at the end, behind a name that has a number where it is a day, for
 # `study_20200101` names no patient
@@ -34,7 +36,7 @@ _EXAMINATION = re.compile(
     r"(BraTSReg_\d+)_\d\d_\d{4}|((?i:sub|subj|subject|pat|patient|case)[ _-]?\d+)_\d{1,3}|"
     rf"((?i:{NAMES_PATIENT}))(?:-\d{{1,2}}|[ _.-]+(?:[^\W\d]|(?:19|20)\d\d(?!\d)).*)|"
     rf"(.+?)[ _.-]+[\[(]?(?i:{NAMES_EXAMINATION})(?:[] _.)-].*)?|"
-    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER})(?:[ _.-].*)?"
+    rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER}|{_FIELD})(?:[ _.-].*)?"
 )
 _PATIENT_FIRST = re.compile(rf"{NAMES_PATIENT}(?![^\W_])")
 _DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
@@ -47,16 +49,19 @@ _COUNTED = re.compile(r"(\D*(?!(?:19|20)\d\d[-_])\d{3,})[-_](\d{1,2})")
 _SITE = re.compile(
     r"site|cent(?:er|re|ro)|zentrum|klinik|clini|hosp|h[oô]pital|group|grupp|institut|inst|scanner"
 )
+_YEARLY = re.compile(r"(.*[^\W\d].*)[ _.-]((?:19[89]|20[0-3])\d)")  # Meier_2019, TCGA-01_1998
+_NUMBERED = re.compile(r"(.*[^\W\d].*)[ _.-]\d{4}")
 _LETTERED = re.compile(r"(.*\d)[ _-]?[a-eA-E]")
 _COUNT = re.compile(r"\d{1,2}")
 _COUNT_IN_PATIENT = re.compile(r"(?:[a-oq-z][ _-]?)?\d{1,2}", re.IGNORECASE)  # P1/E1
 _CONTROLS = re.compile(
     r"(?:healthy[ _-]?)?controls?|hc|healthy|kontrollen|temoins|controles|controlli"
 )
-_FURTHER = re.compile(r"(.*\d)[ _.-]+(?:[a-z]+|\d{1,2})")  # p1_repeat, p1_2; counts if p1 is there
+# p1_repeat, p1_2, p1R; counts if p1 is there
+_FURTHER = re.compile(r"(.*\d)(?:[ _.-]+(?:[a-z]+|\d{1,2})|[a-z])")
 # parts of one examination or patient: a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
-    r"\d(?:[.,_]\d)?[ _]?t(?:esla)?|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){3,}|"
+    rf"{_FIELD}|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){(3,)}|"
     rf"{_BEFORE_OR_AFTER}|"
     r"scanner[ _-]?[a-z0-9]+"
 )
@@ -298,11 +303,20 @@ def _original_of(patient: str, is_alone: bool) -> str:
 
 
 def _counted(patients: Iterable[str]) -> dict[str, str]:
-    """Return the patients whose examinations are counted: 0001_01 and 0001_02; S1A and S1B."""
+    """Return the patients whose examinations are counted: 0001_01 and 0001_02; S1A and S1B.
+
+    So are Meier_2019 and Meier_2020, if there is somebody else or a number in the patient's name.
+    """
     numbers: dict[str, set[str]] = defaultdict(set)
     counts: dict[str, set[str]] = defaultdict(set)
     letters: dict[str, set[str]] = defaultdict(set)
+    years: dict[str, set[str]] = defaultdict(set)
+    others: set[str] = set()  # MS_1999 beside MS_1001 has a number of its own
     for patient in patients:
+        if match := _NUMBERED.fullmatch(patient):
+            is_year = _YEARLY.fullmatch(patient) and not names_patient(patient.split("/")[-1])
+            years[match[1]].add(patient)
+            others |= {match[1]} if not is_year else set()
         if match := _COUNTED.fullmatch(patient):
             numbers[match[1]].add(patient)
             counts[match[1]].add(match[2])
@@ -317,6 +331,12 @@ def _counted(patients: Iterable[str]) -> dict[str, str]:
     is_lone = len(numbers) == 1 and not any(map(_may_be_lone, numbers))
     if is_lone or not 1 < most <= _MOST_EXAMINATIONS or may_be_sites:
         numbers.clear()
+    years = {base: names for base, names in years.items() if base not in others}
+    numbers |= {
+        base: names
+        for base, names in years.items()
+        if len(names) <= _MOST_EXAMINATIONS and (len(years) > 1 or re.search(r"[\d/]", base))
+    }
     numbers |= {base: names for base, names in letters.items() if len(names) > 1}
     return {name: base for base, names in numbers.items() for name in names}
 

@@ -74,6 +74,9 @@ _REWRITTEN = (
     # "sy" and "syn" are what scanners call synthetic images; behind the words it is ANTs' way
     (re.compile(r"(?<![a-z0-9])syn?[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
     (re.compile(r":\s?syn(?![a-z])"), " synthetic "),
+    # a map of what lies below or above a value: ADC<620, ADC_lt_620; not <MPR> or "left 3"
+    (re.compile(r"[<>≤≥]\s?=?\s?\d+(?:[.,]\d+)?(?![\d.]*\s*>)"), " threshold "),
+    (re.compile(r"(?<![a-z0-9])[lg][te][ _-]?\d{3,}(?!\d)"), " threshold "),
     # a subtraction of series, as GE writes it: (5-3), (1008/S8/1)-(8/S1/1)
     (re.compile(r"\(\d+\s?-\s?\d+\)|\(\d+/[^()]*\)\s?-\s?\(\d+/[^()]*\)"), " sub "),
     (re.compile(r"(?<![a-z0-9])n\s?[/-]\s?c(?![a-z])"), " nc "),

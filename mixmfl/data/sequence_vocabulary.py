@@ -137,6 +137,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
         t1 maps, quant, quantitative, quantitativ, quantitatif, cuantitativo, quantitativo,
         parametric, calc, calculated, berechnet, calct1, calct2, cpmg, relax, relaxation,
+        threshold, thresholded,
         relaxation time, fat fraction, fat frac, fatfrac, fatfraction, fat percentage, pdff,
         bias field, biasfield, snr map, prob, probs, probability, probmap, uncertainty, entropy,
         heatmap, saliency, residual, error, edges, ratio, dividedby, corticalthickness, cortical

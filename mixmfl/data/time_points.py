@@ -16,12 +16,15 @@ SIDE = "left|right|links|rechts|gauche|droite|destra|sinistra"
 _DAY_OF_MONTH = r"(?:0?[1-9]|[12]\d|3[01])"
 _MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
 _EVENTS = (
-    r"op|operativ[a-z]*|surgery|surgical|chir[a-z]*|therap[a-z]*|treatment|rt|radioth[a-z]*|"
-    r"chemo[a-z]*|resection"
+    r"op|opera[a-z]*|surgery|surgical|chir[a-z]*|cirug[a-z]*|cirurg[a-z]*|interven[a-z]*|"
+    r"therap[a-z]*|terap[a-z]*|treatment|traitement|trattament[a-z]*|tratamient[a-z]*|"
+    r"tratament[a-z]*|behandel[a-z]*|behandlung|rt|radiot[a-z]*|bestrahlung|chemo[a-z]*|"
+    r"chimio[a-z]*|quimio[a-z]*|rese[ck][a-z]*"
 )
 _STATE = (
-    r"(?:pr[aä]e?|pr[eé]|post|intra|mid|vor|nach|before|after|avant|apr[eè]s|prima|dopo)[ _-]?"
-    rf"(?:{_EVENTS})"
+    r"(?:(?:pr[aä]e?|pr[eé]|post|intra|mid|vor|nach|before|after|avant|apr[eè]s|prima|dopo|antes|"
+    r"despues|depois)[ _-]?|(?:voor|na|przed|po)[ _-])"
+    rf"(?:(?:the|de|la|le|el|der|dem|della)[ _-])?(?:{_EVENTS})"
     r"|intraop|baseline|follow[ _-]?up"
 )
 _ORDINAL = "first|second|third|1st|2nd|3rd|erste|zweite|dritte"
@@ -117,6 +120,7 @@ _STATE_WORDS = re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])")
 _ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03_preop
 _EARLIER_WORDS = re.compile(rf"(?:{_SHOWN}[ _-]*)?(?:{_EARLIER}|{_OLD})(?:[ _-]*{_SHOWN})?")
 _SURE_TIMES = re.compile(rf"(?<![a-z0-9])(?:{_NAMED}|{_STATE}|{_EARLIER})(?![a-z0-9])")
+_EARLIER_ALONE = re.compile(rf"(?<![a-z0-9])(?:{_EARLIER})(?![a-z0-9])")
 _AGE = re.compile(rf"(?<![a-z])(?:{_OLD}|{_NEW})(?![a-z])")
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
@@ -146,6 +150,12 @@ def is_earlier_examination(text: str) -> bool:
 def time_in(name: str) -> str:
     """Return the word of a name that surely is about an examination, or nothing: FLAIR_prior."""
     found = _SURE_TIMES.search(without_accents(name))
+    return found[0] if found else ""
+
+
+def earlier_in(text: str) -> str:
+    """Return the word of a text that calls an image one for comparison, or nothing: T1 extern."""
+    found = _EARLIER_ALONE.search(without_accents(text))
     return found[0] if found else ""
 
 
@@ -199,17 +209,18 @@ def are_of_other_times(names: Sequence[str]) -> bool:
 
 def is_of_another_state(name: str, folders: Sequence[str]) -> bool:
     """Say whether a file's name says another state of treatment than the folders it lies in."""
-    mine, around = (_states(name), _states(" ".join(folders)))
+    mine, around = (states_in(name), states_in(" ".join(folders)))
     return bool(mine and around and not mine & around)
 
 
-def _states(text: str) -> set[str]:
+def states_in(text: str) -> set[str]:
+    """Return the states of treatment that a text names: before, during or after."""
     states = (each[0] for each in _STATE_WORDS.finditer(without_accents(text)))
     return {
         "during"
         if state.startswith(("intra", "mid"))
         else "before"
-        if state.startswith(("pr", "vor", "before", "avant", "base"))
+        if state.startswith(("pr", "vor", "voor", "before", "avant", "antes", "base"))
         else "after"
         for state in states
     }

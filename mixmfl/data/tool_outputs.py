@@ -63,22 +63,24 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         return stem.startswith("ORIG_") and stem[len("ORIG_") :] in by_stem[file.path.parent]
 
     image_of: dict[str, ImageFile] = {}
+    modalities_of: dict[str, set[str]] = defaultdict(set)
     for file in files:
         if file.reading.modality and not _subject_of_freesurfer(file.path):
             for name in (*file.parents, file.reading.case):
                 image_of.setdefault(name, file)
+                modalities_of[name].add(file.reading.modality)
     image_of.pop("", None)
     shapes = {shape_of(name) for name in image_of}
 
-    def freesurfer_original_of(subject: str) -> ImageFile | None:
-        if not subject:
-            return None
+    def freesurfer_owner(subject: str) -> str:
+        if not subject or subject in image_of:
+            return subject
         begun = [
             name
             for name in image_of
             if re.search(r"\d", name) and spaced(subject).startswith(spaced(name))
         ]  # sub-04_recon
-        return image_of.get(subject) or image_of.get(max(begun, key=len, default=""))
+        return max(begun, key=len, default="")
 
     subjects = {_subject_of_freesurfer(file.path) for file in files}
     # of several times FreeSurfer makes a template, and each of them once more on it
@@ -98,8 +100,12 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
         elif is_unfiltered(file):
             why = "an image before the filter of GE's scanner"
             file = replace(file, reading=file.reading.set_aside(why))
-        elif anatomical := freesurfer_original_of(subject := _subject_of_freesurfer(file.path)):
-            file = _made_of(file, anatomical, "FreeSurfer")
+        elif owner := freesurfer_owner(subject := _subject_of_freesurfer(file.path)):
+            is_new = file.reading.modality not in (None, *modalities_of[owner])
+            if is_new and subject not in joined:
+                file = _only_by_freesurfer(file, image_of[owner])
+            else:
+                file = _made_of(file, image_of[owner], "FreeSurfer")
         elif subject in joined:
             why = "an image that FreeSurfer made of several examinations"
             file = replace(file, reading=replace(file.reading.set_aside(why), is_nobodys=True))
@@ -139,6 +145,18 @@ def _made_of(file: ImageFile, original: ImageFile, program: str) -> ImageFile:
     aside = f"an image that {program} made of {stem_of(original.path)}"
     reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
     return replace(file, reading=reading, place=original.place, home=original.home)
+
+
+def _only_by_freesurfer(file: ImageFile, other: ImageFile) -> ImageFile:
+    """Return an image by FreeSurfer of a modality that its subject has no other image of."""
+    remark = "is by FreeSurfer, and the image that it was made of is not here; see that it lies on "
+    reading = replace(
+        file.reading,
+        case=other.reading.case,
+        head=other.reading.head,
+        remark=f"{remark}the others",
+    )
+    return replace(file, reading=reading, place=other.place, home=other.home)
 
 
 def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:

@@ -5,7 +5,7 @@ import json
 import os
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -656,12 +656,12 @@ def test_single_digits_behind_the_words_tell_patients_too(tmp_path: Path) -> Non
 
 
 def test_time_points_behind_the_words_are_examinations(tmp_path: Path) -> None:
-    make_files(tmp_path, "p1_T1_tp1.nii.gz", "p1_FLAIR_tp2.nii.gz")
-    make_files(tmp_path, "q/T1_baseline.nii.gz", "q/FLAIR_followup.nii.gz")
+    make_files(tmp_path, "p1_T1_tp1.nii.gz", "p1_FLAIR_tp2.nii.gz", "p1_T1_tp2.nii.gz")
+    make_files(tmp_path, "q/T1_baseline.nii.gz", "q/T2_baseline.nii.gz", "q/FLAIR_followup.nii.gz")
     assert {name: set(files) for name, files in taken(find_cases(tmp_path)).items()} == {
         "p1_tp1": {"t1"},
-        "p1_tp2": {"flair"},
-        "q_baseline": {"t1"},
+        "p1_tp2": {"flair", "t1"},
+        "q_baseline": {"t1", "t2"},
         "q_followup": {"flair"},
     }
 
@@ -1210,6 +1210,43 @@ def test_a_case_of_the_table_is_one_however_its_accents_are_stored(tmp_path: Pat
     table.write_text(f"case,modality,file\n{name},flair,x_flair.nii.gz\n", encoding="utf-8")
     (case,) = find_cases(folder, mapping=read_mapping(table, Modalities())).cases
     assert set(case.images) == {"flair", "t1"}
+
+
+@pytest.mark.parametrize(
+    ("separator", "begins", "encoding"),
+    [
+        ("\t", "", "utf-8"),
+        ("\t", "", "utf-16"),
+        (";", "sep=;\r\n", "utf-8-sig"),
+        (",", '"sep=,"\n', "utf-8"),
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_write_it(
+    separator: str, begins: str, encoding: str, tmp_path: Path
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    make_files(folder, "Müller/T1.nii.gz")
+    lines = ["case,modality,why,file", "Müller,t2,,Müller/T1.nii.gz"]
+    text = begins + "\r\n".join(lines).replace(",", separator)
+    table.write_bytes(text.encode(encoding))
+    (case,) = find_cases(folder, mapping=read_mapping(table, Modalities())).cases
+    assert set(case.images) == {"t2"}
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_path_of_the_table_may_store_accents_in_another_way(
+    form: Literal["NFC", "NFD"], other: Literal["NFC", "NFD"], tmp_path: Path
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "table.csv"
+    path = unicodedata.normalize(form, "Müller/T1.nii.gz")
+    make_files(folder, path)
+    twin = unicodedata.normalize(other, path)
+    table.write_text(f"case,modality,file\n,t2,{twin}\n", encoding="utf-8")
+    (case,) = find_cases(folder, mapping=read_mapping(table, Modalities())).cases
+    assert set(case.images) == {"t2"}
+    table.write_text(f"case,modality,file\n,t2,{twin}\n,t1,{path}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 3: file .* is given before, in .*line 2"):
+        find_cases(folder, mapping=read_mapping(table, Modalities()))
 
 
 def test_a_case_of_the_table_is_called_as_folders_are_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders that are read, of which a person should look at something."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> Folder
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     return find_cases(folder, labels_needed=labels_needed)
+
+
+def people_of(found: FolderCases) -> dict[str, str]:
+    """Return the patient of each case."""
+    return {case.name: patient_of(case.name, case.person) for case in found.cases}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,10 @@ def test_other_images_have_no_remark(names: str, tmp_path: Path) -> None:
         "p1/T1_jan19 p1/FLAIR_feb20",
         "p1/T1_12-3-19 p1/FLAIR_1-1-20",
         "p1/T1_C1D1 p1/FLAIR_C3D1",
+        "p1/T1_wk04 p1/FLAIR_wk12",
+        "p7_T1_visit1 p7_FLAIR_visit2 p7_T2_visit3",
+        "p1/T1_antes_cirugia p1/FLAIR_despues_de_cirugia",
+        "p1/T1_na_operatie p1/FLAIR_voor_operatie",
     ],
 )
 def test_images_of_other_times_are_no_case_in_any_way_to_write_times(
@@ -96,9 +106,90 @@ def test_an_image_of_two_cases_has_a_warning_and_makes_one_patient_of_them(tmp_p
         "Koch": ("Koch/T1.nii.gz: is the same image as p1/FLAIR.nii.gz of another case; see whose "
                  "it is",),
     }  # fmt: skip
-    people = {case.name: patient_of(case.name, case.person) for case in found.cases}
+    people = people_of(found)
     assert len(set(people.values())) == 2
     assert people["p1"] == people["Koch"] == people["Koch_followup"]
+
+
+@pytest.mark.parametrize("level", [1, None])
+def test_an_image_that_was_packed_again_is_seen_in_two_cases(
+    level: int | None, tmp_path: Path
+) -> None:
+    found_in(tmp_path, "p1/T1 p1/FLAIR p2/FLAIR")
+    for number, name in enumerate(("p1/T1", "p1/FLAIR", "p2/FLAIR")):
+        values = np.arange(8, dtype=np.float32).reshape(GRID.shape) + number
+        write_image(tmp_path / f"{name}.nii.gz", values, GRID)
+    content = gzip.decompress((tmp_path / "p1/T1.nii.gz").read_bytes())
+    if level is None:
+        (tmp_path / "p2/T1.nii").write_bytes(content)
+    else:
+        (tmp_path / "p2/T1.nii.gz").write_bytes(gzip.compress(content, level))
+    found = find_cases(tmp_path)
+    assert [len(case.warnings) for case in found.cases] == [1, 1]
+    assert len({*people_of(found).values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "people"),
+    [
+        ("TCGA-02-0001_1997/T1 TCGA-02-0001_1998/T1", 1),
+        ("TCGA-02-0001_1997_T1 TCGA-02-0001_1998_T1 TCGA-02-0006_1996_T1", 2),
+        ("Meier_2019/T1 Meier_2020/T1 Koch_2019/T1 Koch_2021/T1", 2),
+        ("Meier/Board_2019/T1 Meier/Board_2020/T1 Koch/Board_2020/T1", 2),
+        ("p1_3T/T1 p1_1.5T/T1 p2_3T/T1", 2),
+        ("0001/T1 0001R/T1 0002/T1", 2),
+        ("PAT_2001/T1 PAT_2002/T1 PAT_2003/T1", 3),
+        ("MS_2001/T1 MS_1002/T1 HC_2001/T1 HC_1044/T1", 4),
+        ("study_2019_001/T1 study_2019_002/T1", 2),
+    ],
+)
+def test_years_field_strengths_and_letters_behind_a_name_are_of_one_patient(
+    names: str, people: int, tmp_path: Path
+) -> None:
+    assert len({*people_of(found_in(tmp_path, names)).values()}) == people
+
+
+def test_a_file_that_a_uid_names_is_of_its_folder(tmp_path: Path) -> None:
+    uid = "1.2.840.113619.2.5.1762583153"
+    names = (
+        f"S01/20190101/T1w/{uid}.1_T1w S01/20200101/T1w/{uid}.2_T1w S02/20190101/T1w/{uid}.3_T1w"
+    )
+    found = found_in(tmp_path, names)
+    assert [case.name for case in found.cases] == ["S01_20190101", "S01_20200101", "S02"]
+    assert len({*people_of(found).values()}) == 2
+
+
+def test_freesurfers_t1_is_used_if_there_is_no_other(tmp_path: Path) -> None:
+    for name in ("bert/mri/T1", "bert/mri/brain", "anna/mri/T1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.mgz").touch()
+    anna, bert = found_in(tmp_path, "bert/FLAIR anna/FLAIR anna/T1").cases
+    assert anna.files["t1"].name == "T1.nii.gz"
+    assert bert.files["t1"].name == "T1.mgz"
+    assert bert.warnings[0].startswith("bert/mri/T1.mgz: is by FreeSurfer, and the image that it")
+
+
+def test_numbers_that_labels_have_too_are_patients(tmp_path: Path) -> None:
+    kinds = ("T1", "FLAIR", "labels")
+    names = " ".join(f"site1/{kind}/{number}" for kind in kinds for number in ("001", "002"))
+    found = found_in(tmp_path, names, labels_needed=True)
+    assert [case.name for case in found.cases] == ["001", "002"]
+    assert {*found.cases[0].images} == {"flair", "t1"}
+
+
+def test_of_images_with_and_without_the_skull_all_are_alike(tmp_path: Path) -> None:
+    (case,) = found_in(tmp_path, "p1_T1 p1_T1_unstripped p1_T1GD").cases
+    assert case.files["t1"].name == "p1_T1.nii.gz"
+    (case,) = found_in(tmp_path / "all", "p1_T1 p1_T1_unstripped p1_T2 p1_T2_unstripped").cases
+    assert case.files["t1"].name == "p1_T1_unstripped.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "name", ["lesion_mask_inverted", "exclusion_mask", "NAWM_mask", "T1_AI_seg"]
+)
+def test_a_mask_of_what_is_no_lesion_or_by_a_program_is_no_label(name: str, tmp_path: Path) -> None:
+    found = found_in(tmp_path, f"p1/T1 p1/{name}", labels_needed=True)
+    assert found.refused[0].reason.startswith("no label, which training needs")
 
 
 @pytest.mark.parametrize(
@@ -133,9 +224,17 @@ def test_an_image_that_may_be_another_than_its_name_says_is_a_question(
         ("p1_T1space", "t1"),
         ("p1_month6_arm_1_t1", "t1"),
         ("SynthMR_T2", None),
+        ("ADC_lt_620", None),
+        ("ADC<620", None),
+        ("T1(1)", "t1"),
+        ("sub-01_hemi-L_T2w", None),
+        ("20190312_101112t2tirmtradarkfluids005a1001", "flair"),
+        ("PD+T2_tra_e2", "t2"),
     ],
 )
-def test_names_in_other_scripts_and_of_trials_are_read(name: str, modality: str | None) -> None:
+def test_names_in_other_scripts_of_trials_and_of_maps_are_read(
+    name: str, modality: str | None
+) -> None:
     assert read_name(name, Modalities()).modality == modality
 
 

@@ -27,6 +27,8 @@ from mixmfl.data.cases import (
     find_cases,
     holds_images,
     with_known_cases,
+    with_known_paths,
+    with_shared_images,
 )
 from mixmfl.data.dicom.files import Damaged
 from mixmfl.data.dicom.planes import FEWEST_SLICES
@@ -39,7 +41,10 @@ from mixmfl.data.dicom.sequence_type import (
 )
 from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import YOU_DECIDE, Candidate, choose
+from mixmfl.data.dicom.shared_series import shared_series
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.time_points import are_of_other_times, earlier_in, states_in
+from mixmfl.data.verdicts import not_to_use, remark_on
 
 ONE_PART_MM = 50
 """Millimetres from which the middles of two images may be in different parts of the body."""
@@ -120,7 +125,7 @@ def find_dicom(
             )
     names = _name_cases(found.series, folder)
     mapping = with_known_cases(mapping or {}, {*names.values()})
-    rows = [_row(each, names, modalities, mapping) for each in found.series]
+    rows = [_row(each, names, modalities, mapping, folder) for each in found.series]
     damage_notes, unowned = _owners_of_damaged(found.damaged, rows, folder)
     cases, refused, all_rows = [], list(unowned), []
     for name in sorted({row.case for row in rows}):
@@ -140,9 +145,15 @@ def find_dicom(
         notes += [f"set aside: {row.series.name} ({row.why})" for row in chosen if not row.modality]
         for modality, series in sorted(images.items()):
             warnings += [f"{modality} ({series.name}) {text}" for text in series.warnings]
+        warnings += [
+            f"{modality} ({series.name}) {remark}"
+            for modality, series in sorted(images.items())
+            if (remark := remark_on(series.header.description))
+        ]
         warnings += _stacks_left_out(chosen, modalities)
         warnings += _apart(images, mine)
         warnings += _on_other_days(images)
+        warnings += _of_other_times(images)
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -157,11 +168,20 @@ def find_dicom(
                     first.person,
                 )
             )
-        else:
+        elif not all(_sorted_out(row.series, folder) for row in chosen):
             reasons = "; ".join(
                 [*(f"{row.series.name}: {row.why}" for row in chosen), *damage_notes.get(name, [])]
             )
             refused.append(Refused(name, f"no series of a known modality: {reasons}"))
+    shared = shared_series(
+        {
+            case.name: [each for each in case.images.values() if isinstance(each, Series)]
+            for case in cases
+        }
+    )
+    cases = with_shared_images(
+        cases, [[(name, f"{series.name} of {name}") for name, series in mine] for mine in shared]
+    )
     return DicomCases(
         tuple(_with_doubts_of_one_visit(cases)),
         tuple(refused),
@@ -220,7 +240,9 @@ def find_all(
     if holds_images(folder) or of_files:
         found = find_cases(folder, modalities, mapping=of_files)
         found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
-    given = {path for path, entry in of_files.items() if entry.modality != OPEN}
+    paths = [inside(each.path, folder) for each in found.records]
+    by_path = with_known_paths(of_files, paths)
+    given = {path for path, entry in by_path.items() if entry.modality != OPEN}
     found, cases = _without_converted(found, dicom.cases, given)
     return combine(found, dataclasses.replace(dicom, cases=cases)), dicom.rows
 
@@ -326,10 +348,11 @@ def _row(
     names: Mapping[str, str],
     modalities: Modalities,
     mapping: Mapping[str, MappingEntry],
+    folder: Path,
 ) -> Row:
     """Return the row of a series, without regard to the other series."""
     name = names[series.examination]
-    if aside := why_set_aside(series):
+    if aside := _sorted_out(series, folder) or why_set_aside(series):
         row = Row(series, name, "", aside)
     else:
         recognised = recognise(series.header, modalities)
@@ -341,6 +364,15 @@ def _row(
         return dataclasses.replace(row, case=entry.case or name)
     why = by_mapping(entry.modality, row.modality, row.why)
     return Row(series, entry.case or name, entry.modality, why, given=True)
+
+
+def _sorted_out(series: Series, folder: Path) -> str:
+    """Return why a person does not want a series to be used, by its description or its folders."""
+    if words := not_to_use(series.header.description):
+        return f"its description says {words!r}"
+    around = [{*file.parent.relative_to(folder).parts} for file in series.files]
+    folders = (part for part in sorted(set.intersection(*around)) if not_to_use(part))
+    return next((f"a series of the folder {part!r}" for part in folders), "")
 
 
 def _of_one_body_part(rows: Sequence[Row]) -> list[Row]:
@@ -557,6 +589,21 @@ def _on_other_days(images: Mapping[str, Series]) -> list[str]:
     return [
         f"by their headers {last} was acquired {plural(apart, 'day')} after {first}: they may be "
         "of two examinations; if so, give them other cases by --mapping"
+    ]
+
+
+def _of_other_times(images: Mapping[str, Series]) -> list[str]:
+    """Return a warning if descriptions tell of other times or states of treatment; else nothing."""
+    texts = {modality: each.header.description for modality, each in images.items()}
+    states = [words for text in texts.values() if (words := states_in(text))]
+    earlier = any(map(earlier_in, texts.values()))
+    differ_in_state = len(states) > 1 and not set.intersection(*states)
+    if not (earlier or differ_in_state or (not states and are_of_other_times([*texts.values()]))):
+        return []
+    listed = ", ".join(f"{modality} {images[modality].name}" for modality in texts)
+    return [
+        f"descriptions tell of other days, times or states of treatment ({listed}): its images may "
+        "be of two examinations; if so, give them other cases by --mapping"
     ]
 
 
