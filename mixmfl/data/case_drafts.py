@@ -197,9 +197,10 @@ class Draft:
         for modality, file in zip(images, used, strict=True):
             if not file.given and (doubt := sidecar_doubt(file.path, modality)):
                 warnings.append(f"{inside(file.path, folder)}: {doubt}")
-            if file.reading.remark:
-                warnings.append(f"{inside(file.path, folder)}: {file.reading.remark}")
+        remarks = {file.path: file.reading.remark for file in self.files}
         for path in (*images.values(), *([label] if label else [])):
+            if remarks[path]:
+                warnings.append(f"{inside(path, folder)}: {remarks[path]}")
             if other := self._name_of_another(path, images):
                 what = "label" if path == label else "image"
                 warnings.append(

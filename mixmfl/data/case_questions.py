@@ -11,6 +11,7 @@ from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
 from mixmfl.data.image_files import (
     ImageFile,
     Key,
+    Parts,
     composed,
     lower_words,
     name_read,
@@ -20,7 +21,7 @@ from mixmfl.data.image_files import (
     spaced,
     stem_of,
 )
-from mixmfl.data.sequence_phrases import without_accents
+from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
 from mixmfl.data.sequence_vocabulary import HARMLESS
 from mixmfl.data.series_numbers import ask_whose_numbers
 from mixmfl.data.time_points import (
@@ -113,7 +114,37 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
             doubts[file.path] = f"begins with {head!r}, the name of another case"
         elif other := next((part for part in file.home if _is_numbered_alike(head, part)), ""):
             doubts[file.path] = f"begins with {head!r}, and lies in the folder {other!r}"
+        elif place and not rest and (other := _other_named(file, place, cases)):
+            doubts[file.path] = f"has the name of another case, {other!r}, in it"
     return doubts
+
+
+def _other_named(file: ImageFile, place: Parts, cases: Collection[str]) -> str:
+    """Return the name of another case in a file's, or nothing: p1/seg_of_pat02.
+
+    It has a number, and is neither a word for sequences, as p2 is, nor a time; a name that folders
+    around have is none, nor is one behind that of the file's own case.
+    """
+    words = lower_words(stem_of(file.path))
+    if spaced(place[-1]) in spaced(stem_of(file.path)):
+        return ""
+    named = (
+        " ".join(words[start:stop])
+        for start in range(len(words))
+        for stop in range(start + 1, len(words) + 1)
+    )
+    around = " ".join(map(spaced, place))
+    return next(
+        (
+            name
+            for name in named
+            if f" {name} " in cases
+            and f" {name} " not in around
+            and re.search(r"[^\W\d].*\d", name)
+            and not (is_sequence_word(name) or is_examination(name))
+        ),
+        "",
+    )
 
 
 def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Path, str]:

@@ -255,10 +255,13 @@ def find_cases(
         if file.path in aside and not file.reading.is_known
     )
     cases, more = _with_unread(cases, folder, modalities)
-    shared = shared_images({case.name: [*case.files.values()] for case in cases})
-    cases = with_shared_images(
-        cases, [[(name, inside(path, folder)) for name, path in mine] for mine in shared]
+    images = {case.name: [*case.files.values()] for case in cases}
+    masks = {case.name: [case.label] for case in cases if isinstance(case.label, Path)}
+    shared, shared_masks = (
+        [[(name, inside(path, folder)) for name, path in mine] for mine in shared_images(files)]
+        for files in (images, masks)
     )
+    cases = _with_shared(with_shared_images(cases, shared), shared_masks, "mask")
     return FolderCases(
         tuple(cases),
         tuple(refused),
@@ -538,7 +541,7 @@ def with_shared_images(
         cases: The cases.
         groups: What is the same image, each with its case and as a message calls it.
     """
-    warnings: dict[str, list[str]] = defaultdict(list)
+    groups = list(groups)
     person_of = {case.name: patient_of(case.name, case.person) for case in cases}
     shared: set[str] = set()
     for mine in groups:
@@ -546,19 +549,25 @@ def with_shared_images(
         one = min(people)
         person_of |= {name: one for name, person in person_of.items() if person in people}
         shared.add(one)
-        for name, image in mine:
+    return [
+        replace(case, person=person_of[case.name]) if person_of[case.name] in shared else case
+        for case in _with_shared(cases, groups, "image")
+    ]
+
+
+def _with_shared(
+    cases: Sequence[Case], groups: Iterable[Sequence[tuple[str, str]]], what: str
+) -> list[Case]:
+    """Warn of images or masks that several cases have."""
+    warnings: dict[str, list[str]] = defaultdict(list)
+    for mine in groups:
+        for name, own in mine:
             others = sorted(other for case, other in mine if case != name)
             warnings[name].append(
-                f"{image}: is the same image as {', '.join(others)} of another case; see whose it "
-                "is"
+                f"{own}: is the same {what} as {', '.join(others)} of another case; see whose it is"
             )
     return [
-        replace(
-            case,
-            person=person_of[case.name] if person_of[case.name] in shared else case.person,
-            warnings=(*case.warnings, *warnings.get(case.name, ())),
-        )
-        for case in cases
+        replace(case, warnings=(*case.warnings, *warnings.get(case.name, ()))) for case in cases
     ]
 
 

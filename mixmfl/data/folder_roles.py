@@ -94,7 +94,8 @@ _OF_BIDS = ("dataset_description.json", "rawdata", "derivatives")  # files of it
 # ends of names of folders of labels alone, as words; a folder per case may be below
 _LABEL_TREES = tuple(
     f" {name} "
-    for name in ("labels", "labelstr", "labelsts", "masks", "segmentations", "annotations",
+    for name in ("label", "mask", "seg", "segs", "gt", "roi", "rois",
+                 "labels", "labelstr", "labelsts", "masks", "segmentations", "annotations",
                  "delineations", "groundtruth", "ground truth", "masken", "segmentierungen",
                  "masques", "mascaras", "maschere", "maskers")
 )  # fmt: skip

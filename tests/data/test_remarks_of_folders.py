@@ -95,9 +95,9 @@ def test_an_image_of_two_cases_has_a_warning_and_makes_one_patient_of_them(tmp_p
         values = np.arange(8, dtype=np.float32).reshape(GRID.shape) + number
         write_image(tmp_path / f"{name}.nii.gz", values * (name != "Meier/FLAIR"), GRID)
     shutil.copy(tmp_path / "Meier/FLAIR.nii.gz", tmp_path / "p1/T1.nii.gz")  # of nothing
-    for one, other in (("p1/FLAIR", "Koch/T1"), ("p1/seg", "Koch/seg")):  # labels may be empty
-        content = (tmp_path / f"{one}.nii.gz").read_bytes()
-        (tmp_path / f"{other}.nii.gz").write_bytes(content)
+    shutil.copy(tmp_path / "p1/FLAIR.nii.gz", tmp_path / "Koch/T1.nii.gz")
+    for empty in ("p1/seg", "Koch/seg"):
+        write_image(tmp_path / f"{empty}.nii.gz", np.zeros(GRID.shape, np.float32), GRID)
     found = find_cases(tmp_path)
     warned = {case.name: case.warnings for case in found.cases if case.warnings}
     assert warned == {
@@ -109,6 +109,41 @@ def test_an_image_of_two_cases_has_a_warning_and_makes_one_patient_of_them(tmp_p
     people = people_of(found)
     assert len(set(people.values())) == 2
     assert people["p1"] == people["Koch"] == people["Koch_followup"]
+
+
+def test_one_mask_of_two_cases_has_a_warning(tmp_path: Path) -> None:
+    names = "p1/T1 p1/seg p2/T1 p2/seg p3/T1 p3/seg"
+    found_in(tmp_path, names)
+    for number, name in enumerate(names.split()):
+        values = np.arange(8, dtype=np.float32).reshape(GRID.shape) + number
+        write_image(tmp_path / f"{name}.nii.gz", values, GRID)
+    shutil.copy(tmp_path / "p1/seg.nii.gz", tmp_path / "p2/seg.nii.gz")
+    found = find_cases(tmp_path)
+    text = "{}/seg.nii.gz: is the same mask as {}/seg.nii.gz of another case; see whose it is"
+    assert [case.warnings for case in found.cases] == [
+        (text.format("p1", "p2"),),
+        (text.format("p2", "p1"),),
+        (),
+    ]
+    assert len({*people_of(found).values()}) == 3
+
+
+@pytest.mark.parametrize("name", ["p1/seg_of_pat02", "p1/FLAIR_GBM_02"])
+def test_a_file_with_the_name_of_another_case_is_a_question(name: str, tmp_path: Path) -> None:
+    names = f"{name} p1/T1 p1/t2_tse_p2_iso pat02/T1 GBM_02/T1 p2/T1"
+    found = found_in(tmp_path, names)
+    case = next(case for case in found.cases if case.name == "p1")
+    assert {*case.images} == {"t1", "t2"}
+    (warning,) = case.warnings
+    assert "has the name of another case, " in warning
+
+
+def test_images_below_a_folder_of_masks_are_masks_if_another_folder_has_the_patient(
+    tmp_path: Path,
+) -> None:
+    (case,) = found_in(tmp_path, "RAW/p1/T1 RAW/p1/FLAIR SEG/p1/T1").cases
+    assert case.files["t1"] == tmp_path / "RAW/p1/T1.nii.gz"
+    assert case.label == tmp_path / "SEG/p1/T1.nii.gz"
 
 
 @pytest.mark.parametrize("level", [1, None])

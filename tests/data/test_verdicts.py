@@ -103,6 +103,11 @@ def test_an_image_that_is_called_bad_is_used_with_a_remark_and_not_beside_a_good
     }  # fmt: skip
 
 
+def test_a_label_that_is_called_unfinished_is_used_with_a_remark(tmp_path: Path) -> None:
+    (case,) = found_in(tmp_path, "p1/T1 p1/seg_draft").cases
+    assert case.warnings == ("p1/seg_draft.nii.gz: is called 'draft'; see that it is good enough",)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
