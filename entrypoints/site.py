@@ -142,7 +142,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
             "are sent neither masked nor with noise; a label that fewer have is not trained; "
             "default: 2",
         ),
+        (
+            "--min-set-cases",
+            int,
+            "fewest patients with exactly the same modalities whose cases validate; default: 2",
+        ),
         ("--max-bytes", int, "bytes sent, over all runs; default: 10^15"),
+        ("--max-disk", int, "bytes that WORK may hold; default: 10^12"),
     ):
         parser.add_argument(option, type=kind, metavar="N", help=what)
 
@@ -183,6 +189,8 @@ def _limits(options: argparse.Namespace) -> "Limits":
         "training_cases": options.min_training_cases,
         "jobs": options.max_jobs,
         "no_loss": options.no_loss,
+        "set_cases": options.min_set_cases,
+        "disk": options.max_disk,
     }
     if wrong := [name for name, value in given.items() if value is not None and not value >= 0]:
         raise MixmflError(f"a limit must be 0 or more: {', '.join(wrong)}")

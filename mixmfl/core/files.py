@@ -242,6 +242,16 @@ def _files_below(folder: Path, above: tuple[Path, ...], ways: Counter[Path]) -> 
             yield entry
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files in a folder; no link is followed."""
+    paths = (os.path.join(at, name) for at, _, names in os.walk(folder) for name in names)
+    total = 0
+    for path in paths:
+        with suppress(OSError):  # it was removed in between
+            total += os.lstat(path).st_size
+    return total
+
+
 def is_file(path: Path) -> bool:
     """Say whether a path is a file; False for a name that no disk can have."""
     return exists(path) and path.is_file()

@@ -160,6 +160,8 @@ class Site:
         minimum: The minimum that the site asks for; the coordinator may ask for more.
         privacy: What the site demands for its cases; None: no noise is added.
         validation_cases: Fewest cases behind a Dice that the site sends.
+        set_cases: Fewest patients with exactly the same modalities whose Dice are in a sum; those
+            of rarer sets are not judged.
         training_cases: Fewest cases behind plain weights that the site sends, and with a label
             that they are trained on.
         sends_loss: Whether the site sends the mean loss of a round.
@@ -173,6 +175,7 @@ class Site:
     minimum: Minimum = field(default_factory=Minimum)
     privacy: Privacy | None = None
     validation_cases: int = 1
+    set_cases: int = 1
     training_cases: int = 1
     sends_loss: bool = True
 

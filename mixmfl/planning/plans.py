@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import DataError, PlansError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.files import json_digest, read_json, write_json
 from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, shown, whole
 from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
@@ -201,6 +201,15 @@ def replace_settings(
         fields({**content[part], **changes}, tuple(content[part]), part)
         content[part] = {**content[part], **changes}
     return Plans.from_json(content, "settings")
+
+
+def settings_digest(made: Plans | Preset) -> str:
+    """Return a digest of how sites train, which plans take from their preset as it is.
+
+    What the planner makes of the cases, such as voxels, patch and channels, is not in it.
+    """
+    network, training = dataclasses.asdict(made.network), dataclasses.asdict(made.training)
+    return json_digest({"network": network, "training": training})
 
 
 def preset_names() -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from mixmfl.evaluation.subset_dice import LabelDice
 from mixmfl.federated.client import approval
 from mixmfl.federated.client.approval import Approval, Job, Policy, waiting
 from mixmfl.federated.client.audit_log import AuditLog, verify_log
-from mixmfl.federated.client.limits import Limits, check_joined
+from mixmfl.federated.client.limits import Limits, check_joined, run_begun
 from mixmfl.federated.client.own_folds import OwnFolds
 from mixmfl.federated.client.site_config import SiteConfig
 from mixmfl.federated.client.summed_sites import SummedSites
@@ -243,8 +243,8 @@ def _joined(folder: Path) -> JsonFile:
     task = {
         "run": "abc", "plans": {"a": 1}, "settings": dataclasses.asdict(SETTINGS), "fold": "0",
     }  # fmt: skip
-    check_joined(task, file)
-    return JsonFile(file, read_json(file), lambda: check_joined(task, file))
+    check_joined(task, file, run_begun(file))
+    return JsonFile(file, read_json(file), lambda: check_joined(task, file, run_begun(file)))
 
 
 def _ledger(folder: Path) -> JsonFile:

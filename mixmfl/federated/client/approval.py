@@ -10,7 +10,7 @@ import getpass
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,6 +42,8 @@ class Job:
         masked: Whether the coordinator learns sums over sites alone.
         plans: Digest of the plans; empty: there are none yet.
         epsilon: Privacy budget with which the site trains; None: without noise.
+        preset: Digest of the settings that the plans have of their preset; empty: no plans yet.
+        begun: When the site first joined the run, in UTC; None: no run.
     """
 
     digest: str
@@ -50,6 +52,8 @@ class Job:
     masked: bool = False
     plans: str = ""
     epsilon: float | None = None
+    preset: str = ""
+    begun: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class Policy:
         masked: Whether a run must be masked.
         epsilon: Largest privacy budget with which this site must train; None: noise is not needed.
         plans: Digests of the plans that a run may have; empty: any.
+        presets: Digests of the settings that plans of a run may have, see
+            ``plans.settings_digest``; empty: any.
+        days: Days for which a run may go on after this site joined it; None: as many as it takes.
         limits: What a coordinator may have done; of these and the options the stricter holds.
         minimum: Cases and voxels that a statistic must rest on; the stricter holds, too.
     """
@@ -95,6 +102,8 @@ class Policy:
     masked: bool = False
     epsilon: Annotated[float, within(0, 1e6, above=True)] | None = None
     plans: Annotated[tuple[_Digest, ...], entries(0, 100, distinct=True)] = ()
+    presets: Annotated[tuple[_Digest, ...], entries(0, 100, distinct=True)] = ()
+    days: Annotated[int, within(0, 100_000)] | None = None
     limits: Limits = NO_LIMITS
     minimum: Minimum = field(default_factory=Minimum)
 
@@ -117,8 +126,8 @@ class Policy:
 
     def against(self, job: Job) -> list[str]:
         """Return why a job is not covered; nothing: it is."""
-        today, reasons = datetime.now(timezone.utc).date(), []
-        if today > date.fromisoformat(self.until):
+        now, reasons = datetime.now(timezone.utc), []
+        if now.date() > date.fromisoformat(self.until):
             reasons.append(f"it ended on {self.until}")
         if not job.rounds and self.planning:
             return reasons
@@ -136,6 +145,11 @@ class Policy:
             reasons.append(f"this site trains with {budget}, and it needs {least:g} at most")
         if self.plans and job.plans not in self.plans:
             reasons.append(f"the plans {job.plans} are not those that it names")
+        if self.presets and job.preset not in self.presets:
+            reasons.append(f"the plans' settings {job.preset} are not those that it names")
+        if self.days is not None and job.begun and now > job.begun + timedelta(self.days):
+            day = f"{job.begun:%Y-%m-%d}"
+            reasons.append(f"the run was joined on {day}, and it approves of {self.days} days")
         return reasons
 
 

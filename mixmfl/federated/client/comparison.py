@@ -63,7 +63,7 @@ def compare_at_site(
         for name, tensors in zip(names, tensors_of_both(task), strict=True)
     )
     measured = {candidate: MeasuredComponents(plans.labels) for candidate in CANDIDATES}
-    judged = judged_cases(site, usable) if _has_all(site, plans, beside) else ()
+    judged = judged_cases(site, usable, plans.labels) if _has_all(site, plans, beside) else ()
     for case, subsets, whole in measured_subsets(judged, usable, site.validation_cases):
         there = open_case(case.folder.with_name(beside), case.name)
         own, other = segment_own(case, subsets), segment_other(there, subsets)

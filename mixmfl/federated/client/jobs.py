@@ -1,6 +1,7 @@
 """What a hospital is shown of a job before it approves of it."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from mixmfl.core.files import json_digest
@@ -9,7 +10,7 @@ from mixmfl.federated.client.approval import Job
 from mixmfl.federated.messages import SENT
 from mixmfl.federated.secure_aggregation.protocol import KINDS as MASKED_KINDS
 from mixmfl.federated.state import COMPARE, MEASURE, Minimum, RunSettings
-from mixmfl.planning.plans import Plans
+from mixmfl.planning.plans import Plans, settings_digest
 from mixmfl.training.privacy_budget import Privacy, epsilon_of, read_ledger
 
 
@@ -37,12 +38,15 @@ def preprocessing_job(record: Mapping[str, Any], plans: Plans) -> Job:
     """
     asked = {name: record[name] for name in ("plans", "configurations")}
     plans_digest = json_digest(asked["plans"])
+    preset = settings_digest(plans)
     facts = {
         "job": f"preprocessing for a model for {_of_plans(plans)}",
         "leaves": _leaving(["preprocess"]),
         "plans": plans_digest,
+        "preset": preset,
     }
-    return Job(json_digest({"job": "preprocess", **asked}), _lines(facts), plans=plans_digest)
+    digest = json_digest({"job": "preprocess", **asked})
+    return Job(digest, _lines(facts), plans=plans_digest, preset=preset)
 
 
 def training_job(
@@ -52,6 +56,7 @@ def training_job(
     minimum: Minimum,
     privacy: Privacy | None,
     used: str,
+    begun: datetime,
 ) -> Job:
     """Return the job of taking part in a run.
 
@@ -62,6 +67,7 @@ def training_job(
         minimum: The minimum that the site asks for.
         privacy: The privacy that the site requires; None: no noise.
         used: What was used of the site's limits, in words.
+        begun: When the site first joined the run.
 
     Raises:
         PrivacyError: The ledger is damaged.
@@ -69,6 +75,7 @@ def training_job(
     asked = {name: record[name] for name in ("run", "plans", "settings", "fold")}
     plans_digest = json_digest(asked["plans"])
     trained = MASKED_KINDS if settings.masked else ("train",)
+    preset = settings_digest(plans)
     least = minimum.agreed(Minimum(settings.minimum_cases, settings.minimum_voxels))
     facts = {
         "job": f"training of a model for {_of_plans(plans)}",
@@ -83,6 +90,7 @@ def training_job(
         "privacy": _privacy(privacy),
         "used": used,
         "plans": plans_digest,
+        "preset": preset,
     }
     return Job(
         json_digest({"job": "join", **asked}),
@@ -91,6 +99,8 @@ def training_job(
         settings.masked,
         plans_digest,
         None if privacy is None else privacy.epsilon,
+        preset,
+        begun,
     )
 
 

@@ -6,12 +6,13 @@ What was used lasts in a file, so that neither a restart nor another run begins 
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text, within
 from mixmfl.core.errors import PrivacyError, RefusalError
-from mixmfl.core.files import json_digest, read_json, write_json
+from mixmfl.core.files import folder_bytes, json_digest, read_json, write_json
 from mixmfl.core.records import read_record
 from mixmfl.core.text import plural
 from mixmfl.federated.sites import patients_of
@@ -61,7 +62,10 @@ class Limits:
         queries: Tasks that are answered by Dice of validation cases, over all runs: each is an
             answer about weights that the coordinator chooses.
         validation_cases: Fewest cases, of as many patients, behind a Dice that is sent.
+        set_cases: Fewest patients with the label and with exactly the same modalities, whose
+            validation cases are judged: weights can be made that answer for one set alone.
         bytes: Bytes that are sent, over all runs.
+        disk: Bytes that the folder WORK may hold.
         training_cases: Fewest patients with training cases, of every modality, behind weights
             that are sent neither masked nor with noise; a label that fewer have is not trained.
         jobs: Times that statistics, preprocessing or joining a run is asked for, over all runs.
@@ -79,6 +83,8 @@ class Limits:
     training_cases: Cases = 2
     jobs: _Count = 10_000
     no_loss: bool = False
+    set_cases: Cases = 2
+    disk: Annotated[int, within(0, _MOST_BYTES_USED)] = 10**12
 
     def agreed(self, other: "Limits") -> "Limits":
         """Return what holds where two places set limits: the stricter of each."""
@@ -89,7 +95,8 @@ class Limits:
         """Return in words what is withheld of few cases."""
         return (
             f"Dice leaves over {plural(self.validation_cases, 'validation case')} or more "
-            "(--min-validation-cases), weights over "
+            "(--min-validation-cases), and of sets of modalities that "
+            f"{plural(self.set_cases, 'patient')} or more have (--min-set-cases), weights over "
             f"{plural(self.training_cases, 'training case')} or more, also of a label, or masked "
             "or with noise (--min-training-cases)"
         )
@@ -185,6 +192,21 @@ class Limits:
             )
         write_json(file, {**used, "bytes": used["bytes"] + size})
 
+    def check_room(self, work: Path, more: int = 0) -> None:
+        """Check that the folder WORK holds few enough bytes, with some more to come.
+
+        Raises:
+            RefusalError: It would hold more.
+        """
+        held = folder_bytes(work)
+        if held + more > self.disk:
+            raise RefusalError(
+                f"this site would have stored more than the {self.disk} bytes of --max-disk; "
+                "nothing more is stored unless the hospital raises it or makes room",
+                f"{work} has {held} bytes, and {more} would come; keep a run's joined.json if you "
+                f"remove what else is in its folder of {work / 'runs'}",
+            )
+
     def describe_used(self, file: Path) -> str:
         """Return in words what was used of the limits.
 
@@ -211,7 +233,7 @@ def _check_most(*asked_for: tuple[str, str, float, float]) -> None:
             )
 
 
-_FLOORS = {"masked_only", "validation_cases", "training_cases", "no_loss"}
+_FLOORS = {"masked_only", "validation_cases", "set_cases", "training_cases", "no_loss"}
 """The limits of which more is stricter."""
 
 NO_LIMITS = Limits(
@@ -221,6 +243,8 @@ NO_LIMITS = Limits(
     bytes=_MOST_BYTES_USED,
     training_cases=0,
     jobs=_MOST_USED,
+    set_cases=0,
+    disk=_MOST_BYTES_USED,
 )
 """What is looser than all other limits."""
 
@@ -244,6 +268,8 @@ class _Joined:
     Attributes:
         sha256: Digest of its plans, fold and those settings that must stay.
         schedule: The other settings; None: a version wrote this that let nothing change.
+        begun: When it was joined first, in seconds since 1970; 0: a version wrote this that did not
+            record it.
     """
 
     sha256: Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
@@ -254,9 +280,25 @@ class _Joined:
         ]
         | None
     ) = None
+    begun: Annotated[int, within(0, 10**11)] = 0
 
 
-def check_joined(task: Mapping[str, Any], file: Path) -> str:
+def run_begun(file: Path) -> datetime:
+    """Return when a run was joined first, as ``check_joined`` recorded it; else: now.
+
+    Raises:
+        PrivacyError: The record is damaged.
+    """
+    begun = _joined(file).begun if file.exists() else 0
+    now = datetime.now(timezone.utc)
+    return datetime.fromtimestamp(begun, timezone.utc) if begun else now
+
+
+def _joined(file: Path) -> _Joined:
+    return read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
+
+
+def check_joined(task: Mapping[str, Any], file: Path, begun: datetime) -> str:
     """Check that a run is joined again as it was joined first, and record how it was joined.
 
     Else a masked run could be joined again without masks, from the same weights. How long it
@@ -265,6 +307,7 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
     Args:
         task: The record of the task ``join``.
         file: The run's file in which it is recorded.
+        begun: What ``run_begun`` returned before.
 
     Returns:
         What the coordinator changed since the site joined last, in words; empty: nothing.
@@ -281,7 +324,7 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
     }
     before = _Joined(agreed["sha256"], schedule)
     if file.exists():
-        before = read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
+        before = _joined(file)
     # a version that let nothing change recorded one digest of everything
     expected = json_digest(content) if before.schedule is None else agreed["sha256"]
     if before.sha256 != expected:
@@ -289,7 +332,7 @@ def check_joined(task: Mapping[str, Any], file: Path) -> str:
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
             "the coordinator must start a new run"
         )
-    write_json(file, agreed)
+    write_json(file, {**agreed, "begun": int(begun.timestamp())})
     known = schedule if before.schedule is None else before.schedule
     changed = [
         f"{n} {known[n]:g} -> {schedule[n]:g}"

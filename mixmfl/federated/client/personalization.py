@@ -78,12 +78,13 @@ def personalize_at_site(
     withheld = (
         site.privacy is not None
         or patients_of(site.training) < site.training_cases
-        or not judged_cases(site, task.record["modalities"])
+        or not judged_cases(site, task.record["modalities"], plans.labels)
     )
     site = dataclasses.replace(
         site,
         privacy=None,
         validation_cases=1,  # what stays at the site needs no floor
+        set_cases=1 if withheld else site.set_cases,
         training_cases=1 if withheld else site.training_cases,
     )
     tensors, optimizer = {**task.tensors}, State()

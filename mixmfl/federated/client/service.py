@@ -7,6 +7,7 @@ folders of the site.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,7 @@ from mixmfl.core.worker_pool import Workers
 from mixmfl.federated.client.approval import Job
 from mixmfl.federated.client.client import KINDS, Client
 from mixmfl.federated.client.jobs import planning_job, preprocessing_job, training_job
-from mixmfl.federated.client.limits import check_joined
+from mixmfl.federated.client.limits import check_joined, run_begun
 from mixmfl.federated.client.outbound import outgoing, outgoing_fingerprint
 from mixmfl.federated.client.run_folder import RunFolder
 from mixmfl.federated.client.secure_aggregation import Signer, run_and_terms
@@ -121,6 +122,8 @@ class ClientService:
             # which may have become stricter while a person was asked
             self._config = self._settings.within_policy()
             with self._config.working():
+                # a model twice, or two states of an optimizer in twice the precision
+                self._config.limits.check_room(self._config.work, 4 * stored.size)
                 reply = StoredMessage.pack(work(), self._config.work)
                 self._config.limits.use_bytes(reply.size, self._config.used_file)
                 self._failed = 0
@@ -201,9 +204,12 @@ class ClientService:
         plans.configuration(settings.configuration)
         check_memory(plans, settings.configuration, devices.find_device(config.device))
         used = config.limits.describe_used(config.used_file)
-        job = training_job(task.record, plans, settings, config.minimum, config.privacy, used)
+        begun = run_begun(self._folder(task.record["run"]).joined)
+        job = training_job(
+            task.record, plans, settings, config.minimum, config.privacy, used, begun
+        )
         self._approve(task.kind, job)
-        return partial(self._join, task.record, plans, settings, job)
+        return partial(self._join, task.record, plans, settings, job, begun)
 
     def _preprocess(self, task: Message, plans: Plans) -> Message:
         counts = {}
@@ -211,7 +217,7 @@ class ClientService:
             plans.configuration(name)
         site = self._config.cases()
         plans.save(self._config.work / "plans.json")
-        with Workers(self._config.processes) as workers:
+        with Workers(self._config.processes, self._check_room) as workers:
             for name in task.record["configurations"]:
                 result = preprocess_site(site, plans, name, self._config.folder, workers)
                 remarks = {item.name: item.reason for item in result.refused}
@@ -221,16 +227,30 @@ class ClientService:
                 counts[name] = [len(result.done) + len(result.kept), len(result.refused)]
         return outgoing(task.kind, {"cases": counts})
 
+    def _check_room(self, _: str, done: int, total: int) -> None:
+        """Check after every hundredth of the cases that preprocessing may store more.
+
+        Raises:
+            RefusalError: It may not.
+        """
+        if done % (1 + total // 100) == 0:
+            self._config.limits.check_room(self._config.work)
+
     def _join(
-        self, record: Mapping[str, Any], plans: Plans, settings: RunSettings, job: Job
+        self,
+        record: Mapping[str, Any],
+        plans: Plans,
+        settings: RunSettings,
+        job: Job,
+        begun: datetime,
     ) -> Message:
         forms = forms_of(plans, settings)
         site = self._config.open(plans, settings.configuration, record["fold"], settings.seed)
         self._check_limits(site, settings)
         signer = self._signer(run_and_terms(record)) if settings.masked else None
         client = Client(site, plans, settings, signer)
-        folder = RunFolder(self._config.work / "runs" / record["run"], self._config.problem_log)
-        if changed := check_joined(record, folder.joined):
+        folder = self._folder(record["run"])
+        if changed := check_joined(record, folder.joined, begun):
             line = f"the coordinator changed run {record['run']}: {changed}"
             note(self._config.exchange_log, line)
         if patients_of(site.validation) < site.validation_cases:
@@ -244,6 +264,9 @@ class ClientService:
         self._joined = _Joined(folder, client, forms, job)
         clear_unfinished(folder.path, below=True)
         return outgoing_registration(register(site))
+
+    def _folder(self, run: str) -> RunFolder:
+        return RunFolder(self._config.work / "runs" / run, self._config.problem_log)
 
     def _signer(self, run: str) -> Signer | None:
         if self._config.keys is None:

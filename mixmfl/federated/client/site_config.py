@@ -216,6 +216,7 @@ class SiteConfig:
             minimum=self.minimum,
             privacy=self.privacy,
             validation_cases=self.limits.validation_cases,
+            set_cases=self.limits.set_cases,
             training_cases=self.limits.training_cases,
             sends_loss=not self.limits.no_loss,
         )

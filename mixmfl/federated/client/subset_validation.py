@@ -61,7 +61,7 @@ def measure_at_site(
     usable = set(task.record["modalities"])
     segment = segmenter(task, site, plans, settings)
     measured = _Measured(plans.labels)
-    judged = judged_cases(site, usable)
+    judged = judged_cases(site, usable, plans.labels)
     for case, subsets, whole in measured_subsets(judged, usable, site.validation_cases):
         measured.add(case, segment(case, subsets), whole)
         step()

@@ -6,6 +6,7 @@ Tasks and replies are ``messages.Message``; this module does not depend on their
 import dataclasses
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from mixmfl.core.errors import MixmflError, PrivacyError
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.core.tensor_store import Tensors
 from mixmfl.core.text import plural, quoted
+from mixmfl.data.labels import Labels
 from mixmfl.federated.aggregation import changes_between, select_blocks
 from mixmfl.federated.client.outbound import outgoing
 from mixmfl.federated.messages import Message
@@ -256,16 +258,43 @@ def _changes(
     return changes_between(task.tensors, after, settings.update_type)
 
 
-def judged_cases(site: Site, modalities: Collection[str]) -> tuple[PreprocessedCase, ...]:
+def judged_cases(
+    site: Site, modalities: Collection[str], labels: Labels
+) -> tuple[PreprocessedCase, ...]:
     """Return the validation cases whose Dice is summed: those with any of some modalities.
 
     Where the site has a floor, these are all or none, and none of fewer patients: from the sums
-    over all cases and over all but one, a server would know the Dice of that one.
+    over all cases and over all but one, a server would know the Dice of that one. Which cases
+    can be among them does not depend on the task; see ``_without_rare_sets``.
     """
-    judged = tuple(case for case in site.validation if {*case.modalities} & {*modalities})
-    left_out = len(site.validation) - len(judged)
-    floor = site.validation_cases
+    held = _without_rare_sets(site.validation, labels, site.set_cases)
+    judged = tuple(case for case in held if {*case.modalities} & {*modalities})
+    left_out, floor = len(held) - len(judged), site.validation_cases
     return () if floor > 1 and (left_out or patients_of(judged) < floor) else judged
+
+
+def _without_rare_sets(
+    cases: Collection[PreprocessedCase], labels: Labels, fewest: int
+) -> list[PreprocessedCase]:
+    """Return cases without those labels that few patients with exactly the same modalities have.
+
+    Weights can be made that find a label only where these modalities and no others are there: a
+    sum over all cases is then of those few, whose images nobody need know. A case without any
+    other label is left out.
+    """
+    if fewest <= 1:
+        return [*cases]
+    sets: dict[frozenset[str], list[PreprocessedCase]] = defaultdict(list)
+    for case in cases:
+        sets[frozenset(case.modalities)].append(case)
+    judged = []
+    for case in cases:
+        alike = sets[frozenset(case.modalities)]
+        rare = rare_labels(alike, labels, fewest)
+        left = unlabelled(case, rare, labels) if rare else case
+        if patients_of(alike) >= fewest and left.labelled != ():
+            judged.append(left)
+    return judged
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
@@ -283,7 +312,7 @@ def sum_dice(task: Message, site: Site, plans: Plans, settings: RunSettings) -> 
     return validate(
         site_network(task, site, plans, settings),
         memory_to(memory_from_state(task.tensors), site.device),
-        judged_cases(site, task.record["modalities"]),
+        judged_cases(site, task.record["modalities"], plans.labels),
         task.record["modalities"],
         plans,
         settings.configuration,

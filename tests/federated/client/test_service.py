@@ -24,8 +24,8 @@ from small import (
 
 import mixmfl
 from mixmfl.core import version
-from mixmfl.core.errors import DataError, PrivacyError, QuorumError
-from mixmfl.core.files import read_json, write_json
+from mixmfl.core.errors import DataError, MixmflError, PrivacyError, QuorumError
+from mixmfl.core.files import folder_bytes, read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
 from mixmfl.evaluation.subset_dice import BINS
@@ -85,7 +85,7 @@ from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.fingerprint import INTENSITY_EDGES, Fingerprint
-from mixmfl.planning.plans import Plans
+from mixmfl.planning.plans import Plans, replace_settings, settings_digest
 from mixmfl.training.privacy_budget import Privacy
 
 SETTINGS = RunSettings("2d", seed=0, rounds=3, local_steps=2, learning_rate=1e-2)
@@ -476,6 +476,69 @@ def test_no_more_bytes_leave_than_the_hospital_allows(federation: Federation, pl
     reason = asks(federation, "north", join_task(plans))
     assert f"has sent {2 * used} bytes, and" in reason
     assert f"beyond the {2 * used} of --max-bytes" in reason
+
+
+def test_no_coordinator_fills_the_disk_of_a_hospital(
+    federation: Federation, plans: Plans, tmp_path: Path
+) -> None:
+    config = federation.configs["north"]
+    assert asks(federation, "north", join_task(plans)) == "join"
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0)
+    task = train_task(first_state(plans, SETTINGS), register(opened))
+    held, more = folder_bytes(config.work), 4 * len(encode(task))
+    limit(federation, "north", disk=held + more + 20_000)  # logs grow by less than that
+    assert asks(federation, "north", join_task(plans)) == "join"
+    assert asks(federation, "north", task) == "train"
+    stored = folder_bytes(config.work) - held
+    assert more / 4 < stored < more  # the state of the optimizer
+    reason = asks(federation, "north", task)
+    assert "stored more than the" in reason
+    assert f" {held + more + 20_000} bytes of --max-disk" in reason
+    assert str(folder_bytes(config.work)) not in reason  # it leaves, and tells of the cases' sizes
+
+
+def test_preprocessing_ends_where_a_hospital_has_no_more_room(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_site(data, [("t1", "t2")] * 3, "patient")
+    limits = dataclasses.replace(NO_FLOORS, disk=130_000)
+    config = SiteConfig("north", data, tmp_path / "north", minimum=Minimum(), limits=limits)
+    orders = PlanningJob(tmp_path, ("north",), "demo", ("2d",), (0, 0))
+    with pytest.raises(MixmflError, match=r"more than the 130000 bytes of --max-disk"):
+        plan_remotely(orders, Federation(config).ask)
+    assert 0 < len([*(config.folder / "2d").glob("*.json")]) < 3
+
+
+def test_a_policy_bounds_the_days_of_a_run_and_the_settings_of_its_plans(
+    federation: Federation, plans: Plans, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.json"
+    config = dataclasses.replace(federation.configs["north"], approval=Approval(file))
+    federation.configs["north"] = config
+    federation.restart()
+    of_run = {"until": "2999-01-01", "rounds": 9, "planning": False}
+    write_json(file, {**of_run, "presets": ["0" * 64]})
+    preset = settings_digest(plans)
+    reason = asks(federation, "north", join_task(plans))
+    assert f"the plans' settings {preset} are not those that it names" in reason
+    other = replace_settings(plans, {}, {"personal_rounds": 3})
+    write_json(file, {**of_run, "presets": [preset], "days": 30})
+    assert "are not those that it names" in asks(federation, "north", join_task(other))
+    assert asks(federation, "north", join_task(plans)) == "join"
+    (opened,) = open_sites(tmp_path / "north", plans, "2d", "0", 0)
+    task = train_task(first_state(plans, SETTINGS), register(opened))
+    assert asks(federation, "north", task) == "train"
+    (joined,) = config.work.glob("runs/*/joined.json")
+    content = json.loads(joined.read_text())
+    write_json(joined, {**content, "begun": content["begun"] - 31 * 86_400})
+    longer = dataclasses.replace(SETTINGS, rounds=4)  # another job, and the same run
+    assert "and it approves of 30 days" in asks(federation, "north", join_task(plans, longer))
+    write_json(file, {**of_run, "days": 32})
+    assert asks(federation, "north", join_task(plans, longer)) == "join"
+    assert json.loads(joined.read_text())["begun"] == content["begun"] - 31 * 86_400
+    write_json(file, {**of_run, "days": 30})  # that is over while it trains
+    assert "does not cover this job any more: the run was joined on" in asks(
+        federation, "north", task
+    )
 
 
 def test_what_cannot_be_recorded_is_not_given_away(

@@ -281,7 +281,8 @@ def test_a_hospital_may_keep_its_loss(store: SiteStore, tmp_path: Path) -> None:
 
 
 def test_unless_a_hospital_says_otherwise_no_dice_of_few_and_no_weights_of_one_leave() -> None:
-    assert (Limits().validation_cases, Limits().training_cases) == (5, 2)
+    limits = Limits()
+    assert (limits.validation_cases, limits.set_cases, limits.training_cases) == (5, 2, 2)
     assert "Dice leaves over 5 validation cases or more" in Limits().describe_floors()
 
 
@@ -463,6 +464,35 @@ def test_no_dice_by_subset_leaves_that_is_of_all_but_few(store: SiteStore) -> No
     core = measured(store, [BOTH] * ALL_BUT + [T1] * ALL_BUT, -1)
     assert subsets_sent(core, "core") == [["t1"]]
     assert len(subsets_sent(core, "lesion")) == 3
+
+
+def test_no_dice_leaves_of_a_set_of_modalities_that_few_have(store: SiteStore) -> None:
+    """Weights can be made that find a label only where just these modalities are there."""
+
+    def sent(cases: Sequence[tuple[str, ...]], *without_core: int) -> list[Message]:
+        whole = store.site("alpha", [BOTH, BOTH, *cases], validation=len(cases))
+        held = [
+            with_core(c, None if n in without_core else 3) for n, c in enumerate(whole.validation)
+        ]
+        site = dataclasses.replace(
+            whole, validation=tuple(held), validation_cases=ALL_BUT, set_cases=Limits().set_cases
+        )
+        state, registrations = first_state(PLANS, SETTINGS), {"alpha": register(site)}
+        tasks = [f(state, "alpha", registrations) for f in (validation_task, measure_task)]
+        return [Client(site, PLANS, SETTINGS).handle(task, {}).reply for task in tasks]
+
+    of_one, of_none = sent([BOTH] * 5 + [T1]), sent([BOTH] * 5)
+    assert of_one[0].record["dice"]["lesion"] == of_none[0].record["dice"]["lesion"]
+    assert of_one[1].record == of_none[1].record
+    for cases, without_core, expected in (
+        ([BOTH] * 5 + [T1] * 2, (), {"lesion": 7, "core": 7}),
+        ([BOTH] * 5 + [T1] * 2, (6,), {"lesion": 7, "core": 5}),  # one of a set has the label
+        ([BOTH] * 5 + [T1], (), {"lesion": 5, "core": 5}),
+    ):
+        validated, measured = sent(cases, *without_core)
+        assert {n: number for n, (_, number) in validated.record["dice"].items()} == expected
+        components = measured.record["components"]
+        assert {n: sums["cases"] for n, sums in components.items()} == expected
 
 
 @pytest.mark.parametrize(("cases", "of"), [(16, 16), (17, 12), (20, 15), (21, 16)])
