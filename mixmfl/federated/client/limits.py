@@ -96,7 +96,7 @@ class Limits:
         return (
             f"Dice leaves over {plural(self.validation_cases, 'validation case')} or more "
             "(--min-validation-cases), and of sets of modalities that "
-            f"{plural(self.set_cases, 'patient')} or more have (--min-set-cases), weights over "
+            f"{plural(self.set_cases, 'case')} or more have (--min-set-cases), weights over "
             f"{plural(self.training_cases, 'training case')} or more, also of a label, or masked "
             "or with noise (--min-training-cases)"
         )

@@ -83,8 +83,7 @@ def personalize_at_site(
     site = dataclasses.replace(
         site,
         privacy=None,
-        validation_cases=1,  # what stays at the site needs no floor
-        set_cases=1 if withheld else site.set_cases,
+        validation_cases=1 if withheld else fewest,  # what stays at the site needs no floor
         training_cases=1 if withheld else site.training_cases,
     )
     tensors, optimizer = {**task.tensors}, State()

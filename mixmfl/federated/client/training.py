@@ -267,34 +267,34 @@ def judged_cases(
     over all cases and over all but one, a server would know the Dice of that one. Which cases
     can be among them does not depend on the task; see ``_without_rare_sets``.
     """
-    held = _without_rare_sets(site.validation, labels, site.set_cases)
+    held, floor = site.validation, site.validation_cases
+    if floor > 1:
+        held = _without_rare_sets(site.validation, labels, site.set_cases)
     judged = tuple(case for case in held if {*case.modalities} & {*modalities})
-    left_out, floor = len(held) - len(judged), site.validation_cases
+    left_out = len(held) - len(judged)
     return () if floor > 1 and (left_out or patients_of(judged) < floor) else judged
 
 
 def _without_rare_sets(
     cases: Collection[PreprocessedCase], labels: Labels, fewest: int
-) -> list[PreprocessedCase]:
+) -> tuple[PreprocessedCase, ...]:
     """Return cases without those labels that few patients with exactly the same modalities have.
 
     Weights can be made that find a label only where these modalities and no others are there: a
     sum over all cases is then of those few, whose images nobody need know. A case without any
     other label is left out.
     """
-    if fewest <= 1:
-        return [*cases]
     sets: dict[frozenset[str], list[PreprocessedCase]] = defaultdict(list)
     for case in cases:
         sets[frozenset(case.modalities)].append(case)
-    judged = []
+    judged = list[PreprocessedCase]()
     for case in cases:
         alike = sets[frozenset(case.modalities)]
         rare = rare_labels(alike, labels, fewest)
         left = unlabelled(case, rare, labels) if rare else case
         if patients_of(alike) >= fewest and left.labelled != ():
             judged.append(left)
-    return judged
+    return tuple(judged)
 
 
 def validate_at_site(task: Message, site: Site, plans: Plans, settings: RunSettings) -> Message:
