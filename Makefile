@@ -120,14 +120,12 @@ sbom: develop ## what deploy/requirements.lock installs, as CycloneDX, in sbom.j
 fuzz: develop ## mutations of all that is read: 2,000 of each kind, COUNT=…; an hour on two cores
 	PYTHONPATH=tests/helpers:tests/fuzz $(BIN)/python tests/fuzz/run.py -n $(COUNT) --seed $(SEED)
 
-# For faults: processes killed per job; runs over a network, ten faults in each; where
-# libfaketime.so.1 is, for a clock that jumps.
+# For faults: processes killed per job; runs over a network, ten faults in each.
 KILLS ?= 50
 NETWORK_RUNS ?= 40
-LIBFAKETIME ?=
 
 faults: develop ## kill -9, no room, a clock that jumps, cut links: what is lost; goes on; many hours
-	$(BIN)/python benchmarks/faults.py -o faults --kills $(KILLS) $(if $(LIBFAKETIME),--libfaketime "$(LIBFAKETIME)")
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/faults.py -o faults --kills $(KILLS)
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/network_faults.py -o faults/network --runs $(NETWORK_RUNS)
 
 audit: develop ## known weaknesses of the installed packages; asks a service on the internet

@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import psutil
+from moved_clock import DAY, HOUR, build_clock, move_clock, with_clock
 
 from mixmfl.core.files import read_json, write_json
 
@@ -229,21 +229,18 @@ class Measured:
 
         self.disturb(outcome, hit)
 
-    def clock_jumps(self, draw: random.Random, outcome: Outcome, library: Path) -> None:
+    def clock_jumps(self, draw: random.Random, outcome: Outcome) -> None:
         """Move the clock by years, forward and back, while the command runs."""
 
         def hit(out: Path, log: Path) -> int:
             clock = self.folder / "clock"
-            clock.write_text("+0")
-            fake = {
-                "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock),
-                "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }  # fmt: skip
-            process = start(self._command(out, self.job.command), log, env=fake)
+            move_clock(clock, 0)
+            environment = with_clock(build_clock(self.folder), clock)
+            process = start(self._command(out, self.job.command), log, env=environment)
             _until_begun(process, out)
             for _ in range(3):
                 time.sleep(draw.uniform(0.1, 0.4) * self.seconds)
-                clock.write_text(draw.choice(("+3000d", "-3000d", "+1h", "-1h")))
+                move_clock(clock, draw.choice((3000 * DAY, -3000 * DAY, HOUR, -HOUR)))
             return wait(process, outcome)
 
         self.disturb(outcome, hit)
@@ -289,7 +286,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="processes killed, per job")
     parser.add_argument("--full", type=int, default=5, help="times without room, per job")
     parser.add_argument("--jumps", type=int, default=3, help="runs in which the clock jumps")
-    parser.add_argument("--libfaketime", type=Path, help="libfaketime.so.1; without it no jumps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", nargs="+", metavar="JOB", help="names of some; default: all")
     options = parser.parse_args()
@@ -306,10 +302,8 @@ def main() -> int:
         sorts: list[tuple[str, int, Callable[[random.Random, Outcome], None]]] = [
             ("kill -9", options.kills, measured.killed),
             ("no room", options.full, measured.without_room),
+            ("clock jumps", options.jumps, measured.clock_jumps),
         ]
-        if options.libfaketime is not None:
-            jump = partial(measured.clock_jumps, library=options.libfaketime.absolute())
-            sorts.append(("clock jumps", options.jumps, jump))
         for fault, times, hit in sorts:
             counted = measured.folder / f"{fault.split()[0]}-{options.seed}.json"
             outcome = Outcome(**read_json(counted)) if counted.is_file() else Outcome()

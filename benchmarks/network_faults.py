@@ -2,10 +2,11 @@
 
 Three hospitals and a coordinator are processes of this machine; every hospital is connected by a
 cable that can be cut. While they train, a fault hits in a phase of a round: one of their processes
-is killed (SIGKILL, by its id), may not write for seconds, as on a full disk, or a hospital's link
-is cut, carries nothing, or carries bytes a second time. A command that ends is started again, as a
-supervisor does, a coordinator with ``--resume``. All three hospitals must answer for a round to
-count, so that in the end the model must be that of a run in one process, byte for byte.
+is killed (SIGKILL, by its id), may not write for seconds, as on a full disk, or has a clock that
+jumps, or a hospital's link is cut, carries nothing, or carries bytes a second time. A command that
+ends is started again, as a supervisor does, a coordinator with ``--resume``. All three hospitals
+must answer for a round to count, so that in the end the model must be that of a run in one process,
+byte for byte.
 
 OUT keeps what was counted: the same command goes on, run by run. ``events-….jsonl`` there has a
 line per event, written as it happens. Of a run that stops or ends otherwise, the whole folder is
@@ -15,6 +16,7 @@ kept.
 import argparse
 import contextlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -28,6 +30,7 @@ from pathlib import Path
 import psutil
 from faults import family_of
 from loopback import MODALITIES, Cable, Loopback
+from moved_clock import DAY, HOUR, build_clock, move_clock
 from small import write_preset
 
 from mixmfl.core.files import UNFINISHED, read_json, write_json
@@ -61,6 +64,15 @@ FULL: Mapping[str, tuple[str, str]] = {
 """Which process may for seconds write no byte to a file, as ``KILLED`` names them."""
 
 LINKS = ("link cut for 5 s", "link carries nothing for 20 s", "bytes carried twice")
+
+CLOCKS: Mapping[str, tuple[str, int]] = {
+    f"{whose}'s clock {words} for 20 s": (whose, seconds)
+    for whose in ("coordinator", "hospital")
+    for words, seconds in (
+        ("an hour ahead", HOUR), ("an hour behind", -HOUR), ("400 days ahead", 400 * DAY),
+    )
+}  # fmt: skip
+"""Whose clock jumps, and by what; 400 days are longer than a certificate is valid."""
 
 PHASES = ("receiving", "training", "sending", "aggregating", "writing")
 """Phases of a round in which a fault hits."""
@@ -189,6 +201,15 @@ class Trial:
             else:
                 cable.repeat = True
             return True
+        if fault in CLOCKS:
+            whose, seconds = CLOCKS[fault]
+            name = whose if whose == "coordinator" else site
+            self.note("hit", fault=fault, phase=phase, target=name)
+            clock = self.federation.clock(name)
+            move_clock(clock, seconds)
+            self._pass(20)
+            move_clock(clock, 0)
+            return True
         whose, word = {**KILLED, **FULL}[fault]
         command = self.command if whose == "coordinator" else self.federation.sites[site]
         for process in family_of(command.pid):
@@ -204,6 +225,12 @@ class Trial:
                 return True
         self.note("nothing to hit", fault=fault, phase=phase, target=site)
         return False
+
+    def _pass(self, seconds: float) -> None:
+        """Supervise for some seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.supervise():
+            time.sleep(1)
 
     @staticmethod
     def _leave_no_room(process: psutil.Process) -> None:
@@ -242,7 +269,12 @@ def expected(federation: Loopback, rounds: int) -> bytes:
 
 
 def disturb(
-    folder: Path, number: int, most: int, seed: int, kinds: Sequence[str], events: Path
+    folder: Path,
+    number: int,
+    most: int,
+    seed: int,
+    kinds: Sequence[str],
+    events: Path,
 ) -> dict[str, object]:
     """Disturb one run of a new federation, and return what was counted.
 
@@ -256,7 +288,8 @@ def disturb(
     """
     rounds = 3 * most
     draw = random.Random(f"{seed} {number}")
-    federation = Loopback(folder, write_preset(folder / "tiny.json", validate_every=rounds))
+    preset, library = write_preset(folder / "tiny.json", validate_every=rounds), build_clock(folder)
+    federation = Loopback(folder, preset, clocks=library)
     faults, seconds = Counter[str](), dict[str, list[float]]()
     cables = {name: federation.lay_cable(name) for name in MODALITIES}
     try:
@@ -319,10 +352,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="default: 5")
     parser.add_argument("--faults", type=int, default=10, help="in each run; default: 10")
     parser.add_argument("--seed", type=int, default=0)
-    every = [*KILLED, *FULL, *LINKS]
+    every = [*KILLED, *FULL, *LINKS, *CLOCKS]
     parser.add_argument("--kinds", nargs="+", choices=every, default=every, metavar="KIND")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    # else each run would be what mixmfl_predict uses by default
+    os.environ["MIXMFL_HOME"] = str(options.out.absolute() / "home")
     found = []
     for number in range(options.runs):
         name = f"{options.seed}-{options.faults}-{number}"

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from mixmfl.core.errors import MixmflError
 from mixmfl.core.files import read_json, write_json
@@ -112,18 +113,21 @@ def open_hospitals(out: Path, sites: Sequence[str], *options: str) -> Iterator[d
                 process.kill()  # the processes that it started notice, and end
 
 
-def start(log: Path, name: str, *arguments: object) -> subprocess.Popen[bytes]:
+def start(
+    log: Path, name: str, *arguments: object, env: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
     """Start a command as a process, with one thread unless ``OMP_NUM_THREADS`` is set.
 
     Args:
         log: File to which its output is appended.
         name: Name of the command.
         arguments: Arguments of the command.
+        env: Variables of its environment, beside those of this process.
     """
     command = [sys.executable, "-c", _RUN, name, *map(str, arguments)]
     with log.open("ab") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1", **os.environ}
+            command, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1", **os.environ, **env}
         )
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from mixmfl.entrypoints._local_network import free_port, start
+from moved_clock import with_clock
 from small import write_site
 
 from mixmfl.core.worker_pool import Workers
@@ -226,8 +227,15 @@ class ConnectProxy:
 class Loopback:
     """A federation that is planned and preprocessed, with a kit for everyone."""
 
-    def __init__(self, folder: Path, preset: Path, server_port: int | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        preset: Path,
+        server_port: int | None = None,
+        clocks: Path | None = None,
+    ) -> None:
+        """With what ``build_clock`` made, each command has a clock that ``move_clock`` moves."""
+        self.folder, self._clocks = folder, clocks
         self.port = server_port or free_port()
         network = Network("localhost", self.port, tuple(MODALITIES))
         provision(network, folder / "kits")
@@ -257,7 +265,15 @@ class Loopback:
             *("-o", self.folder / name, "--device", "cpu", "-n", 1),
             *("--min-validation-cases", 1, "--min-training-cases", 1),  # they have few
             *options,
+            env=self._clock_of(name),
         )
+
+    def clock(self, name: str) -> Path:
+        """Return the clock of a site, or of ``coordinator``."""
+        return self.folder / f"clock-{name}"
+
+    def _clock_of(self, name: str) -> Mapping[str, str]:
+        return {} if self._clocks is None else with_clock(self._clocks, self.clock(name))
 
     def lay_cable(self, name: str) -> Cable:
         """Connect a site, which must not run, by a cable of its own."""
@@ -274,6 +290,7 @@ class Loopback:
             "mixmfl_train_federated",
             *("--kit", self.folder / "kits" / "coordinator", "-i", self.work),
             *("-o", self.folder / run, "-c", "2d", "--rounds", rounds, *options),
+            env=self._clock_of("coordinator"),
         )
 
     def printed(self, name: str) -> str:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from typing import TypeVar
 
 import psutil
 from nvflare.apis.fl_exception import FLCommunicationError
+from nvflare.fuel.f3.cellnet.cell_cipher import InvalidCertChain
 from nvflare.fuel.flare_api.api_spec import (
     AuthenticationError,
     InternalError,
@@ -328,6 +330,12 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
         try:
             with redirect_stdout(io.StringIO()):  # FLARE prints a line at each attempt
                 return new_secure_session(ADMIN, str(kit.folder / "admin"))
+        except InvalidCertChain:
+            raise MixmflError(
+                f"{kit.folder}: its certificates are not valid at the time of this machine's "
+                f"clock, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC; set the clock, or renew "
+                "them by mixmfl_provision --renew coordinator"
+            ) from None
         except (NoConnection, FLCommunicationError, *_LOST):  # it may be slow to start
             if process.poll() is not None or time.monotonic() > until:
                 raise MixmflError(

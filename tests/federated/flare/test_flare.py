@@ -33,6 +33,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.fuel.f3.cellnet.cell_cipher import InvalidCertChain
 from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection
 from nvflare.fuel.utils import class_utils
 from nvflare.fuel.utils.class_loader import load_class
@@ -615,6 +616,20 @@ def test_a_server_that_is_slow_to_start_is_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(processes, "new_secure_session", slow)
     process: Any = SimpleNamespace(poll=lambda: None)
     assert processes._session(KIT, process) is session
+
+
+def test_a_certificate_that_the_clock_has_passed_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kit was good when the command began; the clock jumped, and FLARE's server was lost."""
+
+    def late(*_: object) -> None:
+        raise InvalidCertChain("cert is not valid at validation time")
+
+    monkeypatch.setattr(processes, "new_secure_session", late)
+    process: Any = SimpleNamespace(poll=lambda: None)
+    with pytest.raises(MixmflError, match=r"not valid at the time of this machine's clock, 2"):
+        processes._session(KIT, process)
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -127,6 +127,14 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         lambda r: dataclasses.replace(r, record={**r.record, "also": 1}),
         r"site 'north': unknown fields \['also'\], missing fields \[\]",
     ),
+    "one of another round, such as a replayed one": (
+        lambda r: dataclasses.replace(r, record={**r.record, "round": 1}),
+        "sent a 'train' reply to round 1; a 'train' reply to round 0 was asked for",
+    ),
+    "one of another kind": (
+        lambda r: dataclasses.replace(r, kind="validate"),
+        "sent a 'validate' reply to round 0; a 'train' reply to round 0 was asked for",
+    ),
     "an infinite loss": (
         lambda r: dataclasses.replace(r, record={**r.record, "loss": math.inf}),
         "site 'north': loss: is inf; it must be a number from -1000000000 to 1000000000",
