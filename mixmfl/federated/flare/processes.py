@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -328,7 +328,8 @@ def _session(kit: Kit, process: subprocess.Popen[bytes]) -> Session:
     until = time.monotonic() + 120
     while True:
         try:
-            with redirect_stdout(io.StringIO()):  # FLARE prints a line at each attempt
+            # FLARE prints a line at each attempt, and tracebacks of what it raises
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 return new_secure_session(ADMIN, str(kit.folder / "admin"))
         except InvalidCertChain:
             raise MixmflError(

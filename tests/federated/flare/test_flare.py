@@ -619,17 +619,19 @@ def test_a_server_that_is_slow_to_start_is_waited_for(monkeypatch: pytest.Monkey
 
 
 def test_a_certificate_that_the_clock_has_passed_is_one_clear_error(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The kit was good when the command began; the clock jumped, and FLARE's server was lost."""
 
     def late(*_: object) -> None:
+        sys.stderr.write("Traceback of FLARE's")
         raise InvalidCertChain("cert is not valid at validation time")
 
     monkeypatch.setattr(processes, "new_secure_session", late)
     process: Any = SimpleNamespace(poll=lambda: None)
     with pytest.raises(MixmflError, match=r"not valid at the time of this machine's clock, 2"):
         processes._session(KIT, process)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("killed", [False, True])
