@@ -150,16 +150,16 @@ def folders_of_labels(paths: Sequence[Path], folder: Path, modalities: Modalitie
             if is_twin or stems <= cases:
                 trees.add(place)
     named -= _holding_images(named, paths, modalities)
+    named |= trees
     called_as_images: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
         if path.parent in named and read_name(stem_of(path), modalities).modality:
             called_as_images[path.parent].append(path)
-    named -= {
+    return named - {
         place
         for place, found in called_as_images.items()
         if not all(map(may_be_labels, {found[0], found[len(found) // 2], found[-1]}))
     }
-    return named | trees
 
 
 def label_tree_above(path: Path, folder: Path) -> Path | None:

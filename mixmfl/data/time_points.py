@@ -109,7 +109,8 @@ _WHEN = (
     re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?(?:20)?[0-3]\d(?!\d)"),  # Mar2019, jan19
     re.compile(rf"(?<![\d.-]){_DAY_OF_MONTH}([-.]){_DAY_OF_MONTH}\1[0-3]\d(?![\d.-])"),  # 12-3-19
     re.compile(r"(?<![a-z0-9])c\d{1,2}d\d{1,2}(?![a-z0-9])"),  # of a therapy, C1D1
-    re.compile(r"(?<![\d.])20(?:0[2-9]|[12]\d|3[0-5])(?![\d.])"),  # 2019, but no series 2001
+    # 2019, but no series 2001
+    re.compile(r"(?<![\d.])(?:199\d|20(?:0[2-9]|[12]\d|3[0-5]))(?![\d.])"),
     re.compile(rf"(?<![a-z0-9])(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}(?![a-z0-9])"),
     re.compile(rf"(?<![a-z0-9.]){_SHORT_SPAN}(?![a-z0-9])|(?<![a-z0-9])\d{{2,3}}d(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_ORDINAL})(?![a-z])"),

@@ -20,14 +20,14 @@ _ALONE = {
 FAULT = (
     r"(?:bad|noise|noisy|poor|schlecht|motion|verwackelt|bewegt|blurr(?:ed|y)|unscharf|mosso|movido|"
     r"art[ei]fa[ck]t[es]?|fail(?:ed)?|fehler(?:haft)?|defe[ck]t|corrupt(?:ed)?|broken|kaputt|wrong|"
-    r"falsch|incomplete|unvollstandig|aborted|abgebrochen|unfinished|unfertig|draft|entwurf|todo|"
+    r"falsch|incomplete|unvollstandig|aborted|abgebrochen|unfinished|unfertig|draft|entwurf|todo$|"
     r"preliminary|vorlaufig|provisional|provisoire|"
     r"(?:not for|non|nicht|no) ?diagnosti[a-z]*|not for diagnosis|nicht zur (?:befundung|diagnose)"
     r")(?! (?:corr|[ck]omp|free|frei|kor|redu|resist|robust|insens|suppr))"  # motion corrected
 )
 """A pattern of words that call an image bad."""
 
-STATISTIC = r"means?|avg|averaged?|median|mittel(?:wert)?|moyenne|media"
+STATISTIC = r"means?|avg|averaged?|median|mittelwert|moyenne"
 """A pattern of words for what is calculated of several images."""
 
 _PAINTED = r"(?:lesions?)?filled|(?:healthy)?inpainted|voided|(?:without|no|ohne|sans) lesions?"

@@ -75,6 +75,7 @@ def test_other_images_have_no_remark(names: str, tmp_path: Path) -> None:
         "p1/T1_12-3-19 p1/FLAIR_1-1-20",
         "p1/T1_C1D1 p1/FLAIR_C3D1",
         "p1/T1_wk04 p1/FLAIR_wk12",
+        "p1/T1_1997 p1/FLAIR_1998",
         "p7_T1_visit1 p7_FLAIR_visit2 p7_T2_visit3",
         "p1/T1_antes_cirugia p1/FLAIR_despues_de_cirugia",
         "p1/T1_na_operatie p1/FLAIR_voor_operatie",
@@ -144,6 +145,13 @@ def test_images_below_a_folder_of_masks_are_masks_if_another_folder_has_the_pati
     (case,) = found_in(tmp_path, "RAW/p1/T1 RAW/p1/FLAIR SEG/p1/T1").cases
     assert case.files["t1"] == tmp_path / "RAW/p1/T1.nii.gz"
     assert case.label == tmp_path / "SEG/p1/T1.nii.gz"
+    names = ["GT/p1/T1", "GT/p1/FLAIR", "AB/p1/T1", "AB/p1/FLAIR"]  # two centres
+    for number, name in enumerate(names):
+        values = np.arange(8, dtype=np.float32).reshape(GRID.shape) + number + 0.5
+        path = tmp_path / f"more/{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, values, GRID)
+    assert [len(case.images) for case in find_cases(tmp_path / "more").cases] == [2, 2]
 
 
 @pytest.mark.parametrize("level", [1, None])

@@ -57,6 +57,10 @@ def test_words_that_say_not_to_use_something(text: str, words: str) -> None:
         ("T1_median", "is called 'median'; see that it is no map"),
         ("T1_lesionfilled", "is called 'lesionfilled'; lesions may be painted over"),
         ("T1_motion_corrected", ""),
+        ("T1 contrast media", ""),
+        ("T1 Kontrast-Mittel", ""),
+        ("SAG T1 todo craneo", ""),
+        ("seg_todo", "is called 'todo'"),
         ("T1 mprage sag", ""),
     ],
 )
