@@ -61,7 +61,7 @@ _CONTROLS = re.compile(
 _FURTHER = re.compile(r"(.*\d)(?:[ _.-]+(?:[a-z]+|\d{1,2})|[a-z])")
 # parts of one examination or patient: a field strength, an accession number, a study's UID
 _WITHIN = re.compile(
-    rf"{_FIELD}|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){(3,)}|"
+    rf"{_FIELD}|acc(?:ession)?[ _-]?\d+|[12](?:\.\d+){{3,}}|"
     rf"{_BEFORE_OR_AFTER}|"
     r"scanner[ _-]?[a-z0-9]+"
 )

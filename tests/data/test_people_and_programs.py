@@ -33,6 +33,7 @@ def patient(case: Case) -> str:
         "A/MRI Pre/FLAIR\nA/MRI Post/FLAIR",
         "p7 [baseline]/T1\np7 [month 6]/T1",
         "p1_scanA/T1 p1_scanB/T1",
+        "Meier/1.2.840.113619.2.1/T1 Meier/1.2.840.113619.2.2/T1",  # UIDs of studies
         "P1/T1/P1_T1_T1 P1/T1/P1_T1_T2 P1/T1/P1_T1_FLAIR "  # of MSLesSeg
         "P1/T2/P1_T2_T1 P1/T2/P1_T2_T2 P1/T2/P1_T2_FLAIR",
         "p1_T1_preop p1_FLAIR_preop p1_T1_postop p1_FLAIR_postop",
