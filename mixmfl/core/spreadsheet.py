@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from mixmfl.core.files import only_files, replacing
+from mixmfl.core.files import only_files, write_text
 from mixmfl.core.text import quoted
 
 _SIGN = r"[=+\-@＝＋－＠]"  # noqa: RUF001  (wide signs are signs in some languages)
@@ -89,13 +89,16 @@ def check_columns(names: Sequence[str] | None) -> list[str]:
     return columns
 
 
+def table(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as CSV, their fields as ``cell`` returns them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(cell, row) for row in rows)
+    return text.getvalue()
+
+
 def write_table(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    """Write rows as CSV, their fields as ``cell`` returns them, whole or not at all."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        csv.writer(file).writerows(map(cell, row) for row in rows)
+    """Write rows as CSV, whole or not at all."""
+    write_text(path, table(rows))
 
 
 def cell(value: object) -> object:

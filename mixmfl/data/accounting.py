@@ -1,13 +1,11 @@
 """An account of every file and folder: used, set aside with a reason, or refused."""
 
-import csv
-import io
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.core.spreadsheet import cell
+from mixmfl.core.spreadsheet import table
 from mixmfl.data.image import DETACHED, FILE_ENDINGS, OTHER_FORMATS, files_of
 
 LABEL = "label"
@@ -132,12 +130,7 @@ def _here(path: Path) -> Path:
 
 def aside_table(records: Iterable[FileRecord], folder: Path) -> str:
     """Return the records as CSV: the path below the folder, and the reason."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("path", "why"))
-    for each in records:
-        writer.writerow((cell(inside(each.path, folder)), cell(each.why)))
-    return text.getvalue()
+    return table([("path", "why"), *((inside(each.path, folder), each.why) for each in records)])
 
 
 def inside(path: Path, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """The table of what images and DICOM series were taken for; users can edit and pass it back."""
 
 import csv
-import io
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import TextIO
 
 from mixmfl.core.errors import DataError, Refused, why
 from mixmfl.core.files import only_files
-from mixmfl.core.spreadsheet import cell, check_columns, from_cell, open_table
+from mixmfl.core.spreadsheet import check_columns, from_cell, open_table, table
 from mixmfl.core.text import can_name_file, quoted
 from mixmfl.data.accounting import LABEL, OPEN, FileRecord, inside
 from mixmfl.data.cases import MappingEntry
@@ -44,23 +43,21 @@ def mapping_table(
     that nobody edited decides nothing.
     """
     refusals = {each.name: each.reason for each in refused}
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
+    lines: list[tuple[object, ...]] = [COLUMNS]
     for row in rows:
         place, header = row.series.files[0].parent, row.series.header
         modality = row.modality or (OPEN if row.is_open else "-")
         about = (row.case, modality, row.why, header.number, header.description)
         where = (inside(place, folder), row.series.uid, "")
-        writer.writerow(map(cell, (*about, header.protocol, row.series.slices, *where)))
+        lines.append((*about, header.protocol, row.series.slices, *where))
     for each in images_told(records):
         path = inside(each.path, folder)
         guess = f"{each.modality} by " if each.is_open and each.modality else ""
         modality = OPEN if each.is_open else each.modality or "-"
         asked = f"; {refusals[each.case]}" if each.is_open and each.case in refusals else ""
         about_file = (each.case, modality, f"{guess}{each.why}{asked}")
-        writer.writerow(map(cell, (*about_file, "", "", "", "", "", "", path)))
-    return text.getvalue()
+        lines.append((*about_file, "", "", "", "", "", "", path))
+    return table(lines)
 
 
 def images_told(records: Iterable[FileRecord]) -> list[FileRecord]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import LONGEST_PATH, entries, text
 from mixmfl.core.errors import ModelError
+from mixmfl.core.text import times
 from mixmfl.data.modalities import MOST_MODALITIES, Modalities
 from mixmfl.federated.state import RunSettings, ServerState, first_state
 from mixmfl.inference.model import Model
@@ -97,7 +98,7 @@ def start_from(
         )
     memory, row = _memory(model, plans, settings.configuration, parts)
     spacing = plans.configuration(settings.configuration)["spacing"]
-    here, there = (" x ".join(f"{mm:g}" for mm in each) for each in (spacing, source.spacing))
+    here, there = map(times, (spacing, source.spacing))
     file = path.name if here == there else f"{path.name} ({there} mm; here {here} mm)"
     digest = source.sha256 if model is None else model.sha256
     return ServerState(0, weights, memory), Start(file, digest, [*parts, *row])

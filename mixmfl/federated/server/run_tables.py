@@ -1,19 +1,15 @@
 """The tables of a run's folder, as CSV: its rounds, and Dice from subsets of modalities."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 
 from mixmfl.core.nan import or_none
-from mixmfl.core.spreadsheet import cell
+from mixmfl.core.spreadsheet import table
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import expect
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.run import Run
-from mixmfl.federated.state import (
-    learning_rate_of,
-)
+from mixmfl.federated.state import learning_rate_of
 
 
 def progress_table(run: Run) -> str:
@@ -25,10 +21,8 @@ def progress_table(run: Run) -> str:
         for subset, by_label in medians.items()
         for name in by_label
     }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [f"dice_{name}" for name in names]
-    writer.writerow(
+    rows: list[Sequence[object]] = [
         [
             "round",
             "site",
@@ -48,10 +42,10 @@ def progress_table(run: Run) -> str:
             "gpu_memory_mb",
             "round_seconds",
             "seconds_left",
-            *map(cell, subsets.values()),
-            *(cell(f"federation_{column}") for column in subsets.values()),
+            *subsets.values(),
+            *(f"federation_{column}" for column in subsets.values()),
         ]
-    )
+    ]
     for number, sites in enumerate(run.history, start=1):
         settings = settings_of(number - 1, run.settings, run.changes)
         federation = or_none(run.dice.get(number, math.nan))
@@ -63,10 +57,10 @@ def progress_table(run: Run) -> str:
             from_subsets = (
                 each.get(subset, {}).get(n) for each in medians for subset, n in subsets
             )
-            writer.writerow(
+            rows.append(
                 [
                     number,
-                    cell(site),
+                    site,
                     f"{learning_rate_of(number - 1, settings):.6g}",
                     settings.local_steps,
                     *("" if value is None else f"{value:.5f}" for value in loss),
@@ -74,7 +68,7 @@ def progress_table(run: Run) -> str:
                     at_site.sent_bytes,
                     at_site.received_bytes,
                     f"{at_site.seconds:.2f}",
-                    cell(at_site.absent),
+                    at_site.absent,
                     "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
                     "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
                     "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
@@ -83,7 +77,7 @@ def progress_table(run: Run) -> str:
                     *("" if value is None else f"{value:.3f}" for value in from_subsets),
                 ]
             )
-    return text.getvalue()
+    return table(rows)
 
 
 EACH_CASE = "all of each case"
@@ -97,19 +91,17 @@ def subsets_table(measured: Measured, by_site: Mapping[str, Measured]) -> str:
         measured: What was measured at all sites, which have no name in the table.
         by_site: What was measured at each site.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    rows: list[Sequence[object]] = [
         ["site", "modalities", "label", "mean_dice", "median_dice", "low_dice", "cases"]
-    )
+    ]
     for site, at_site in {"": measured, **by_site}.items():
         for label, sums in at_site.components.items():
             if sums.cases:
                 mean = f"{sums.dice / sums.cases:.4f}"
-                writer.writerow([cell(site), EACH_CASE, cell(label), mean, "", "", sums.cases])
+                rows.append([site, EACH_CASE, label, mean, "", "", sums.cases])
         for each in at_site.expected:
             subset = "+".join(each.modalities)
             for label, dice in expect([each], each.modalities).dice.items():  # itself alone
                 range_ = f"{dice.median:.3f}", f"{dice.low:.3f}"
-                writer.writerow([cell(site), subset, cell(label), "", *range_, dice.cases])
-    return text.getvalue()
+                rows.append([site, subset, label, "", *range_, dice.cases])
+    return table(rows)
