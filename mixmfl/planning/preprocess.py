@@ -15,7 +15,7 @@ from mixmfl.planning import nnunet_preprocessing, preprocessed_case
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction
 from mixmfl.planning.heads import head_doubt
 from mixmfl.planning.plans import Plans
-from mixmfl.planning.site_folders import SiteFolder, origin
+from mixmfl.planning.site_folders import SiteFolder, content, origin
 from mixmfl.planning.slices import spacings
 from mixmfl.planning.stored_brains import StoredBrain, extract_once, stored_brain
 
@@ -164,5 +164,5 @@ def _preprocess_job(
         patient_key(case.person),
     )
     patch = plans.configuration(configuration)["patch_size"]
-    preprocessed_case.save_case(preprocessed, made_from, patch)
+    preprocessed_case.save_case(preprocessed, made_from, content(case), patch)
     return (*loaded.notes, *loaded.warnings, *([doubt] if doubt else []))

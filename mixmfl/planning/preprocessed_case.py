@@ -29,7 +29,7 @@ from mixmfl.data.labels import MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.bounds import SPACING
 
-FORMAT = 2
+FORMAT = 3
 
 _Name = Annotated[str, text(MOST_NAME)]
 _Digest = Annotated[str, text(200)]
@@ -40,13 +40,14 @@ _ClassKey = Annotated[str, text(10_000, r"-?\d{1,9}(,-?\d{1,9})*", "whole number
 class _Record:
     """The JSON of a case; ``PreprocessedCase`` says what is in it."""
 
-    format: Literal[2]
+    format: Literal[3]
     modalities: Annotated[tuple[ModalityName, ...], entries(1, MOST_MODALITIES, distinct=True)]
     shape: Annotated[tuple[Annotated[int, within(1, MOST_VOXELS)], ...], entries(3, 3)]
     spacing: Annotated[
         tuple[Annotated[float, within(0, SPACING.greatest, above=True)], ...], entries(3, 3)
     ]
     origin: _Digest
+    content: _Digest
     planned: _Digest
     class_locations: Annotated[
         Mapping[
@@ -131,12 +132,13 @@ def _values(key: Any) -> tuple[int, ...]:
     return tuple(np.atleast_1d(key).tolist())
 
 
-def save_case(case: PreprocessedCase, origin: str, patch_size: Sequence[int]) -> None:
+def save_case(case: PreprocessedCase, origin: str, content: str, patch_size: Sequence[int]) -> None:
     """Write a case, its record last.
 
     Args:
         case: The case, with arrays of numpy; images may be of any precision.
         origin: Digest of what the case was made from; see ``site_folders.origin``.
+        content: Digest of the bytes that it was made from; see ``site_folders.content``.
         patch_size: Patch of the network; arrays are stored in blocks that suit it.
 
     Raises:
@@ -155,6 +157,7 @@ def save_case(case: PreprocessedCase, origin: str, patch_size: Sequence[int]) ->
             "shape": list(shape),
             "spacing": list(case.spacing),
             "origin": origin,
+            "content": content,
             "planned": case.planned,
             "class_locations": {
                 ",".join(map(str, np.atleast_1d(key))): _flat(voxels, shape)

@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, NoImageError
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_json, sha256
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
 from mixmfl.data.cases import Case, FolderCases
@@ -185,16 +186,26 @@ def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
     """Return a digest of what a case is made from: its files' names, sizes and times, and plans."""
-    sources = {**case.images, "label": case.label}
     parts: list[Any] = [planned, site.labels.to_json()]
     if site.alignment != AlignmentOptions():
         parts.append(dataclasses.asdict(site.alignment))
     if site.brains.tool != NONE:
         parts.append(dataclasses.asdict(site.brains))
-    for kind, source in sorted(sources.items()):
-        files = files_of(source) if isinstance(source, Path) else getattr(source, "files", ())
-        for file in files:
-            if file.exists():  # a broken link is refused when it is read
-                status = file.stat()
-                parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
+    for kind, file in _files(case):
+        if file.exists():  # a broken link is refused when it is read
+            status = file.stat()
+            parts.append([kind, str(file.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def content(case: Case) -> str:
+    """Return a digest of the bytes of a case's files, wherever these lie."""
+    parts = [[kind, sha256(file)] for kind, file in _files(case)]
+    return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
+
+
+def _files(case: Case) -> Iterator[tuple[str, Path]]:
+    """Give each file of a case, with the modality or ``"label"`` that it belongs to."""
+    for kind, source in sorted({**case.images, "label": case.label}.items()):
+        files = files_of(source) if isinstance(source, Path) else getattr(source, "files", ())
+        yield from ((kind, file) for file in files)

@@ -286,7 +286,7 @@ def _store(
             properties["class_locations"],
             shown,
         )
-        save_case(case, "small", plans.configuration(configuration)["patch_size"])
+        save_case(case, "small", "small", plans.configuration(configuration)["patch_size"])
         _STORED[key] = {file.name: file.read_bytes() for file in place.glob(f"{name}.*")}
     for file, content in _STORED[key].items():
         (place / file).write_bytes(content)

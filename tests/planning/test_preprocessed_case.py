@@ -30,7 +30,7 @@ def store(folder: Path, name: str = "p01") -> tuple[np.ndarray, np.ndarray]:
     found = properties["class_locations"]
     planned = "by these plans"
     case = PreprocessedCase(folder, name, ("t1", "t2"), planned, (1, 1, 1), data, seg, found)
-    save_case(case, "made from this", (16, 16))
+    save_case(case, "made from this", "these bytes", (16, 16))
     return data, seg
 
 
@@ -152,9 +152,8 @@ def test_a_region_keeps_its_places(tmp_path: Path) -> None:
         list(images.values()), labels, (1, 1, 1), plans.nnunet, "2d", regions
     )
     found = properties["class_locations"]
-    save_case(
-        PreprocessedCase(tmp_path, "p", ("t1",), "y", (1, 1, 1), data, seg, found), "x", (16, 16)
-    )
+    case = PreprocessedCase(tmp_path, "p", ("t1",), "y", (1, 1, 1), data, seg, found)
+    save_case(case, "x", "z", (16, 16))
     places = open_case(tmp_path, "p").class_locations
     assert set(places) == {(1, 2), 2}
     assert len(places[1, 2]) == np.count_nonzero(seg > 0)

@@ -287,7 +287,7 @@ def test_cases_that_changed_make_it_another_benchmark(work: Path, tmp_path: Path
     open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
     file = next((ours / "tests" / "north" / "2d").glob("*.json"))
     record = json.loads(file.read_text())
-    file.write_text(json.dumps({**record, "origin": "a mended label"}))
+    file.write_text(json.dumps({**record, "content": "a corrected label"}))
     with pytest.raises(DataError, match="a benchmark with other cases"):
         open_benchmark(ours, tmp_path / "out", "2d", "full", "cpu", 0)
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from small import LABELS_JSON, write_case
 from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.files import locked, read_json, write_json
 from mixmfl.evaluation.reliability import BINS, Reliability
+from mixmfl.research.benchmark.leaderboard import read_entries
 from mixmfl.research.benchmark.methods import find_method
 from mixmfl.research.benchmark.patients import LESION, read_study, write_patients
 from mixmfl.research.benchmark.scores import Row, write_rows
@@ -187,6 +190,13 @@ def test_the_command_goes_from_patients_to_a_page(
     assert "no modality set has a hospital 'west'" in capsys.readouterr().err
     assert command(*arguments, "--folds", "x") == 2
     assert "--folds x: whole numbers from 0 are needed" in capsys.readouterr().err
+    # a colleague has the same files elsewhere, and of another day
+    for file in shutil.copytree(data, tmp_path / "theirs").rglob("*.nii.gz"):
+        os.utime(file, (1, 1))
+    arguments[2], arguments[4] = tmp_path / "theirs", tmp_path / "their_out"
+    assert command(*arguments, "--methods", "fedavg", "--reference", "fedavg") == 0
+    ours, theirs = (tmp_path / out / "A0" / "1" / "results.json" for out in ("out", "their_out"))
+    assert read_entries(theirs, read_json(ours)["benchmark"])[0].method == "fedavg"
 
 
 def test_a_second_command_waits_while_the_first_writes_the_federation(

@@ -185,11 +185,12 @@ def _budget(size: str, plans: Plans) -> tuple[int, int]:
 
 
 def _digest(work: Path, configuration: str) -> str:
-    """Return a digest of what all training and test cases were made from."""
+    """Return a digest of all cases, alike for whoever has copies of their files."""
     files = sorted(work.glob(f"sites/*/{configuration}/*.json"))
     files += sorted(work.glob(f"tests/*/{configuration}/*.json"))
-    origins = [f"{file.relative_to(work)} {read_long_json(file)['origin']}" for file in files]
-    return hashlib.sha256("\n".join(origins).encode()).hexdigest()
+    cases = [(file.relative_to(work).as_posix(), read_long_json(file)) for file in files]
+    lines = [f"{name} {case['planned']} {case['content']}" for name, case in cases]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def test_cases(benchmark: Benchmark) -> dict[str, list[PreprocessedCase]]:
