@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean, median
 
 from mixmfl.core.files import read_json
+from mixmfl.core.records import read_value
 from mixmfl.core.strict_json import MOST_BYTES
-from mixmfl.evaluation.subset_dice import ENOUGH_CASES, FEW_CASES, SubsetDice, expect
-from mixmfl.federated.server.measured import read_measured_json
+from mixmfl.evaluation.subset_dice import ENOUGH_CASES, FEW_CASES, Expected, SubsetDice, expect
 from mixmfl.research.benchmark.scores import read_rows
 
 DROP = 0.1
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: list[Comparison] = []
     drops = pairs = 0
     for file in files:
-        known = read_measured_json(read_json(file, most_bytes=MOST_BYTES), str(file)).expected
+        content = read_json(file, most_bytes=MOST_BYTES)
+        known = read_value(Expected, content["expected"], str(file))
         scores = file.parents[1] / "scores.csv"
         found += compare(known, scores)
         names = {name for each in known for name in each.modalities}

@@ -226,6 +226,7 @@ def plans_of(megabytes: float) -> "Plans":
         {"stripped": 10},
         {"unknown": 10},
         {"unknown": 10},
+        {},
     )
     labels = Labels({"background": 0, "lesion": 1})
     preset = load_preset("demo")

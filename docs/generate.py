@@ -25,6 +25,7 @@ from mixmfl.planning.fingerprint import (
     fingerprint_case,
     merge_fingerprints,
 )
+from mixmfl.planning.heads import STRIPPED
 from mixmfl.planning.nnunet_planner import plan
 from mixmfl.planning.plans import Plans, Preset, load_preset, preset_names
 from mixmfl.planning.preprocessed_case import PreprocessedCase
@@ -62,7 +63,7 @@ def example() -> str:
         preset.planner,
         preset.network,
     )
-    plans = Plans(names, LABELS, planned, preset.network, preset.training)
+    plans = Plans(names, LABELS, planned, preset.network, preset.training, STRIPPED)
     settings = RunSettings("3d_fullres", 0, preset.training.rounds, 1, 1e-3)
     stored = tuple(
         PreprocessedCase(Path(), "", modalities, "", (1.0, 1.0, 1.0), None, None, {})

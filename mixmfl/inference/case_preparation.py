@@ -15,7 +15,7 @@ from mixmfl.core.errors import DataError
 from mixmfl.core.text import each_once, plural, times
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.planning.brains import BrainExtraction, agreed_extraction, extract_brain
-from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, UNKNOWN, head_doubt
+from mixmfl.planning.heads import DEEPBET, OWN, SKULL, STRIPPED, head_doubt
 from mixmfl.planning.nnunet_preprocessing import preprocess_each
 from mixmfl.planning.nonzero import head_mask
 from mixmfl.planning.plans import Plans
@@ -115,11 +115,8 @@ def prepare(
         DataError: A model knows none of the case's modalities, or the case is too thin, or its
             brain was not found, or an image is far from the usual.
     """
-    heads = [recipe.plans.heads for recipe in recipes]
-    state = UNKNOWN
-    if brains != AS_THEY_ARE or set(heads) != {UNKNOWN}:
-        extracted = extract_brain(case, brains)
-        case, state = extracted.case, extracted.state
+    extracted = extract_brain(case, brains)
+    case, state = extracted.case, extracted.state
     masked = all(r.plans.configuration(r.configuration)["use_mask_for_norm"][0] for r in recipes)
     # models planned for images that are zero outside the head find nothing there
     head = head_mask(list(case.images.values()))

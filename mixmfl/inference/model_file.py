@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.errors import MixmflError, ModelError, PlansError, why
+from mixmfl.core.errors import MixmflError, ModelError, why
 from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.json_fields import MOST_NAME, fields, is_text, shown
 from mixmfl.core.process_memory import give_back_memory
@@ -77,23 +77,19 @@ class _Header:
         Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_CASES)]],
         entries(0, MOST_MODALITIES),
     ]
-    plans: Any
-    tensors_sha256: Any
-    header_sha256: Any
-    # files of earlier versions do not have these
     modality_sites: Annotated[
         Mapping[Annotated[str, text(LONGEST_NAME)], Annotated[int, within(0, MOST_SITES)]],
         entries(0, MOST_MODALITIES),
-    ] = field(default_factory=dict)
-    expected: Expected = ()
-    confidence: Confidence = field(default_factory=dict)
-    reliability: Reliabilities = field(default_factory=dict)
-    components: Components = field(default_factory=dict)
-    largest: Any = None  # of earlier versions, for the largest component alone; not read
-    folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)] = ()
-    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
-        field(default_factory=dict)
-    )
+    ]
+    expected: Expected
+    confidence: Confidence
+    reliability: Reliabilities
+    components: Components
+    folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)]
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)]
+    plans: Any
+    tensors_sha256: Any
+    header_sha256: Any
 
 
 class TrainedState(Protocol):
@@ -141,11 +137,11 @@ def save_model(
         "configuration": configuration,
         "round": state.round,
         "modality_cases": dict(trained_on.modality_cases),
-        **({"modality_sites": dict(sites)} if (sites := trained_on.modality_sites) else {}),
+        "modality_sites": dict(trained_on.modality_sites),
         **(measured or Measured()).to_json(),
-        **({"folds": list(trained_on.folds)} if trained_on.folds else {}),
+        "folds": list(trained_on.folds),
+        "privacy": trained_on.privacy,
         "plans": plans.to_json(),
-        **({"privacy": trained_on.privacy} if trained_on.privacy else {}),
     }
     tensors = {
         **{f"network.{name}": tensor for name, tensor in state.weights.items()},
@@ -201,16 +197,17 @@ def load_model(
     tensors, header = _open_file(path)
     try:
         record, plans = _read_header(header)
+    except MixmflError as error:
+        raise ModelError(
+            f"{path}: was written by mixmfl {_writer(header)}, and mixmfl {__version__} cannot "
+            f"read its header ({error}); install the version that wrote it, or train again"
+        ) from None
+    try:
         network, memory = _read_tensors(tensors, header, plans, record.configuration)
         network, memory = network.to(device), memory_to(memory, device)
         weights: Mapping[str, Tensor] = tensors.under("network.")
         if os.name == "nt":  # an open file could not be replaced
             weights = dict(weights)
-    except PlansError as error:
-        raise ModelError(
-            f"{path}: was written by mixmfl {_writer(header)}, and mixmfl {__version__} cannot "
-            f"read its plans ({error}); install the version that wrote it, or train again"
-        ) from None
     except (OSError, DamageError) as error:
         raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
@@ -280,10 +277,6 @@ def _read_header(header: Mapping[str, Any]) -> tuple[_Header, Plans]:
     Raises:
         MixmflError: A field is missing, unknown or out of bounds, or two contradict each other.
     """
-    if any("dice" in each for each in header.get("expected", ())):
-        header = {**header, "expected": []}  # means of earlier versions, maybe of one case
-    if any(not isinstance(each.get("y"), list) for each in header.get("confidence", {}).values()):
-        header = {**header, "confidence": {}}  # of earlier versions: of masks with all components
     record = read_record(_Header, header, "header", ModelError)
     plans = Plans.from_json(record.plans, "plans")
     plans.configuration(record.configuration)  # raises where it was not planned

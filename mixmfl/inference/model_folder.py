@@ -14,12 +14,13 @@ All commands and functions that take a model ask here.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from mixmfl.core.declarations import entries, one_of, within
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import exists, is_file, read_json, read_long_json
 from mixmfl.core.records import read_record
+from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import Components, best_shares
 from mixmfl.planning.bounds import MOST_ROUNDS
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS
@@ -64,7 +65,7 @@ class FoldsRecord:
     configuration: Configuration
     folds: Annotated[tuple[Fold, ...], entries(1, len(FOLD_NAMES), distinct=True)]
     rounds: _Rounds = field(default_factory=dict)
-    measured: Any = None
+    measured: Measured | None = None
     lengths: _Rounds = field(default_factory=dict)
     format: Annotated[int, within(1, 1)] = 1
 
@@ -260,7 +261,7 @@ def unequal_lengths(rounds: Mapping[str, int]) -> list[str]:
     """Return a warning where folds were trained for unequal numbers of rounds.
 
     Args:
-        rounds: The rounds that each fold was trained for; of runs from before nothing is known.
+        rounds: By trained fold its rounds.
     """
     if len(set(rounds.values())) < 2:
         return []

@@ -1,6 +1,5 @@
 """What a site reports: counts, histograms and sums that merge exactly, no row per case."""
 
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -88,8 +87,7 @@ class Fingerprint:
         subjects: How many cases are of ``"patients"``, ``"simulated"``, or ``"unknown"``.
         anatomy: How many cases show which part of the body, one of ``ANATOMIES`` or
             ``"unknown"``.
-        typical: Per modality what its images are usually like; missing in fingerprints of earlier
-            versions.
+        typical: Per modality what its images are usually like.
     """
 
     cases: _Count
@@ -110,9 +108,7 @@ class Fingerprint:
         Mapping[Annotated[str, one_of((*ANATOMIES, UNKNOWN))], _Count],
         entries(1, len(ANATOMIES) + 1),
     ]
-    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)] = (
-        dataclasses.field(default_factory=dict)
-    )
+    typical: Annotated[Mapping[ModalityName, Typical], entries(0, MOST_MODALITIES)]
 
     def with_origin(self, card: DatasetCard) -> "Fingerprint":
         """Return the fingerprint of a site's cases with what dataset.json says of all of them."""

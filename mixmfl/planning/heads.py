@@ -10,19 +10,16 @@ SKULL, STRIPPED = "skull", "stripped"
 STATES = (SKULL, STRIPPED, DEEPBET, OWN)
 """What a case is like: it shows its skull; it came without; it was extracted, by what."""
 
-UNKNOWN, SKULLS, MIXED = "unknown", "skulls", "mixed"
-PLANNED = (UNKNOWN, SKULLS, STRIPPED, MIXED, DEEPBET, OWN)
-"""What plans say of the cases they were made from; unknown in plans of earlier versions."""
+SKULLS, MIXED = "skulls", "mixed"
 
 PLANNED_WORDS = {
-    UNKNOWN: "not stated",
     SKULLS: "with skulls",
     STRIPPED: "without skulls",
     MIXED: "some with skulls, some without",
     DEEPBET: "brains extracted by deepbet",
     OWN: "brains extracted by each site's own command",
 }
-"""What plans say of heads, for people."""
+"""What plans say of the cases they were made from, and the same for people."""
 
 # so many cases may differ where plans speak of all: this share, or this number. A hospital on a
 # network counts fewer than 5 as the others, so they must not decide on one machine either
@@ -30,7 +27,7 @@ FEW, FEW_CASES = 0.05, 4
 
 
 def planned_heads(counts: Mapping[str, int]) -> str:
-    """Return what plans say of cases, one of ``PLANNED``.
+    """Return what plans say of cases, a key of ``PLANNED_WORDS``.
 
     Args:
         counts: How many cases are of each of ``STATES``.

@@ -33,9 +33,8 @@ class ModelCard:
         dataset: What whoever planned says of the data.
         subjects: How many cases are of patients, simulated, or of unknown subjects.
         anatomy: How many cases show which part of the body.
-        spacing_mm: For Z, Y and X the spacing that 5, 50 and 95 of a hundred cases do not exceed;
-            empty in plans of earlier versions.
-        typical: Per modality what its images are usually like; empty in plans of earlier versions.
+        spacing_mm: For Z, Y and X the spacing that 5, 50 and 95 of a hundred cases do not exceed.
+        typical: Per modality what its images are usually like.
     """
 
     dataset: DatasetCard = field(default_factory=DatasetCard)

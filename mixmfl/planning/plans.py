@@ -16,8 +16,8 @@ from mixmfl.core.json_fields import MOST_NAME, Range, fields, is_text, listed, s
 from mixmfl.core.records import read_record, read_value
 from mixmfl.data.labels import LARGEST_VALUE, MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
-from mixmfl.planning import heads as kinds
 from mixmfl.planning.architecture import check_network_size
+from mixmfl.planning.heads import DEEPBET, OWN, PLANNED_WORDS
 from mixmfl.planning.model_card import ModelCard
 from mixmfl.planning.nnunet_plans import CONFIGURATIONS, check_planned
 from mixmfl.planning.settings import NetworkSettings, PlannerSettings, TrainingSettings
@@ -55,7 +55,7 @@ class _Record:
     network: NetworkSettings
     training: TrainingSettings
     nnunet: Any
-    heads: Annotated[str, one_of(kinds.PLANNED)]
+    heads: Annotated[str, one_of((*PLANNED_WORDS,))]
     card: Any
 
 
@@ -69,7 +69,7 @@ class Plans:
         nnunet: nnU-Net's plans as its planner wrote them; their channels are ``modalities``.
         network: Our part of the architecture.
         training: How sites train.
-        heads: What the cases are like that the plans were made from, one of ``heads.PLANNED``;
+        heads: What the cases are like that the plans were made from, a key of ``PLANNED_WORDS``;
             with ``"deepbet"`` or ``"own"`` brains are extracted wherever cases are read.
         card: Where the cases come from that the plans were made from.
     """
@@ -79,7 +79,7 @@ class Plans:
     nnunet: Mapping[str, Any]
     network: NetworkSettings
     training: TrainingSettings
-    heads: str = kinds.UNKNOWN
+    heads: str
     card: ModelCard = field(default_factory=ModelCard)
 
     @property
@@ -110,7 +110,7 @@ class Plans:
         ]
         if self.nnunet.get("slices_first"):
             decides.append("slices first")
-        if self.heads in (kinds.DEEPBET, kinds.OWN):
+        if self.heads in (DEEPBET, OWN):
             decides.append(["brains", self.heads])
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -124,7 +124,7 @@ class Plans:
             "training": dataclasses.asdict(self.training),
             "nnunet": self.nnunet,
             "heads": self.heads,
-            **({"card": card} if (card := self.card.to_json()) else {}),
+            "card": self.card.to_json(),
         }
         return json.loads(json.dumps(content))
 
@@ -144,10 +144,6 @@ class Plans:
                 f"{source}: plans of format {shown(found)} were found, this version of "
                 f"mixmfl reads {FORMAT}"
             )
-        # plans of earlier versions say nothing of these, and have a setting that is no more
-        content = {"heads": kinds.UNKNOWN, "card": {}, **content}
-        if isinstance(content.get("training"), Mapping):
-            content["training"] = _without_imputation(content["training"], source)
         record = read_record(_Record, content, source, whole=True)
         modalities, network = record.modalities, record.network
         labels = _labels(record.labels, f"{source}: labels")
@@ -275,21 +271,6 @@ def usual_configuration(work: Path, plans: Plans) -> str:
         if any(name in site for site in reported) or any(work.glob(f"sites/*/{name}"))
     ]
     return (preprocessed or list(plans.configurations))[-1]
-
-
-def _without_imputation(training: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return settings of training without one of earlier versions, where it was off.
-
-    Raises:
-        PlansError: It was on.
-    """
-    rest = {**training}
-    if (share := rest.pop("imputation", 0)) not in (0, False):
-        raise PlansError(
-            f"{source}: training: imputation is {shown(share)}, and this version imputes no "
-            "features"
-        )
-    return rest
 
 
 def _check_streams(network: NetworkSettings, source: str) -> None:

@@ -43,9 +43,6 @@ _MAP = slice(_HALVES.stop, _HALVES.stop + CELLS * CELLS * CELLS // 2)
 NUMBERS = _MAP.stop
 """Numbers that describe an image, whole thousandths."""
 
-EARLIER_NUMBERS = _DETAIL.stop
-"""So many had earlier versions, the first of these."""
-
 FEWEST_IMAGES = 10
 """Images of a modality behind what is usual, below which nothing is compared."""
 
@@ -101,19 +98,14 @@ class Typical:
     """
 
     images: Annotated[int, within(1, _MOST_IMAGES)]
-    sums: Annotated[
-        tuple[Annotated[int, within(-_Sum, _Sum)], ...], entries(EARLIER_NUMBERS, NUMBERS)
-    ]
+    sums: Annotated[tuple[Annotated[int, within(-_Sum, _Sum)], ...], entries(NUMBERS, NUMBERS)]
     squares: Annotated[
-        tuple[Annotated[int, within(0, _Sum * _MOST_NUMBER)], ...],
-        entries(EARLIER_NUMBERS, NUMBERS),
+        tuple[Annotated[int, within(0, _Sum * _MOST_NUMBER)], ...], entries(NUMBERS, NUMBERS)
     ]
 
     @property
     def is_possible(self) -> bool:
         """Say whether whole numbers within bounds have these sums."""
-        if len(self.sums) != len(self.squares) or len(self.sums) not in (EARLIER_NUMBERS, NUMBERS):
-            return False
         return all(
             total**2 <= self.images * square <= (self.images * _MOST_NUMBER) ** 2
             for total, square in zip(self.sums, self.squares, strict=True)
@@ -211,10 +203,7 @@ def _brightness(standard: Array, head: Array) -> Array:
 
 
 def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
-    """Add sums up, by modality; in any order they are the same, for all are integers.
-
-    A sum over parts of which one is of an earlier version has that version's numbers.
-    """
+    """Add sums up, by modality; in any order they are the same, for all are integers."""
     by_name: dict[str, list[Typical]] = {}
     for part in parts:
         for name, each in part.items():
@@ -222,8 +211,8 @@ def merge_typical(parts: Iterable[Mapping[str, Typical]]) -> dict[str, Typical]:
     return {
         name: Typical(
             sum(one.images for one in each),
-            tuple(map(sum, zip(*(one.sums for one in each), strict=False))),
-            tuple(map(sum, zip(*(one.squares for one in each), strict=False))),
+            tuple(map(sum, zip(*(one.sums for one in each), strict=True))),
+            tuple(map(sum, zip(*(one.squares for one in each), strict=True))),
         )
         for name, each in sorted(by_name.items())
     }
@@ -280,8 +269,6 @@ def differences(image: Typical, usual: Typical) -> list[Difference]:
     spread = np.sqrt(variance)
     differing = []
     for kind, (part, least, limit) in _RULES.items():
-        if part.stop > len(mean):
-            continue
         scores = (numbers[part] - mean[part]) / np.hypot(spread[part], least)
         distance = float(np.sqrt(np.mean(scores**2)))
         if distance > limit:
@@ -322,7 +309,7 @@ def mistaken(
     known = {
         name: _mean_and_variance(each)
         for name, each in sorted(usual.items())
-        if each.images >= FEWEST_IMAGES and len(each.sums) == NUMBERS
+        if each.images >= FEWEST_IMAGES
     }
     if len(known) < 2:
         return []

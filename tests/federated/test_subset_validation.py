@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from small import model_bytes
 from small_federation import PLANS, SiteStore
 from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import AggregationError, ModelError
-from mixmfl.core.tensor_store import read
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import BINS as BINS_OF_VOXELS
 from mixmfl.evaluation.reliability import Reliability
@@ -46,8 +44,7 @@ from mixmfl.federated.server.subset_validation import (
 from mixmfl.federated.simulation import simulate
 from mixmfl.federated.state import first_state, register
 from mixmfl.inference import cpu_network
-from mixmfl.inference.model import TrainedOn
-from mixmfl.inference.model_file import load_model, save_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.training.validation import validate
 
 SETTINGS = dataclasses.replace(SHORT, local_steps=3)
@@ -364,21 +361,6 @@ def test_dice_of_a_label_that_a_site_does_not_label_are_refused() -> None:
     reply = measured_reply(found)
     with pytest.raises(AggregationError, match="sent Dice of core, which it does not label"):
         read_measured("north", reply, 3, PLANS, ["lesion"])
-
-
-def test_what_earlier_files_measured_in_another_way_is_not_read(tmp_path: Path) -> None:
-    state = first_state(PLANS, SETTINGS)
-    file = tmp_path / "m.safetensors"
-    measured = Measured([SubsetDice(("t1",), {"core": counts(d50=3)})])
-    save_model(file, state, PLANS, "2d", TrainedOn({"t1": 3}), measured)
-    assert expect(load_model(file).expected, ["t1"]).cases == 3
-    tensors, header = read(file)
-    header["expected"] = [{"modalities": ["t1"], "dice": {"core": [0.9, 1]}}]
-    of_all_parts = {"cases": 3, "masks": 3, "x": 1.0, "y": 1.0, "xx": 0.5, "xy": 0.5, "yy": 0.5}
-    header["confidence"] = {"core": of_all_parts}
-    file.write_bytes(model_bytes(tensors, header))
-    assert load_model(file).expected == ()
-    assert load_model(file).confidence == {}
 
 
 def test_a_label_with_few_cases_is_filled_up_beside_one_with_enough() -> None:

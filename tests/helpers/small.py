@@ -22,6 +22,7 @@ from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_network
 from mixmfl.planning import nnunet_preprocessing
 from mixmfl.planning.fingerprint import Fingerprint, PatientCounts
+from mixmfl.planning.heads import MIXED
 from mixmfl.planning.plans import Plans, load_preset
 from mixmfl.planning.preprocessed_case import PreprocessedCase, open_case, save_case
 from mixmfl.planning.settings import NetworkSettings, TrainingSettings
@@ -116,6 +117,7 @@ def small_plans(
         },
         NetworkSettings("decoupled", 0.5, 0.5, (-1,), 0.1, 1, "concatenated"),
         dataclasses.replace(defaults, **training),
+        MIXED,
     )
 
 

@@ -78,14 +78,18 @@ def of_an_older_version(held: dict[str, Tensor], header: dict[str, Any]) -> None
             r"missing fields \['temperature'\]\); install the version that wrote it, or tra",
         ),
         (
+            with_content(lambda _, header: header.pop("components")),
+            r"cannot read its header \(header: .*missing fields \['components'\]\); install",
+        ),
+        (
             lambda f: f.write_bytes(model_bytes({}, {"format": "mixmfl model 2"})),
-            "do not fit together",
+            "cannot read its header",
         ),
         (with_content(without_a_weight), "1 tensors are missing, such as "),
         (with_content(with_nan), r"1 tensors hold NaN or infinity, such as network\."),
         (
             with_content(lambda _, header: header.update(plans="{")),
-            r"cannot read its plans \(plans: plans of",
+            r"cannot read its header \(plans: plans of",
         ),
         (
             with_content(lambda held, _: held.update({"memory.t1": torch.ones(1)})),

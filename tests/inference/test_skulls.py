@@ -76,9 +76,8 @@ def test_a_missing_skull_is_a_warning_for_a_model_of_whole_heads(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("heads", "stripped"), [("stripped", True), ("skulls", False), ("mixed", False),
-                            ("unknown", False)],
-)  # fmt: skip
+    ("heads", "stripped"), [("stripped", True), ("skulls", False), ("mixed", False)]
+)
 def test_a_head_as_the_models_is_no_warning(tmp_path: Path, heads: str, stripped: bool) -> None:
     outcome = predict(model_of(tmp_path, heads), tmp_path, stripped=stripped)
     assert outcome.status == "done"

@@ -20,7 +20,6 @@ from mixmfl.planning.fingerprint import (
 from mixmfl.planning.model_card import make_card
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.typical import (
-    EARLIER_NUMBERS,
     FEWEST_IMAGES,
     NUMBERS,
     Typical,
@@ -143,8 +142,6 @@ def test_a_fingerprint_has_the_sums_and_withholds_those_of_few() -> None:
     reported = withhold_small_counts(rare, 3, 0, of_different_patients(rare))
     assert reported is not None
     assert set(reported.typical) == {"t1"}
-    before = {name: value for name, value in both.to_json().items() if name != "typical"}
-    assert Fingerprint.from_json(before, "file").typical == {}
 
 
 def test_plans_carry_what_is_usual() -> None:
@@ -268,13 +265,3 @@ def test_a_blurred_image_is_told_and_never_refused_for_its_curvature() -> None:
     found = {each.kind: each for each in differences(described(blurred), USUAL)}
     assert "its detail is coarser than usual" in found["curvature"].what
     assert not found["curvature"].is_far
-
-
-def test_sums_of_earlier_versions_are_read_and_merged_and_say_nothing_of_names() -> None:
-    earlier = Typical(12, USUAL.sums[:EARLIER_NUMBERS], USUAL.squares[:EARLIER_NUMBERS])
-    assert earlier.is_possible
-    assert not Typical(12, USUAL.sums[:-1], USUAL.squares[:-1]).is_possible
-    merged = merge_typical([{"t1": earlier}, {"t1": USUAL}])["t1"]
-    assert (merged.images, len(merged.sums)) == (24, EARLIER_NUMBERS)
-    assert differences(described(head(30)[::-1]), earlier)
-    assert mistaken({"t1": described(head(30))}, {"t1": earlier, "t1c": USUAL}) == []

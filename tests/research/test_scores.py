@@ -30,14 +30,6 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert zeros == replace(empty, dice=0.0, hd95=0.0, written=0.0)
 
 
-def test_in_earlier_tables_estimates_are_of_masks_as_networks_give_them(tmp_path: Path) -> None:
-    write_rows([FIRST], tmp_path / "cases.csv")
-    lines = (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines()
-    earlier = "\n".join(line.rpartition(",")[0] for line in lines)
-    (tmp_path / "cases.csv").write_text(earlier, encoding="utf-8")
-    assert read_rows(tmp_path / "cases.csv") == [replace(FIRST, written=FIRST.dice)]
-
-
 def test_a_table_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) -> None:
     def broken() -> Iterator[Row]:
         yield replace(FIRST, case="n2")

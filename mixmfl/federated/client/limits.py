@@ -267,20 +267,16 @@ class _Joined:
 
     Attributes:
         sha256: Digest of its plans, fold and those settings that must stay.
-        schedule: The other settings; None: a version wrote this that let nothing change.
-        begun: When it was joined first, in seconds since 1970; 0: a version wrote this that did not
-            record it.
+        schedule: The other settings.
+        begun: When it was joined first, in seconds since 1970.
     """
 
     sha256: Annotated[str, text(64, "[0-9a-f]{64}", "64 hexadecimal digits")]
-    schedule: (
-        Annotated[
-            Mapping[Annotated[str, one_of(_MAY_CHANGE)], Annotated[float, within(0, MOST_ROUNDS)]],
-            entries(0, len(_MAY_CHANGE)),
-        ]
-        | None
-    ) = None
-    begun: Annotated[int, within(0, 10**11)] = 0
+    schedule: Annotated[
+        Mapping[Annotated[str, one_of(_MAY_CHANGE)], Annotated[float, within(0, MOST_ROUNDS)]],
+        entries(len(_MAY_CHANGE), len(_MAY_CHANGE)),
+    ]
+    begun: Annotated[int, within(0, 10**11)]
 
 
 def run_begun(file: Path) -> datetime:
@@ -289,13 +285,18 @@ def run_begun(file: Path) -> datetime:
     Raises:
         PrivacyError: The record is damaged.
     """
-    begun = _joined(file).begun if file.exists() else 0
-    now = datetime.now(timezone.utc)
-    return datetime.fromtimestamp(begun, timezone.utc) if begun else now
+    if file.exists():
+        return datetime.fromtimestamp(_joined(file).begun, timezone.utc)
+    return datetime.now(timezone.utc)
 
 
 def _joined(file: Path) -> _Joined:
-    return read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
+    try:
+        return read_record(_Joined, read_json(file, PrivacyError), str(file), PrivacyError)
+    except PrivacyError as error:
+        raise PrivacyError(
+            f"{error}, so how the run was joined is not known; the coordinator must start a new run"
+        ) from None
 
 
 def check_joined(task: Mapping[str, Any], file: Path, begun: datetime) -> str:
@@ -316,27 +317,18 @@ def check_joined(task: Mapping[str, Any], file: Path, begun: datetime) -> str:
         PrivacyError: The run was joined with other plans, settings or fold.
     """
     content = {name: task[name] for name in ("plans", "settings", "fold")}
-    schedule: dict[str, Any] = {name: content["settings"][name] for name in _MAY_CHANGE}
+    schedule = {name: content["settings"][name] for name in _MAY_CHANGE}
     lasting = {n: value for n, value in content["settings"].items() if n not in _MAY_CHANGE}
-    agreed: dict[str, Any] = {
-        "sha256": json_digest({**content, "settings": lasting}),
-        "schedule": schedule,
-    }
-    before = _Joined(agreed["sha256"], schedule)
-    if file.exists():
-        before = _joined(file)
-    # a version that let nothing change recorded one digest of everything
-    expected = json_digest(content) if before.schedule is None else agreed["sha256"]
-    if before.sha256 != expected:
+    digest = json_digest({**content, "settings": lasting})
+    agreed = _Joined(digest, schedule, int(begun.timestamp()))
+    before = _joined(file) if file.exists() else agreed
+    if before.sha256 != agreed.sha256:
         raise PrivacyError(
             f"run {task['run']} was joined before with other plans, settings or fold ({file}); "
             "the coordinator must start a new run"
         )
-    write_json(file, {**agreed, "begun": int(begun.timestamp())})
-    known = schedule if before.schedule is None else before.schedule
-    changed = [
-        f"{n} {known[n]:g} -> {schedule[n]:g}"
-        for n in schedule
-        if n in known and known[n] != schedule[n]
-    ]
-    return ", ".join(changed)
+    write_json(file, dataclasses.asdict(agreed))
+    known = before.schedule
+    return ", ".join(
+        f"{n} {known[n]:g} -> {now:g}" for n, now in schedule.items() if known[n] != now
+    )

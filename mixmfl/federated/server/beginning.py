@@ -28,7 +28,6 @@ from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.server.secure_aggregation import check_masked_run
 from mixmfl.federated.state import ServerState, first_state
-from mixmfl.inference.model_folder import EVERY_CASE
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,6 @@ def begin(
         clear_unfinished(asked.folder, below=True)
         return asked, initial or first_state(asked.plans, asked.settings), {}
     run = open_run(asked.folder)
-    if run.split != asked.split and run.fold != EVERY_CASE:
-        raise ModelError(
-            f"{run.folder}: was begun by an earlier version, which held other cases back to "
-            "validate; these would now train. Resume it with that version, or start a new run from "
-            "its weights: --init of the file that mixmfl_export writes"
-        )
     _check_same_run(run, asked, change=beginning.change)
     clear_unfinished(run.folder, below=True)
     if run.history:

@@ -7,7 +7,6 @@ the sites measure all three when the second of two runs of a fold ends.
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field
 from typing import Annotated
 
 from mixmfl.core.declarations import entries, text
@@ -46,14 +45,12 @@ class _Comparison:
     Attributes:
         rounds: The round of each configuration whose model was measured.
         components: What was measured at all sites.
-        sites: What was measured at each; of an earlier version it is not known.
+        sites: What was measured at each.
     """
 
     rounds: Annotated[Mapping[Configuration, Round], entries(2, len(CONFIGURATIONS))]
     components: Compared
-    sites: Annotated[Mapping[Annotated[str, text(MOST_NAME)], Compared], entries(0, MOST_SITES)] = (
-        field(default_factory=dict)
-    )
+    sites: Annotated[Mapping[Annotated[str, text(MOST_NAME)], Compared], entries(0, MOST_SITES)]
 
 
 def load_comparison(run: Run, beside: Run) -> Compared | None:

@@ -19,7 +19,7 @@ from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.small_components import Components, best_shares, shares_text
 from mixmfl.federated.server.comparison import add_compared, load_comparison
 from mixmfl.federated.server.export import Pooled, export_model
-from mixmfl.federated.server.measured import load_measured, load_measured_sites, read_measured_json
+from mixmfl.federated.server.measured import load_measured, load_measured_sites
 from mixmfl.federated.server.reply_records import Compared
 from mixmfl.federated.server.run import Run, choose_round
 from mixmfl.federated.server.run_page import write_configurations_page, write_folds_page
@@ -186,9 +186,7 @@ def pool_folds(folder: Path) -> CrossValidation:
         export_model(place, "best", place / MODEL, pooled=pooled)
     write_text(folder / "cross_validation.csv", subsets_table(result.measured, sites))
     write_folds_page(folder, runs, result.measured, sites)
-    done = dataclasses.replace(
-        record, rounds=rounds, measured=result.measured.to_json(), lengths=lengths
-    )
+    done = dataclasses.replace(record, rounds=rounds, measured=result.measured, lengths=lengths)
     _write(folder, done)  # last: it says that all is there
     return result
 
@@ -245,9 +243,7 @@ def pooled_of(run_folder: Path, number: int) -> Pooled | None:
     for fold, measured in record.rounds.items():
         if fold_folder(folder, fold) == run_folder.resolve() and measured == number:
             folds = tuple(fold for fold in record.folds if fold != EVERY_CASE)
-            return Pooled(
-                read_measured_json(record.measured, str(folder / CROSS_VALIDATION_FILE)), folds
-            )
+            return Pooled(record.measured or Measured(), folds)
     return None
 
 
@@ -263,7 +259,7 @@ def begin_configurations(folder: Path, names: Sequence[str], *, resume: bool) ->
             f"{folder}: holds {'a run' if ours else 'other files'}; nothing was written. "
             "Resume a run of several configurations by --resume, or name another folder"
         )
-    write_json(folder / CONFIGURATIONS_FILE, {"configurations": list(names), "best": None})
+    write_json(folder / CONFIGURATIONS_FILE, dataclasses.asdict(ConfigurationsRecord(tuple(names))))
 
 
 def in_order(configurations: Collection[str]) -> list[str]:

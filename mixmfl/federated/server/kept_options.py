@@ -63,7 +63,7 @@ def kept_options(folder: Path, *, other: bool = False) -> Words:
     """Return the options that commands before named for a run.
 
     Args:
-        folder: Folder of the run. Where nothing is kept, as by an earlier version, it is empty.
+        folder: Folder of the run. Where nothing is kept, the result is empty.
         other: Whether they are for another fold, which is to begin as this one did. A run that has
             begun needs no first weights.
 

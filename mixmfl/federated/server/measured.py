@@ -1,21 +1,21 @@
 """What was measured of a run's model on validation cases: ``RUN/expected.json`` and its table."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Annotated
 
+from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_long_json, write_json, write_text
-from mixmfl.core.json_fields import Range, named
-from mixmfl.core.records import read_value
-from mixmfl.core.text import one_line
-from mixmfl.evaluation.mask_quality import Confidence, Measured
-from mixmfl.evaluation.reliability import Reliabilities
-from mixmfl.evaluation.small_components import Components
-from mixmfl.evaluation.subset_dice import Expected
+from mixmfl.core.json_fields import MOST_NAME
+from mixmfl.core.records import read_record, read_value
+from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import record_digest
 from mixmfl.federated.server.run_tables import subsets_table
+
+_Sites = Annotated[Mapping[Annotated[str, text(MOST_NAME)], Measured], entries(0, MOST_SITES)]
 
 
 def save_measured(
@@ -63,31 +63,13 @@ def _load_measured(run: Run, number: int) -> tuple[Measured, dict[str, Measured]
             raise ValueError("it is not what was written")
         if content["round"] != number:
             return None
-        # those of earlier versions have no sites, and nothing of reliability and components
-        by_site = named(content.get("sites", {}), Range(0, MOST_SITES), "sites", ModelError)
-        sites = {site: read_measured_json(each, one_line(site)) for site, each in by_site.items()}
-        return read_measured_json(content, "all sites"), sites
+        of_all = {each.name: content[each.name] for each in fields(Measured)}
+        return (
+            read_record(Measured, of_all, "all sites", ModelError),
+            read_value(_Sites, content["sites"], "sites", ModelError),
+        )
     except (KeyError, ValueError, ModelError) as error:
         raise ModelError(
             f"{file}: is damaged, or another version of mixmfl wrote it ({error}); remove it, and "
             "mixmfl_train_federated --resume measures again"
         ) from None
-
-
-def read_measured_json(content: Any, source: str) -> Measured:
-    """Read what ``Measured.to_json`` wrote, maybe among other fields.
-
-    Raises:
-        ModelError: A field is missing or wrong.
-    """
-    content = named(content, Range(0, 10), source, ModelError)
-    if missing := {"expected", "confidence"} - content.keys():
-        raise ModelError(f"{source}: {sorted(missing)[0]} is missing")
-    return Measured(
-        read_value(Expected, content["expected"], f"{source}: expected", ModelError),
-        read_value(Confidence, content["confidence"], f"{source}: confidence", ModelError),
-        read_value(
-            Reliabilities, content.get("reliability", {}), f"{source}: reliability", ModelError
-        ),
-        read_value(Components, content.get("components", {}), f"{source}: components", ModelError),
-    )

@@ -154,15 +154,6 @@ def load_job(path: Path) -> Orders:
     job = word(content.pop("job", None), ("PlanningJob", "TrainingJob"), f"{path}: job", DataError)
     if job == "PlanningJob":
         return read_record(PlanningJob, content, str(path), DataError, whole=True)
-    # those of before this could be asked for
-    content = {
-        "stop_when_flat": 0,
-        "init": None,
-        "aliases": [],
-        "beside": None,
-        "every_subset": False,
-        **content,
-    }
     orders = read_record(TrainingJob, content, str(path), DataError, whole=True)
     whole(orders.quorum, Range(1, len(orders.sites)), f"{path}: quorum", DataError)
     return orders

@@ -17,12 +17,7 @@ from mixmfl.data.modalities import MOST_MODALITIES
 from mixmfl.evaluation.subset_dice import MOST_SUBSETS
 from mixmfl.federated.server.changes import Change, rounds_flat, settings_of
 from mixmfl.federated.server.initial_state import Start
-from mixmfl.federated.state import (
-    SPLIT,
-    Personal,
-    Registration,
-    RunSettings,
-)
+from mixmfl.federated.state import Personal, Registration, RunSettings
 from mixmfl.planning.plans import Plans
 
 NEAR_HIGHEST = 0.05
@@ -63,8 +58,7 @@ class SiteRound:
         delta: The delta that this epsilon holds for.
         update_norm: Norm of the change of all weights that the site sent; None: not known, as in a
             masked run.
-        dice_loss: The Dice part of ``loss``, the rest is cross-entropy; None: not known, as in
-            rounds of an earlier version.
+        dice_loss: The Dice part of ``loss``, the rest is cross-entropy; None: not known.
         subset_dice: Median validation Dice of the merged model by subset of modalities and label;
             empty where this was not measured.
         memory_mb: Most memory that the site's GPU used; None: not known, as on a network, where
@@ -110,8 +104,7 @@ class Run:
         changes: What was changed between rounds, in order.
         start: What its first weights were taken from; None: they are random.
         former: Registrations of sites that took part in earlier rounds, and do not any more.
-        split: How the sites split their cases into folds.
-        seconds: By round how long it took; those of an earlier version are missing.
+        seconds: By round how long it took.
         subset_dice: By round what ``SiteRound.subset_dice`` is of a site, over all sites' cases.
     """
 
@@ -127,7 +120,6 @@ class Run:
     changes: list[Change] = field(default_factory=list)
     start: Start | None = None
     former: dict[str, Registration] = field(default_factory=dict)
-    split: int = SPLIT
     seconds: dict[int, float] = field(default_factory=dict)
     subset_dice: dict[int, SubsetMedians] = field(default_factory=dict)
 

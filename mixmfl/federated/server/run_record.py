@@ -9,13 +9,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import MixmflError, ModelError
-from mixmfl.core.files import read_json, read_long_json, write_json
+from mixmfl.core.files import read_long_json, write_json
 from mixmfl.core.json_fields import MOST_NAME, Range, fields, shown, whole
 from mixmfl.core.nan import or_nan, or_none
 from mixmfl.core.records import read_record
@@ -24,12 +24,7 @@ from mixmfl.federated.server.changes import Change
 from mixmfl.federated.server.initial_state import Start
 from mixmfl.federated.server.run import Run, SiteRound, SubsetMedians
 from mixmfl.federated.server.update_checks import check_registration
-from mixmfl.federated.state import (
-    SPLIT,
-    Personal,
-    Registration,
-    RunSettings,
-)
+from mixmfl.federated.state import SPLIT, Personal, Registration, RunSettings
 from mixmfl.federated.tensor_files import FORMAT, other_format
 from mixmfl.inference.model_folder import Fold
 from mixmfl.planning.bounds import MOST_ROUNDS
@@ -45,13 +40,11 @@ _Share = Annotated[float, within(0, 1)]
 
 @dataclass(frozen=True)
 class _Record:
-    """``run.json``, but for its digests; ``Run`` says what is in it.
-
-    Fields with a default are those that runs of before do not have.
-    """
+    """``run.json``; ``Run`` says what is in it. The digests are compared before."""
 
     format: Annotated[int, within(FORMAT, FORMAT)]
-    settings: Any  # a record has every setting; only in a message some have a default
+    split: Annotated[int, within(SPLIT, SPLIT)]
+    settings: RunSettings
     fold: Fold
     sites: _Sites
     dice: Annotated[Mapping[_Number, _Share | None], entries(0, MOST_ROUNDS)]
@@ -60,17 +53,16 @@ class _Record:
         tuple[Annotated[Mapping[_Site, SiteRound], entries(0, MOST_SITES)], ...],
         entries(0, MOST_ROUNDS),
     ]
-    split: Annotated[int, within(1, SPLIT)] = 1
-    former: _Sites = field(default_factory=dict)
+    former: _Sites
     seconds: Annotated[
         Mapping[_Number, Annotated[float, within(0, 2**63)]], entries(0, MOST_ROUNDS)
-    ] = field(default_factory=dict)
-    subset_dice: Annotated[Mapping[_Number, SubsetMedians], entries(0, MOST_ROUNDS)] = field(
-        default_factory=dict
-    )
-    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)] = 0
-    changes: Annotated[tuple[Change, ...], entries(0, 10**6)] = ()
-    start: Start | None = None
+    ]
+    subset_dice: Annotated[Mapping[_Number, SubsetMedians], entries(0, MOST_ROUNDS)]
+    stop_when_flat: Annotated[int, within(0, MOST_ROUNDS)]
+    changes: Annotated[tuple[Change, ...], entries(0, 10**6)]
+    start: Start | None
+    plans_sha256: Any
+    sha256: Any
 
 
 def holds_run(folder: Path) -> bool:
@@ -81,19 +73,6 @@ def holds_run(folder: Path) -> bool:
 def record_time(folder: Path) -> int:
     """Return when the record of a run was last written, in ns; it is only ever replaced whole."""
     return (folder / "run.json").stat().st_mtime_ns
-
-
-def _check_as_written(file: Path, digest: str) -> None:
-    """Check plans that an earlier version wrote with other fields than this one reads.
-
-    Raises:
-        ModelError: The file is not what the run was started with.
-    """
-    if record_digest(read_json(file, ModelError)) != digest:
-        raise ModelError(
-            f"{file}: is damaged or was changed; the run was started with other plans. Put those "
-            "back, from a copy or from plans.json of the folder given by -i"
-        )
 
 
 def open_run(folder: Path) -> Run:
@@ -108,9 +87,11 @@ def open_run(folder: Path) -> Run:
     if record.get("format") != FORMAT:
         raise ModelError(other_format(folder / "run.json", record))
     plans = Plans.load(folder / "plans.json")
-    # runs that were begun before it was recorded have none
-    if record.get("plans_sha256") not in (None, record_digest(plans.to_json())):
-        _check_as_written(folder / "plans.json", record["plans_sha256"])
+    if record.get("plans_sha256") != record_digest(plans.to_json()):
+        raise ModelError(
+            f"{folder / 'plans.json'}: is damaged or was changed; the run was started with other "
+            "plans. Put those back, from a copy or from plans.json of the folder given by -i"
+        )
     try:
         return _read_run(folder, record, plans)
     except MixmflError as error:
@@ -127,16 +108,14 @@ def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
     Raises:
         MixmflError: A field is wrong.
     """
-    digests = ("sha256", "plans_sha256")
-    stored = {name: value for name, value in content.items() if name not in digests}
-    record = read_record(_Record, stored, "run", ModelError)
+    record = read_record(_Record, content, "run", ModelError, whole=True)
     for site, registration in (*record.sites.items(), *record.former.items()):
         if site.startswith(".") or set(site) & set("/\\"):  # names a file
             raise ModelError(f"{shown(site)} cannot name a site")
         check_registration(site, registration, plans)
     for by_site in (*record.history, record.personal):
         fields(by_site, (), "sites", may=(*record.sites, *record.former))
-    settings = read_record(RunSettings, record.settings, "settings", ModelError, whole=True)
+    settings = record.settings
     plans.configuration(settings.configuration)
     whole(len(record.history), Range(0, settings.rounds), "rounds in the history", ModelError)
     return Run(
@@ -155,7 +134,6 @@ def _read_run(folder: Path, content: Mapping[str, Any], plans: Plans) -> Run:
         changes=list(record.changes),
         start=record.start,
         former=dict(record.former),
-        split=record.split,
         seconds={int(number): seconds for number, seconds in record.seconds.items()},
         subset_dice={int(number): medians for number, medians in record.subset_dice.items()},
     )
@@ -167,7 +145,7 @@ def write_record(run: Run) -> None:
         "format": FORMAT,
         "settings": dataclasses.asdict(run.settings),
         "fold": run.fold,
-        "split": run.split,
+        "split": SPLIT,
         "plans_sha256": record_digest(run.plans.to_json()),
         "sites": {site: dataclasses.asdict(r) for site, r in run.registrations.items()},
         "former": {site: dataclasses.asdict(r) for site, r in run.former.items()},

@@ -15,7 +15,6 @@ from mixmfl.evaluation.subset_dice import Subset
 NAMES = ("method", "seed", "site", "case", "modalities", "region")
 NUMBERS = ("dice", "hd95", "estimated_dice", "lowest", "highest", "written_dice")
 COLUMNS = (*NAMES, *NUMBERS)
-_EARLIER_COLUMNS = COLUMNS[:-1]  # its estimates are of masks as networks give them
 
 _MOST_LINES = 1_000_000  # 10 methods of 8 seeds on 250 cases of 15 subsets have 3 regions each
 
@@ -82,14 +81,14 @@ def read_rows(path: Path) -> list[Row]:
         with open_table(path, "utf-8", _MOST_LINES) as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, [])
-            if tuple(header) not in (COLUMNS, _EARLIER_COLUMNS):
+            if tuple(header) != COLUMNS:
                 raise DataError(
                     f"{path}: its first line is {quoted(','.join(header))}; a table of scores is "
                     f"needed, whose first line is {','.join(COLUMNS)!r}"
                 )
             for fields in lines:
                 try:
-                    rows.append(_parse(fields, len(header)))
+                    rows.append(_parse(fields))
                 except ValueError as reason:
                     raise DataError(
                         f"{path}: line {lines.line_num} is damaged ("
@@ -102,14 +101,14 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _parse(fields: Sequence[str], columns: int) -> Row:
-    """Return the row of a line of so many columns.
+def _parse(fields: Sequence[str]) -> Row:
+    """Return the row of a line.
 
     Raises:
         ValueError: The line is damaged; the message says how.
     """
-    if len(fields) != columns:
-        raise ValueError(f"{len(fields)} fields instead of {columns}")
+    if len(fields) != len(COLUMNS):
+        raise ValueError(f"{len(fields)} fields instead of {len(COLUMNS)}")
     method, seed, site, case, modalities, region, *rest = map(from_cell, fields)
     for column, field in zip(NAMES, fields, strict=False):
         if not field:
@@ -117,10 +116,9 @@ def _parse(fields: Sequence[str], columns: int) -> Row:
     subset = tuple(modalities.split("+"))
     if "" in subset or len(set(subset)) < len(subset):
         raise ValueError(f"modalities {modalities!r}")
-    dice, hd95, *shares = map(_parse_number, rest)
-    if hd95 < 0 or any(share < 0 or share > 1 for share in (dice, *shares)):
+    dice, hd95, *estimate, written = map(_parse_number, rest)
+    if hd95 < 0 or any(share < 0 or share > 1 for share in (dice, *estimate, written)):
         raise ValueError(f"{', '.join(rest)}: out of range")
-    *estimate, written = shares if columns == len(COLUMNS) else (*shares, dice)
     known = None if math.isnan(estimate[0]) else DiceEstimate(*estimate)
     return Row(method, int(seed), site, case, subset, region, dice, hd95, known, written)
 

@@ -112,6 +112,7 @@ def fingerprint_of(cases: int, **modality_cases: int) -> dict[str, Any]:
         {"stripped": cases},
         {"patients": cases},
         {"brain": cases},
+        {},
     ).to_json()
 
 
@@ -954,32 +955,19 @@ def test_a_longer_run_leaves_no_personalised_model_of_the_shorter_one(
         ) in config.exchange_log.read_text()
 
 
-def test_a_run_that_an_earlier_version_joined_is_joined_again(
+def test_a_run_is_joined_again_as_before_and_not_where_that_is_not_known(
     federation: Federation, plans: Plans
 ) -> None:
-    assert asks(federation, "north", join_task(plans)) == "join"
-    file = federation.configs["north"].work / "runs" / "abc" / "joined.json"
-    everything = {n: v for n, v in join_task(plans).record.items() if n != "run"}
-    digest = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
-    file.write_text(json.dumps({"sha256": digest}))
     assert asks(federation, "north", join_task(plans)) == "join"
     assert asks(federation, "north", join_task(plans, TWO_FASTER)) == "join"
     masked = dataclasses.replace(TWO_FASTER, masked=True)
     assert "run abc was joined before with" in asks(federation, "north", join_task(plans, masked))
     limit(federation, "north", learning_rate=0.01)
     assert "--max-learning-rate" in asks(federation, "north", join_task(plans, TWO_FASTER))
-
-
-def test_orders_of_an_earlier_version_are_read(tmp_path: Path, orders: TrainingJob) -> None:
-    file = tmp_path / "orders.json"
-    save_job(orders, file)
-    content = json.loads(file.read_text())
-    del content["stop_when_flat"], content["init"], content["aliases"]
-    file.write_text(json.dumps(content))
-    assert load_job(file) == orders
-    started = dataclasses.replace(orders, init=tmp_path / "m.pth", aliases=("t1=channel0",))
-    save_job(started, file)
-    assert load_job(file) == started
+    file = federation.configs["north"].work / "runs" / "abc" / "joined.json"
+    file.write_text(json.dumps({"sha256": "0" * 64}))
+    refusal = asks(federation, "north", join_task(plans))
+    assert "missing fields ['begun', 'schedule'], so how the run was joined is not" in refusal
 
 
 def test_a_hospital_joins_a_run_when_it_is_connected_and_another_leaves(

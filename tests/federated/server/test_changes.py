@@ -206,20 +206,15 @@ def test_a_damaged_state_forgets_what_was_measured_and_keeps_what_was_changed(
     assert load_state_of(run, 4).round == 4
 
 
-def test_a_run_of_an_earlier_version_is_read_and_extended(out: Path, sites: list[Site]) -> None:
-    plans = json.loads((out / "plans.json").read_text())
-    plans["training"]["imputation"] = 0  # a setting that is no more, which was off
-    del plans["heads"]
-    (out / "plans.json").write_text(json.dumps(plans))
-    for file in (out / "run.json", *out.glob("rounds/*/run.json")):
-        content = json.loads(file.read_text())
-        del content["changes"], content["stop_when_flat"]
-        content["plans_sha256"] = record_digest(plans)
-        file.write_text(json.dumps({**content, "sha256": record_digest(content)}))
-    run = open_run(out)
-    assert (run.changes, run.stop_when_flat) == ([], 0)
-    more = dataclasses.replace(FROZEN, rounds=3)
-    assert len(simulate(PLANS, sites, more, "0", out, beginning=CHANGED).history) == 3
+def test_a_run_of_another_version_is_refused_with_what_to_do(out: Path) -> None:
+    content = json.loads((out / "run.json").read_text())
+    del content["changes"], content["sha256"]
+    content["sha256"] = record_digest(content)
+    (out / "run.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ModelError, match=r"another version .*missing fields \['changes'\]\); resume with the ver"
+    ):
+        open_run(out)
 
 
 def test_what_a_command_changes_is_printed_before_a_round_has_it(

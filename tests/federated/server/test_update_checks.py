@@ -278,7 +278,7 @@ def test_a_message_that_is_damaged_or_too_long_counts_as_no_reply(
 
 
 def fingerprint(cases: int, **modalities: int) -> Fingerprint:
-    return Fingerprint(cases, modalities, ({}, {}, {}), ({}, {}, {}), {}, {}, {}, {}, {}, {})
+    return Fingerprint(cases, modalities, ({}, {}, {}), ({}, {}, {}), {}, {}, {}, {}, {}, {}, {})
 
 
 @pytest.mark.parametrize(
