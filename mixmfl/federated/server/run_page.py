@@ -118,12 +118,11 @@ def write_configurations_page(
     names = list(first.plans.labels.foreground)
     rows = []
     for candidate, components in candidates.items():
-        dice = or_nan(record.dice.get(candidate))
         rows.append(
             [
                 candidate,
                 *_dice_and_cases(components, names),
-                _NOT_KNOWN if math.isnan(dice) else f"{dice:.3f}",
+                _dice(or_nan(record.dice.get(candidate))),
                 "yes" if candidate == record.best else "",
             ]
         )
@@ -145,9 +144,8 @@ def _folds(runs: Mapping[str, Run]) -> Table:
     rows = []
     for fold, run in runs.items():
         best = choose_round(run, "best")
-        judged = run.dice.get(best, math.nan)
         cases = sum(each.cases for each in run.registrations.values())
-        dice = _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}"
+        dice = _dice(run.dice.get(best, math.nan))
         rows.append([fold, str(cases), str(len(run.history)), str(best), dice])
     return Table(["fold", "training cases", "rounds", "model of round", "Dice of that round"], rows)
 
@@ -164,11 +162,10 @@ def _write(file: Path, title: str, run: Run, sections: Sequence[Section]) -> Pat
 def _facts(run: Run) -> dict[str, str]:
     settings, done = run.settings, len(run.history)
     best = choose_round(run, "best")
-    judged = run.dice.get(best, math.nan)
     facts = {
         "configuration": settings.configuration,
         "rounds": f"{done} of {settings.rounds}; the model is of round {best}",
-        "validation Dice of the model": _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}",
+        "validation Dice of the model": _dice(run.dice.get(best, math.nan)),
         "fold": run.fold,
         "seed": str(settings.seed),
         "local steps": f"{settings.local_steps} in a round",
@@ -248,7 +245,7 @@ def _sites(run: Run) -> Table:
                 site,
                 str(registration.cases),
                 held,
-                _NOT_KNOWN if math.isnan(judged) else f"{judged:.3f}",
+                _dice(judged),
                 str(sum(not each.absent for each in entries)),
                 f"{sum(each.sent_bytes for each in entries) / 1e6:.1f}",
                 f"{sum(each.received_bytes for each in entries) / 1e6:.1f}",
@@ -271,8 +268,12 @@ def _pooled(run: Run, measured: Measured, sites: Mapping[str, Measured]) -> Tabl
 def _dice_and_cases(components: Components, names: Sequence[str]) -> list[str]:
     """Return the mean Dice of each label, and the number of cases, as text."""
     sums = [components.get(name) for name in names]
-    shown = [f"{each.dice / each.cases:.3f}" if each else _NOT_KNOWN for each in sums]
+    shown = [_dice(each.dice / each.cases if each else math.nan) for each in sums]
     return [*shown, str(max((each.cases for each in sums if each), default=0))]
+
+
+def _dice(dice: float) -> str:
+    return _NOT_KNOWN if math.isnan(dice) else f"{dice:.3f}"
 
 
 def _subsets(run: Run, measured: Measured) -> Section:

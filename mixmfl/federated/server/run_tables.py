@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from mixmfl.core.nan import or_none
 from mixmfl.core.spreadsheet import table
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import expect
@@ -13,71 +12,66 @@ from mixmfl.federated.state import learning_rate_of
 
 
 def progress_table(run: Run) -> str:
-    """Return the history as CSV: a row per round and site."""
-    names = list(run.plans.labels.foreground)
-    subsets = {
-        (subset, name): f"dice_{name}_from_{subset}"
+    """Return the history of a run with at least one round as CSV: a row per round and site."""
+    subsets = dict.fromkeys(
+        (subset, name)
         for medians in run.subset_dice.values()
         for subset, by_label in medians.items()
         for name in by_label
-    }
-    columns = [f"dice_{name}" for name in names]
-    rows: list[Sequence[object]] = [
-        [
-            "round",
-            "site",
-            "learning_rate",
-            "local_steps",
-            "loss",
-            "dice_loss",
-            "cross_entropy",
-            *columns,
-            "federation_dice",
-            "sent_bytes",
-            "received_bytes",
-            "seconds",
-            "absent",
-            "epsilon",
-            "update_norm",
-            "gpu_memory_mb",
-            "round_seconds",
-            "seconds_left",
-            *subsets.values(),
-            *(f"federation_{column}" for column in subsets.values()),
-        ]
+    )
+    rows = [
+        _row(run, number, site, list(subsets))
+        for number, sites in enumerate(run.history, start=1)
+        for site in sites
     ]
-    for number, sites in enumerate(run.history, start=1):
-        settings = settings_of(number - 1, run.settings, run.changes)
-        federation = or_none(run.dice.get(number, math.nan))
-        left = or_none(run.seconds_left_after(number))
-        for site, at_site in sites.items():
-            loss = at_site.loss, at_site.dice_loss, at_site.cross_entropy
-            dice: Sequence[float | None] = [at_site.dice.get(name) for name in names]
-            medians = at_site.subset_dice, run.subset_dice.get(number, {})
-            from_subsets = (
-                each.get(subset, {}).get(n) for each in medians for subset, n in subsets
-            )
-            rows.append(
-                [
-                    number,
-                    site,
-                    f"{learning_rate_of(number - 1, settings):.6g}",
-                    settings.local_steps,
-                    *("" if value is None else f"{value:.5f}" for value in loss),
-                    *("" if value is None else f"{value:.4f}" for value in (*dice, federation)),
-                    at_site.sent_bytes,
-                    at_site.received_bytes,
-                    f"{at_site.seconds:.2f}",
-                    at_site.absent,
-                    "" if at_site.epsilon is None else f"{at_site.epsilon:.3f}",
-                    "" if at_site.update_norm is None else f"{at_site.update_norm:.5g}",
-                    "" if at_site.memory_mb is None else f"{at_site.memory_mb:.0f}",
-                    f"{run.seconds[number]:.2f}" if number in run.seconds else "",
-                    "" if left is None else f"{left:.0f}",
-                    *("" if value is None else f"{value:.3f}" for value in from_subsets),
-                ]
-            )
-    return table(rows)
+    return table([rows[0], *(row.values() for row in rows)])
+
+
+def _row(run: Run, number: int, site: str, subsets: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """Return the columns of a round at a site, with their values.
+
+    Args:
+        run: The run.
+        number: The round, counted from 1.
+        site: The site.
+        subsets: The subsets and labels from which Dice was measured in any round.
+    """
+    at_site = run.history[number - 1][site]
+    settings = settings_of(number - 1, run.settings, run.changes)
+    row: dict[str, object] = {
+        "round": number,
+        "site": site,
+        "learning_rate": f"{learning_rate_of(number - 1, settings):.6g}",
+        "local_steps": settings.local_steps,
+        "loss": _text(at_site.loss, ".5f"),
+        "dice_loss": _text(at_site.dice_loss, ".5f"),
+        "cross_entropy": _text(at_site.cross_entropy, ".5f"),
+        **{
+            f"dice_{name}": _text(at_site.dice.get(name), ".4f")
+            for name in run.plans.labels.foreground
+        },
+        "federation_dice": _text(run.dice.get(number), ".4f"),
+        "sent_bytes": at_site.sent_bytes,
+        "received_bytes": at_site.received_bytes,
+        "seconds": f"{at_site.seconds:.2f}",
+        "absent": at_site.absent,
+        "epsilon": _text(at_site.epsilon, ".3f"),
+        "update_norm": _text(at_site.update_norm, ".5g"),
+        "gpu_memory_mb": _text(at_site.memory_mb, ".0f"),
+        "round_seconds": _text(run.seconds.get(number), ".2f"),
+        "seconds_left": _text(run.seconds_left_after(number), ".0f"),
+    }
+    medians = {"": at_site.subset_dice, "federation_": run.subset_dice.get(number, {})}
+    for of_whom, dice in medians.items():
+        for subset, name in subsets:
+            column = f"{of_whom}dice_{name}_from_{subset}"
+            row[column] = _text(dice.get(subset, {}).get(name), ".3f")
+    return row
+
+
+def _text(number: float | None, form: str) -> str:
+    """Return a number as a table shows it; nothing where it is not known."""
+    return "" if number is None or math.isnan(number) else f"{number:{form}}"
 
 
 EACH_CASE = "all of each case"
