@@ -78,11 +78,11 @@ def whole(value: Any, allowed: Range, source: str, error: type[MixmflError] = Pl
     return _within(value, allowed, source, error)
 
 
-def real(value: Any, allowed: Range, source: str, error: type[MixmflError] = PlansError) -> float:
+def real(value: Any, allowed: Range, source: str) -> float:
     """Check a number, which may be whole."""
     if type(value) not in (int, float):
-        raise error(f"{source}: float is needed, not {shown(value)}")
-    return _within(value, allowed, source, error)
+        raise PlansError(f"{source}: float is needed, not {shown(value)}")
+    return _within(value, allowed, source, PlansError)
 
 
 def _within(value: Any, allowed: Range, source: str, error: type[MixmflError]) -> Any:

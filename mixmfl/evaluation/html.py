@@ -57,17 +57,13 @@ class HeatTable:
         subsets: The modalities of each row.
         modalities: All modalities, one narrow column each.
         columns: A name for each column of ``values``, for example the regions.
-        values: One row per subset, one number per column.
-        low: The value shaded lightest.
-        high: The value shaded darkest.
+        values: One row per subset, one number from 0 to 1 per column.
     """
 
     subsets: Sequence[Collection[str]]
     modalities: Sequence[str]
     columns: Sequence[str]
     values: Sequence[Sequence[float]]
-    low: float = 0.0
-    high: float = 1.0
 
     def rows(self) -> list[tuple[Collection[str], Sequence[float]]]:
         """Return each subset with its numbers."""
@@ -95,8 +91,8 @@ class CaseRow:
 
     name: str
     state: str
-    lines: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    lines: Sequence[str]
+    warnings: Sequence[str]
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     picture: bytes | None = None
     viewer: str = ""
@@ -219,12 +215,12 @@ def _decimal(value: float, digits: int) -> str:
     return f"{value:.{digits}f}"
 
 
-def _shading(value: float, low: float, high: float) -> str:
+def _shading(value: float) -> str:
     """Return the style of a cell: its background, and black or white, whichever reads better.
 
     The cell brings both colours, so it is the same in light and dark mode.
     """
-    colour = shade((value - low) / (high - low))
+    colour = shade(value)
     ink = "#000" if luminance(colour) > 0.179 else "#fff"
     return f"background:#{bytes(colour).hex()};color:{ink}"
 

@@ -7,7 +7,7 @@ slices as tiles; a script of this package cuts the other planes out of them.
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,11 @@ class CaseTexts:
     """
 
     title: str
-    lines: Sequence[str] = ()
-    warnings: Sequence[str] = ()
-    volumes_ml: Mapping[str, float] = field(default_factory=dict)
-    notice: str = ""
-    alarms: Sequence[str] = ()
+    lines: Sequence[str]
+    warnings: Sequence[str]
+    volumes_ml: Mapping[str, float]
+    notice: str
+    alarms: Sequence[str]
 
 
 def viewer_page(

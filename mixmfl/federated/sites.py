@@ -40,7 +40,7 @@ def deal_folds(
     cases: Mapping[str, Collection[str]],
     seed: int,
     site: str,
-    patients: Mapping[str, str] | None = None,
+    patients: Mapping[str, str] | None,
 ) -> dict[str, int]:
     """Return the fold in which each of a site's cases validates; nothing for a single patient.
 
@@ -52,7 +52,8 @@ def deal_folds(
         cases: The modalities of each case, by its name.
         seed: Seed of the run.
         site: Name of the site.
-        patients: What more than the names tells of patients, by case; see ``patient_of``.
+        patients: What more than the names tells of patients, by case; see ``patient_of``. None:
+            nothing.
     """
     examinations: dict[str, list[str]] = {}
     for name in sorted(cases):

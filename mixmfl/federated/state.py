@@ -247,8 +247,8 @@ class Diagnostics:
 
     loss: Mapping[str, float]
     dice_loss: Mapping[str, float]
-    rejected: Mapping[str, str] = field(default_factory=dict)
-    epsilon: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rejected: Mapping[str, str]
+    epsilon: Mapping[str, tuple[float, float]]
     norms: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -77,8 +77,8 @@ class Prepared:
 
     inputs: tuple[ModelInput, ...]
     head: Array | None
-    doubts: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def extraction_for(recipes: Sequence[Recipe], here: BrainExtraction) -> BrainExtraction:

@@ -90,12 +90,12 @@ class Model:
     trained_on: TrainedOn
     round: int
     version: str
-    expected: tuple[SubsetDice, ...] = ()
-    confidence: Mapping[str, ConfidenceSums] = field(default_factory=dict)
-    reliability: Mapping[str, Reliability] = field(default_factory=dict)
-    components: Mapping[str, ComponentSums] = field(default_factory=dict)
-    sha256: str = ""
-    name: str = ""
+    expected: tuple[SubsetDice, ...]
+    confidence: Mapping[str, ConfidenceSums]
+    reliability: Mapping[str, Reliability]
+    components: Mapping[str, ComponentSums]
+    sha256: str
+    name: str
 
     def predict(
         self,

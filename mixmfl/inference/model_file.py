@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -85,11 +85,13 @@ class _Header:
     confidence: Confidence
     reliability: Reliabilities
     components: Components
-    folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)]
-    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)]
     plans: Any
     tensors_sha256: Any
     header_sha256: Any
+    folds: Annotated[Sequence[Annotated[str, text(1)]], entries(0, 5, distinct=True)] = ()
+    privacy: Annotated[Mapping[Annotated[str, text(MOST_NAME)], _Spent], entries(0, MOST_SITES)] = (
+        field(default_factory=dict)
+    )
 
 
 class TrainedState(Protocol):
@@ -139,9 +141,9 @@ def save_model(
         "modality_cases": dict(trained_on.modality_cases),
         "modality_sites": dict(trained_on.modality_sites),
         **(measured or Measured()).to_json(),
-        "folds": list(trained_on.folds),
-        "privacy": trained_on.privacy,
+        **({"folds": list(trained_on.folds)} if trained_on.folds else {}),
         "plans": plans.to_json(),
+        **({"privacy": trained_on.privacy} if trained_on.privacy else {}),
     }
     tensors = {
         **{f"network.{name}": tensor for name, tensor in state.weights.items()},

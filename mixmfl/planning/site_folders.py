@@ -40,17 +40,17 @@ class SiteFolder:
         labels: What the site's labels mean.
         alignment: What to do with images of a case that are on different grids.
         rows: How every DICOM series was read.
-        brains: How brains are extracted here, if they are.
         card: What dataset.json in the folder, or beside it, says of the cases.
+        brains: How brains are extracted here, if they are.
     """
 
     name: str
     found: FolderCases
     labels: Labels
-    alignment: AlignmentOptions = field(default_factory=AlignmentOptions)
-    rows: tuple[Row, ...] = ()
+    alignment: AlignmentOptions
+    rows: tuple[Row, ...]
+    card: DatasetCard
     brains: BrainExtraction = field(default_factory=BrainExtraction)
-    card: DatasetCard = field(default_factory=DatasetCard)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def find_site(
         labels_of(),
         alignment or AlignmentOptions(),
         rows,
-        card=find_card(folder),
+        find_card(folder),
     )
 
 

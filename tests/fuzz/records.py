@@ -212,7 +212,7 @@ def _used(folder: Path) -> JsonFile:
         Limits(bytes=10**18).use_bytes(1, file)
         return shown
 
-    return JsonFile(file, {"rounds": 3, "queries": 5, "bytes": 700}, use)
+    return JsonFile(file, {"rounds": 3, "queries": 5, "bytes": 700, "jobs": 2}, use)
 
 
 def _summed(folder: Path) -> JsonFile:

@@ -94,6 +94,7 @@ def fingerprint(cases: int = 4, **modality_cases: int) -> dict[str, Any]:
         "subjects": {"patients": cases},
         "anatomy": {"brain": cases},
         "intensities": {name: [0] * (BINS - 1) + [50] for name in counted},
+        "typical": {},
     }
 
 

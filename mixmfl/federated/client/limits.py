@@ -46,8 +46,8 @@ class _Used:
 
     rounds: _Count
     queries: _Count
-    bytes: Annotated[int, within(0, _MOST_BYTES_USED)] = 0
-    jobs: _Count = 0
+    bytes: Annotated[int, within(0, _MOST_BYTES_USED)]
+    jobs: _Count
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ NO_LIMITS = Limits(
 
 def _used(file: Path) -> dict[str, int]:
     """Return what was used by name; the file need not exist."""
-    before = _Used(0, 0)
+    before = _Used(0, 0, 0, 0)
     if file.exists():
         before = read_record(_Used, read_json(file, PrivacyError), str(file), PrivacyError)
     return dataclasses.asdict(before)

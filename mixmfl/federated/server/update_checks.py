@@ -204,7 +204,7 @@ def check_sums(
     dice: Mapping[str, tuple[float, int]],
     cases: int | None,
     plans: Plans,
-    labelled: Collection[str] | None = None,
+    labelled: Collection[str] | None,
 ) -> None:
     """Check that sums of Dice can be those of a site; see ``check_validation``.
 

@@ -63,8 +63,8 @@ class Benchmark:
     rounds: int
     local_steps: int
     device: str
-    workers: int = 0
-    learning_rates: tuple[float, ...] = ()
+    workers: int
+    learning_rates: tuple[float, ...]
 
     def folder(self, method: str, seed: int) -> Path:
         """Return the folder of a method's runs with a seed."""

@@ -1,7 +1,7 @@
 """The fields of a benchmark's JSON files and of a study's splits: types and bounds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,11 +38,11 @@ class CostRecord:
     method: Any
     learning_rates: Annotated[
         Mapping[Name, Annotated[float, within(0, MOST_LEARNING_RATE)]], entries(0, _MOST_RUNS)
-    ] = field(default_factory=dict)
+    ]
     dice: Annotated[
         Mapping[Name, Annotated[Mapping[Name, _Share], entries(0, MOST_ROUNDS)]],
         entries(0, _MOST_RUNS),
-    ] = field(default_factory=dict)
+    ]
 
 
 @dataclass(frozen=True)
