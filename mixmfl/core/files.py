@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -294,8 +294,8 @@ def digest_of(file: io.FileIO | io.BufferedReader) -> str:
     return digest.hexdigest()
 
 
-def json_digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record, such as plans, whatever the order of its fields."""
+def json_digest(content: Any) -> str:
+    """Return the SHA-256 of JSON content, such as plans, whatever the order of fields in it."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

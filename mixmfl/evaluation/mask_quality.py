@@ -10,12 +10,11 @@ answered: so sites sum Dice for each share of the largest component that may be 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from scipy.special import stdtr, stdtrit
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.reliability import Reliabilities
 from mixmfl.evaluation.small_components import SHARES, Components
@@ -67,10 +66,6 @@ class ConfidenceSums:
     xy: _ByShare = _NOTHING
     yy: _ByShare = _NOTHING
 
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return json_of(self)
-
     @property
     def is_possible(self) -> bool:
         """Say whether any masks have these sums: each is of numbers from 0 to 1."""
@@ -107,10 +102,6 @@ class Measured:
     confidence: Confidence = field(default_factory=dict)
     reliability: Reliabilities = field(default_factory=dict)
     components: Components = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return json_of(self)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
@@ -54,10 +53,6 @@ class Reliability:
         tuple[Annotated[float, within(0, _MOST_VOXELS)], ...], entries(BINS, BINS)
     ] = (0.0,) * BINS
     correct: _Counts = (0,) * BINS
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return json_of(self)
 
     @property
     def is_possible(self) -> bool:
@@ -103,9 +98,9 @@ class Calibration:
         cases: Validation cases that it rests on.
     """
 
-    slope: float
-    offset: float
-    cases: int
+    slope: Annotated[float, within(0, 1e6)]
+    offset: Annotated[float, within(-1e6, 1e6)]
+    cases: Annotated[int, within(0, MOST_CASES)]
 
     def __call__(self, probability: Array) -> npt.NDArray[np.float32]:
         """Return calibrated probabilities."""

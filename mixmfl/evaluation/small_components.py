@@ -18,7 +18,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.declarations import entries, text, within
-from mixmfl.core.records import json_of
 from mixmfl.data.labels import LONGEST_NAME, MOST_LABELS, Labels
 from mixmfl.evaluation.subset_dice import FEWEST_CASES, MOST_CASES
 
@@ -42,10 +41,6 @@ class ComponentSums:
     cases: Annotated[int, within(0, MOST_CASES)] = 0
     dice: _Sum = 0.0
     by_share: Annotated[tuple[_Sum, ...], entries(len(SHARES), len(SHARES))] = (0.0,) * len(SHARES)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return json_of(self)
 
     @property
     def is_possible(self) -> bool:

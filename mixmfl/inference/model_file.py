@@ -15,7 +15,7 @@ from mixmfl.core.errors import MixmflError, ModelError, why
 from mixmfl.core.files import SelfClosingFile, replacing, sha256
 from mixmfl.core.json_fields import MOST_NAME, fields, is_text, shown
 from mixmfl.core.process_memory import give_back_memory
-from mixmfl.core.records import read_record
+from mixmfl.core.records import json_of, read_record
 from mixmfl.core.tensor_store import (
     DamageError,
     ForeignError,
@@ -140,7 +140,7 @@ def save_model(
         "round": state.round,
         "modality_cases": dict(trained_on.modality_cases),
         "modality_sites": dict(trained_on.modality_sites),
-        **(measured or Measured()).to_json(),
+        **json_of(measured or Measured()),
         **({"folds": list(trained_on.folds)} if trained_on.folds else {}),
         "plans": plans.to_json(),
         **({"privacy": trained_on.privacy} if trained_on.privacy else {}),
@@ -173,7 +173,7 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         check_tensors(tensors, header)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    header = {**header, **Measured().to_json(), "folds": []}
+    header = {**header, **json_of(Measured()), "folds": []}
     merged = {**tensors, **{f"network.{n}": tensor for n, tensor in own.items()}}
     with replacing(out) as temporary:
         write(temporary, merged, with_digests(merged, header))

@@ -1,7 +1,6 @@
 """The plans of a run: one JSON file, read once, then frozen; and the presets they start from."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +111,7 @@ class Plans:
             decides.append("slices first")
         if self.heads in (DEEPBET, OWN):
             decides.append(["brains", self.heads])
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return json_digest(decides)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plans as JSON content, as reading it gives it: lists, no tuples."""

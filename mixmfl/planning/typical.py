@@ -18,7 +18,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.declarations import entries, within
-from mixmfl.core.records import json_of
 from mixmfl.core.text import times
 from mixmfl.planning.skull import tissue_level
 
@@ -110,10 +109,6 @@ class Typical:
             total**2 <= self.images * square <= (self.images * _MOST_NUMBER) ** 2
             for total, square in zip(self.sums, self.squares, strict=True)
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return json_of(self)
 
 
 def describe_image(image: Array, spacing: Sequence[float]) -> Typical | None:

@@ -25,6 +25,7 @@ from small_federation import SETTINGS as TWO_ROUNDS
 
 from mixmfl.core.errors import DataError, MixmflError, PlansError, PrivacyError
 from mixmfl.core.files import read_json
+from mixmfl.core.records import json_of
 from mixmfl.core.spreadsheet import cell, from_cell
 from mixmfl.core.strict_json import MOST_DIGITS, parse_json
 from mixmfl.core.text import one_line, quoted
@@ -417,10 +418,10 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
                 {
                     "round": 1,
                     "subsets": [[["t1"], counts], [["t1", "t2"], counts]],
-                    "confidence": dict.fromkeys(counts, ConfidenceSums().to_json()),
-                    "reliability": dict.fromkeys(counts, Reliability().to_json()),
+                    "confidence": dict.fromkeys(counts, json_of(ConfidenceSums())),
+                    "reliability": dict.fromkeys(counts, json_of(Reliability())),
                     "components": dict.fromkeys(
-                        counts, ComponentSums(1, 0.5, (0.5, 0.6, 0.6, 0.6)).to_json()
+                        counts, json_of(ComponentSums(1, 0.5, (0.5, 0.6, 0.6, 0.6)))
                     ),
                 },
                 {},
@@ -433,7 +434,7 @@ def test_every_field_of_a_reply_is_typed_and_bounded(site: Site) -> None:
                 {
                     "round": 1,
                     "components": dict.fromkeys(
-                        CANDIDATES, dict.fromkeys(counts, ComponentSums(1, 0.5).to_json())
+                        CANDIDATES, dict.fromkeys(counts, json_of(ComponentSums(1, 0.5)))
                     ),
                 },
                 {},

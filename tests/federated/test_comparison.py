@@ -15,6 +15,7 @@ from small import both_configurations, small_case, small_plans, stored_site
 from small_federation import SETTINGS, Cases
 
 from mixmfl.core.errors import AggregationError, ModelError, PlansError
+from mixmfl.core.records import json_of
 from mixmfl.data.cases import Case
 from mixmfl.data.image import InMemory
 from mixmfl.data.load_case import load_case
@@ -185,7 +186,7 @@ def test_nothing_of_few_patients_leaves(pair: Pair) -> None:
     assert {sums["cases"] for by_label in sent.values() for sums in by_label.values()} == {1}
     careful = dataclasses.replace(north, validation_cases=2)
     sent = answered(pair, careful, task).record["components"]
-    nothing = ComponentSums().to_json()
+    nothing = json_of(ComponentSums())
     assert all(sums == nothing for by_label in sent.values() for sums in by_label.values())
 
 

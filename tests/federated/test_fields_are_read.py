@@ -14,6 +14,7 @@ from small import LABELS, of_different_patients, small_case, write_preset
 from small_federation import PLANS, SETTINGS, SiteStore
 
 from mixmfl.core.errors import AggregationError, MixmflError
+from mixmfl.core.records import json_of
 from mixmfl.core.version import __version__
 from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.client import Client
@@ -78,7 +79,7 @@ def cases(store: SiteStore, tmp_path_factory: pytest.TempPathFactory) -> Mapping
         train_task(start, registrations["north"]),
         validation_task(start, "north", registrations),
     )
-    compared = dict.fromkeys(PLANS.labels.foreground, ComponentSums(1, 0.5, (0.5,) * 4).to_json())
+    compared = dict.fromkeys(PLANS.labels.foreground, json_of(ComponentSums(1, 0.5, (0.5,) * 4)))
     measure = measure_task(start, "north", registrations)
     personal = personalization_task(start, "north", registrations)
     return {

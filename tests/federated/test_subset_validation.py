@@ -13,6 +13,7 @@ from small_federation import PLANS, SiteStore
 from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import AggregationError, ModelError
+from mixmfl.core.records import json_of
 from mixmfl.evaluation.mask_quality import ConfidenceSums, Measured, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import BINS as BINS_OF_VOXELS
 from mixmfl.evaluation.reliability import Reliability
@@ -269,14 +270,14 @@ def test_confidence_goes_with_the_dice_of_masks_without_small_components(store: 
 
 def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
     """Return a site's reply about one subset."""
-    confidence = {name: ConfidenceSums().to_json() for name in PLANS.labels.foreground}
-    reliability = {name: Reliability().to_json() for name in PLANS.labels.foreground}
+    confidence = {name: json_of(ConfidenceSums()) for name in PLANS.labels.foreground}
+    reliability = {name: json_of(Reliability()) for name in PLANS.labels.foreground}
     record = {
         "round": 3,
         "subsets": [[["t1"], counts]],
         "confidence": {**confidence, **sums},
         "reliability": {**reliability, **(right or {})},
-        "components": {name: ComponentSums().to_json() for name in PLANS.labels.foreground},
+        "components": {name: json_of(ComponentSums()) for name in PLANS.labels.foreground},
     }
     return Message("measure", record, {})
 
@@ -298,7 +299,7 @@ def measured_reply(counts: Any, right: Any = None, **sums: Any) -> Message:
 def test_sums_that_no_masks_have_are_refused(spoil: dict[str, Any], reason: str) -> None:
     none = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
     right = sums_of_case([(0.9, [0.8] * 4), (0.7, [0.5] * 4)])
-    sums = right.to_json()
+    sums = json_of(right)
     good = read_measured("north", measured_reply(none, core=sums), 3, PLANS)
     assert good.confidence["core"] == right
     with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
@@ -321,13 +322,13 @@ def test_voxels_that_no_case_has_are_refused(spoil: dict[str, Any], reason: str)
     none = dict.fromkeys(PLANS.labels.foreground, [0] * BINS)
     rest = (0,) * (BINS_OF_VOXELS - 1)
     right = Reliability(2, (7, *rest), (0.001, *(0.0 for _ in rest)), (1, *rest))
-    good = read_measured("north", measured_reply(none, {"core": right.to_json()}), 3, PLANS)
+    good = read_measured("north", measured_reply(none, {"core": json_of(right)}), 3, PLANS)
     assert good.reliability["core"] == right
     with pytest.raises(AggregationError, match=f"site 'north'.*{reason}"):
         read_measured(
-            "north", measured_reply(none, {"core": {**right.to_json(), **spoil}}), 3, PLANS
+            "north", measured_reply(none, {"core": {**json_of(right), **spoil}}), 3, PLANS
         )
-    reply = measured_reply(none, {"core": right.to_json()})
+    reply = measured_reply(none, {"core": json_of(right)})
     with pytest.raises(AggregationError, match="probabilities of core, which it does not label"):
         read_measured("north", reply, 3, PLANS, ["lesion"])
 

@@ -17,6 +17,7 @@ from small_federation import PLANS, SETTINGS, SiteStore
 from targets import HARMLESS, REFUSED, WrongError, judged, plain
 
 from mixmfl.core import errors
+from mixmfl.core.records import json_of
 from mixmfl.core.version import __version__
 from mixmfl.evaluation.small_components import ComponentSums
 from mixmfl.federated.client.service import ClientService
@@ -157,7 +158,7 @@ def _labels() -> Any:
 
 
 def _compared() -> Message:
-    sums = ComponentSums(3, 1.5, (1.5, 1.6, 1.6, 1.4)).to_json()
+    sums = json_of(ComponentSums(3, 1.5, (1.5, 1.6, 1.6, 1.4)))
     components = dict.fromkeys(CANDIDATES, dict.fromkeys(PLANS.labels.foreground, sums))
     return Message("compare", {"round": 1, "components": components}, {})
 

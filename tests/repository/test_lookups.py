@@ -61,7 +61,6 @@ ALLOWED = {
         "getattr(ctypes.CDLL(None), name, None)",
     ): "two literal names here",
     ("planes.py", "getattr(plane, name)"): "literal names, in this module",
-    ("fingerprint.py", "getattr(self, field.name)"): "the fields of our own dataclass",
     ("metrics.py", "getattr(each, metric)"): "the names of METRICS",
     ("prototypes.py", "getattr(self, part)"): "PARTS, the fields of our own dataclass",
     ("prototypes.py", "getattr(one, part)"): "likewise",

@@ -14,6 +14,7 @@ from small import LABELS_JSON, write_case
 
 from mixmfl.core.errors import DataError, MixmflError
 from mixmfl.core.files import locked, read_json, write_json
+from mixmfl.core.records import json_of
 from mixmfl.evaluation.reliability import BINS, Reliability
 from mixmfl.research.benchmark.leaderboard import read_entries
 from mixmfl.research.benchmark.methods import find_method
@@ -122,6 +123,9 @@ OPENED: dict[str, Any] = {
 }
 
 
+COST: dict[str, Any] = {"sent_bytes": None, "seconds": 60.0, "learning_rates": {}, "dice": {}}
+
+
 def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no method has been scored at size 20"):
         write_page(tmp_path, "20", "tailored")
@@ -131,7 +135,7 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
         for method, dice in (("mdm", 0.5 + gain), ("tailored", 0.5)):
             folder = out / "runs" / method / f"seed{fold}"
             described = find_method(method).describe()
-            cost = {"sent_bytes": 5.0, "seconds": 60.0, "method": described}
+            cost = {**COST, "sent_bytes": 5.0, "method": described}
             write_json(folder / "cost.json", cost)
             rows = [
                 Row(method, fold, "north", f"p{fold}", subset, "lesion", dice, 1.0)
@@ -143,7 +147,7 @@ def test_the_page_is_of_all_that_is_done_at_a_size(tmp_path: Path) -> None:
         confidence = tuple(0.7 * n for n in voxels)
         probabilities = {
             "curves": {"lesion": {"slope": 1.0, "offset": -math.log(7 / 3), "cases": 14}},
-            "tested": {"lesion": Reliability(1, voxels, confidence, correct).to_json()},
+            "tested": {"lesion": json_of(Reliability(1, voxels, confidence, correct))},
             "volumes": [{"true": 4.0, "low": 3.0, "high": 9.0}],
         }
         write_json(out / "runs" / "mdm" / f"seed{fold}" / "reliability.json", probabilities)
@@ -239,7 +243,7 @@ def test_a_damaged_record_of_a_benchmark_is_refused(
     write_json(out / "benchmark.json", {**OPENED, "own": {"north": ["t1"]}})
     folder = out / "runs" / "mdm" / "seed0"
     method = find_method("mdm").describe()
-    write_json(folder / "cost.json", {"sent_bytes": None, "seconds": 60.0, "method": method})
+    write_json(folder / "cost.json", {**COST, "method": method})
     write_rows([Row("mdm", 0, "north", "p0", ("t1",), "lesion", 0.5, 1.0)], folder / "scores.csv")
     assert "mdm" in write_page(tmp_path, "20", "mdm").read_text()
     file = folder / name if name == "cost.json" else out / name

@@ -9,10 +9,9 @@ from scipy.special import expit, logit
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import read_json, write_json
-from mixmfl.evaluation.reliability import BINS, Reliability
+from mixmfl.evaluation.reliability import BINS, Calibration, Reliability
 from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import (
-    Curve,
     Probabilities,
     RangedVolume,
     add_probabilities,
@@ -30,12 +29,12 @@ def voxels_of(right: float) -> Reliability:
     return Reliability(1, tuple(map(int, voxels)), tuple(confidence), tuple(map(int, correct)))
 
 
-HALVED = Curve(1.0, float(logit(0.5) - logit(0.7)), 14)  # 0.7 becomes 0.5
+HALVED = Calibration(1.0, float(logit(0.5) - logit(0.7)), 14)  # 0.7 becomes 0.5
 FIRST = Probabilities(
     {"lesion": HALVED}, {"lesion": voxels_of(0.45)}, (RangedVolume(4.0, 3.0, 9.0),)
 )
 SECOND = Probabilities(
-    {"lesion": HALVED, "core": Curve(1.0, 0.0, 9)},
+    {"lesion": HALVED, "core": Calibration(1.0, 0.0, 9)},
     {"lesion": voxels_of(0.55), "core": voxels_of(0.7), "rare": voxels_of(0.1)},
     (RangedVolume(10.0, 11.0, 13.0), RangedVolume(0.0, 0.0, 1.0)),
 )

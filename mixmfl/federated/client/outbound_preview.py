@@ -2,6 +2,7 @@
 
 import torch
 
+from mixmfl.core.records import json_of
 from mixmfl.core.version import __version__
 from mixmfl.evaluation.mask_quality import ConfidenceSums
 from mixmfl.evaluation.reliability import Reliability
@@ -65,9 +66,9 @@ def preview_outbound(
     held = {subset for case in site.validation for subset in all_subsets(case.modalities)}
     measured = {"round": 0, "subsets": [[list(subset), counts] for subset in sorted(held)]}
     names = plans.labels.foreground
-    sums = dict.fromkeys(names, ConfidenceSums().to_json())
-    right = dict.fromkeys(names, Reliability().to_json())
-    components = dict.fromkeys(names, ComponentSums().to_json())
+    sums = dict.fromkeys(names, json_of(ConfidenceSums()))
+    right = dict.fromkeys(names, json_of(Reliability()))
+    components = dict.fromkeys(names, json_of(ComponentSums()))
     replies = [
         outgoing_fingerprint(fingerprint, plans.labels, minimum, patients),
         outgoing("preprocess", {"cases": cases}),

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
+from mixmfl.core.records import json_of
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.mask_quality import ConfidenceSums, add_sums, sums_of_case
 from mixmfl.evaluation.reliability import Reliability, add_reliability
@@ -141,9 +142,9 @@ class MeasuredComponents:
     def record(self, fewest: int) -> dict[str, Any]:
         """Return a reply's field, without labels whose sums tell of fewer than some patients."""
         return {
-            name: (
+            name: json_of(
                 sums if self.judged.may_leave(name, [self.measured], fewest)[0] else ComponentSums()
-            ).to_json()
+            )
             for name, sums in self._sums.items()
         }
 
@@ -206,7 +207,7 @@ class _Measured:
 
         def of_enough(by_label: Mapping[str, S], nothing: S) -> dict[str, Any]:
             return {
-                name: (sums if name in enough else nothing).to_json()
+                name: json_of(sums if name in enough else nothing)
                 for name, sums in by_label.items()
             }
 

@@ -8,7 +8,7 @@ from mixmfl.core.declarations import entries, text
 from mixmfl.core.errors import ModelError
 from mixmfl.core.files import read_long_json, write_json, write_text
 from mixmfl.core.json_fields import MOST_NAME
-from mixmfl.core.records import read_record, read_value
+from mixmfl.core.records import json_of, read_record, read_value
 from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.federated.secure_aggregation.signatures import MOST_SITES
 from mixmfl.federated.server.run import Run
@@ -22,8 +22,8 @@ def save_measured(
     run: Run, number: int, measured: Measured, by_site: Mapping[str, Measured]
 ) -> None:
     """Save what was measured of a round's model on validation cases, of all sites and of each."""
-    sites = {site: each.to_json() for site, each in by_site.items()}
-    content = {"round": number, **measured.to_json(), "sites": sites}
+    sites = {site: json_of(each) for site, each in by_site.items()}
+    content = {"round": number, **json_of(measured), "sites": sites}
     write_json(run.folder / "expected.json", {**content, "sha256": record_digest(content)})
     write_text(run.folder / "subsets.csv", subsets_table(measured, by_site))
 

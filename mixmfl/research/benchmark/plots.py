@@ -121,7 +121,7 @@ def draw_reliability(trainings: "Sequence[Probabilities]", path: Path) -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
         for each in trainings:
             for name, tested in each.tested.items():
-                calibration = each.calibration(name)
+                calibration = each.curves.get(name)
                 if calibration is None:
                     continue
                 voxels, right, probability = curve(

@@ -40,15 +40,6 @@ class RangedVolume:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A ``Calibration``, with bounds."""
-
-    slope: Annotated[float, within(0, 1e6)]
-    offset: Annotated[float, within(-1e6, 1e6)]
-    cases: Annotated[int, within(0, MOST_CASES)]
-
-
-@dataclass(frozen=True)
 class Probabilities:
     """The file ``reliability.json``, of one training.
 
@@ -58,14 +49,9 @@ class Probabilities:
         volumes: Volumes of labels with a calibration, one for each case and subset.
     """
 
-    curves: Annotated[Mapping[_Label, Curve], entries(0, MOST_LABELS)]
+    curves: Annotated[Mapping[_Label, Calibration], entries(0, MOST_LABELS)]
     tested: Reliabilities
     volumes: Annotated[tuple[RangedVolume, ...], entries(0, MOST_CASES * MOST_SUBSETS)]
-
-    def calibration(self, label: str) -> Calibration | None:
-        """Return the calibration of a label, if the model has one."""
-        known = self.curves.get(label)
-        return Calibration(known.slope, known.offset, known.cases) if known else None
 
 
 def compare_probabilities(
@@ -85,9 +71,8 @@ def compare_probabilities(
             parts.setdefault(name, []).append(reliability)
             if name in ranges:
                 volumes.append(RangedVolume(sum(reliability.correct) * voxel_ml, *ranges[name]))
-    curves = {name: Curve(**asdict(each)) for name, each in model.calibrations.items()}
     sums = {name: add_reliability(each) for name, each in parts.items()}
-    return Probabilities(curves, sums, tuple(volumes))
+    return Probabilities(model.calibrations, sums, tuple(volumes))
 
 
 def add_probabilities(parts: Sequence[Probabilities]) -> Probabilities:
@@ -146,7 +131,7 @@ def calibration_quality(trainings: Sequence[Probabilities]) -> CalibrationQualit
         (each.tested[name], calibration)
         for each in trainings
         for name in each.tested
-        if (calibration := each.calibration(name)) is not None
+        if (calibration := each.curves.get(name)) is not None
     ]
     if not known:
         return None

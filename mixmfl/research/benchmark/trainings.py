@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.nan import deviation, mean
+from mixmfl.core.nan import defined, deviation, mean
 from mixmfl.evaluation.subset_dice import Subset
 from mixmfl.research.benchmark.statistics import (
     COVERAGE,
@@ -236,7 +236,7 @@ def hierarchical_bootstrap(trainings: Sequence[Sites], rng: np.random.Generator)
 
 def student_interval(means: Sequence[float]) -> Interval:
     """Return the mean and its Student's interval, whose ends are NaN below two numbers."""
-    known = [value for value in means if not math.isnan(value)]
+    known = defined(means)
     if len(known) < 2:
         return Interval(mean(known), math.nan, math.nan)
     quantile = float(stats.t.ppf(0.5 + COVERAGE / 200, len(known) - 1))

@@ -16,6 +16,7 @@ from small import of_different_patients
 from small_federation import PLANS, SETTINGS, SiteStore, write_work
 
 from mixmfl.core.errors import PrivacyError
+from mixmfl.core.records import json_of
 from mixmfl.core.text import plural
 from mixmfl.data.labels import Labels
 from mixmfl.evaluation.small_components import ComponentSums
@@ -210,7 +211,7 @@ def test_no_dice_of_all_but_one_case_leaves(store: SiteStore) -> None:
     assert sent(asked, "t1", "t2")["dice"]["lesion"][1] == 5
     assert sent(asked, "t1")["dice"]["lesion"] == [0.0, 0]
     measured = measure_task(state, "mixed", registrations)
-    assert sent(measured, "t1")["components"]["lesion"] == ComponentSums().to_json()
+    assert sent(measured, "t1")["components"]["lesion"] == json_of(ComponentSums())
     copied = personalization_task(state, "mixed", registrations)
     assert sent(copied, "t1") == {"dice": None, "dice_before": None}
     # nor of cases that are examinations of few patients
