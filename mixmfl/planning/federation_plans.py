@@ -4,7 +4,6 @@ Fingerprints come from folders here, from files that sites sent, or from sites o
 follows is the same.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,5 +142,4 @@ def make_plans(
     planned = nnunet_planner.plan(fingerprint, modalities, labels, preset.planner, preset.network)
     card = make_card(fingerprint, dataset or DatasetCard(), labels)
     plans = Plans(modalities, labels, planned, preset.network, preset.training, heads, card)
-    # as they will be read: checked, and with lists for tuples
-    return Plans.from_json(json.loads(json.dumps(plans.to_json())), "the plans made")
+    return Plans.from_json(plans.to_json(), "the plans made")  # as they will be read: checked

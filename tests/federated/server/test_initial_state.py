@@ -17,16 +17,37 @@ from mixmfl.federated.aggregation import select_blocks
 from mixmfl.federated.server.beginning import Beginning
 from mixmfl.federated.server.checkpoint import load_state_of
 from mixmfl.federated.server.export import export_model
-from mixmfl.federated.server.initial_state import start_from
+from mixmfl.federated.server.initial_state import Start, start_from
 from mixmfl.federated.server.run_record import open_run
 from mixmfl.federated.simulation import Callbacks, simulate
-from mixmfl.federated.state import first_state
+from mixmfl.federated.state import ServerState, Site, first_state
 from mixmfl.inference.model import Model, TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
 from mixmfl.networks.build import prototype_sizes
 from mixmfl.networks.prototypes import memory_to_state
+from mixmfl.planning.plans import Plans
 
 ONE = dataclasses.replace(SETTINGS, rounds=1, local_steps=1, seed=7)
+
+
+def kill_at_the_start(
+    plans: Plans, site: Site, out: Path, initial: tuple[ServerState, Start]
+) -> None:
+    """Begin a run from these weights, and kill it in its first round."""
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(
+            plans,
+            [site],
+            ONE,
+            "0",
+            out,
+            beginning=Beginning(initial=initial),
+            callbacks=Callbacks(after_task=kill),
+        )
 
 
 def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
@@ -46,20 +67,7 @@ def test_a_run_of_the_same_plans_starts_with_all_of_a_model(
     assert all(part.taken == part.tensors for part in start.parts)
     assert {part.name for part in start.parts} >= {"tailored.t1", "shared", "fusion", "memory"}
     site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
-
-    def kill(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        simulate(
-            plans,
-            [site],
-            ONE,
-            "0",
-            out,
-            beginning=Beginning(initial=(state, start)),
-            callbacks=Callbacks(after_task=kill),
-        )
+    kill_at_the_start(plans, site, out, (state, start))
     model.unlink()  # what a run starts from is in its folder
     run = simulate(plans, [site], ONE, "0", out, beginning=Beginning(resume=True))
     assert run.start == open_run(out).start == start
@@ -112,20 +120,7 @@ def test_a_start_that_is_lost_before_the_first_round_is_said(
     plans, out = small_plans(), tmp_path / "run"
     initial = start_from(write_model(tmp_path / "m.safetensors"), plans, ONE, Modalities())
     site = store.site("north", [("t1", "t2"), ("t1",)], validation=1)
-
-    def kill(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        simulate(
-            plans,
-            [site],
-            ONE,
-            "0",
-            out,
-            beginning=Beginning(initial=initial),
-            callbacks=Callbacks(after_task=kill),
-        )
+    kill_at_the_start(plans, site, out, initial)
     (out / "rounds" / "00000" / "server.safetensors").write_bytes(b"half")
     with pytest.raises(
         ModelError, match=r"weights of m.safetensors, which cannot be read .*--init"
