@@ -17,10 +17,9 @@ from mixmfl.data.cases import Case
 from mixmfl.data.grid import from_canonical
 from mixmfl.data.image import InMemory, Source
 from mixmfl.data.load_case import AlignmentOptions, load_case
-from mixmfl.evaluation.mask_quality import ConfidenceSums, DiceEstimate, estimate_dice
-from mixmfl.evaluation.reliability import Calibration, Reliability, calibrate
-from mixmfl.evaluation.small_components import ComponentSums, best_shares
-from mixmfl.evaluation.subset_dice import SubsetDice
+from mixmfl.evaluation.mask_quality import DiceEstimate, Measured, estimate_dice
+from mixmfl.evaluation.reliability import Calibration, calibrate
+from mixmfl.evaluation.small_components import best_shares
 from mixmfl.inference.case_preparation import Recipe
 from mixmfl.inference.cpu_network import CPUNetwork
 from mixmfl.inference.predictor import case_predictor
@@ -71,12 +70,7 @@ class Model:
         trained_on: What its weights were trained on.
         round: The round of its run that it is from.
         version: The version of mixmfl that wrote it.
-        expected: Dice from subsets of modalities, as measured when training ended; maybe none.
-        confidence: By label or region, how Dice goes with confidence on validation cases; maybe
-            nothing is known.
-        reliability: By label or region, how often the network is right at which probability, there.
-        components: By label or region, the Dice of masks without small components, beside that of
-            masks as they are; maybe nothing is known.
+        measured: What was measured on validation cases when training ended; maybe nothing.
         sha256: SHA-256 of the model file.
         name: Name of the model file.
     """
@@ -90,10 +84,7 @@ class Model:
     trained_on: TrainedOn
     round: int
     version: str
-    expected: tuple[SubsetDice, ...]
-    confidence: Mapping[str, ConfidenceSums]
-    reliability: Mapping[str, Reliability]
-    components: Mapping[str, ComponentSums]
+    measured: Measured
     sha256: str
     name: str
 
@@ -162,16 +153,16 @@ class Model:
         """
         shares = self.component_shares
         estimated = {
-            name: estimate_dice(self.confidence[name], confidence, shares.get(name, 0.0))
-            for name, confidence in confidences.items()
-            if name in self.confidence
+            name: estimate_dice(self.measured.confidence[name], sure, shares.get(name, 0.0))
+            for name, sure in confidences.items()
+            if name in self.measured.confidence
         }
         return {name: estimate for name, estimate in estimated.items() if estimate is not None}
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
         """The curves of calibrated probabilities, by label or region; without unknown ones."""
-        curves = {name: calibrate(each) for name, each in self.reliability.items()}
+        curves = {name: calibrate(each) for name, each in self.measured.reliability.items()}
         return {name: each for name, each in curves.items() if each is not None}
 
     @cached_property
@@ -195,7 +186,7 @@ class Model:
 
         Regions share voxels, so that what is removed of one changes others: they keep all.
         """
-        return {} if self.plans.labels.has_regions else best_shares(self.components)
+        return {} if self.plans.labels.has_regions else best_shares(self.measured.components)
 
     @property
     def recipe(self) -> Recipe:

@@ -232,10 +232,9 @@ def load_model(
         ),
         round=record.round,
         version=record.mixmfl_version,
-        expected=tuple(record.expected),
-        confidence=record.confidence,
-        reliability=record.reliability,
-        components=record.components,
+        measured=Measured(
+            tuple(record.expected), record.confidence, record.reliability, record.components
+        ),
         sha256=tensors.sha256(),
         name=path.name,
     )

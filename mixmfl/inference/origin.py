@@ -79,7 +79,7 @@ def _subjects(card: ModelCard) -> str:
 
 def _validation(model: Model) -> str:
     """Return on how many cases Dice was measured, in the fold or folds that held them back."""
-    cases = max((sums.cases for sums in model.components.values()), default=0)
+    cases = max((sums.cases for sums in model.measured.components.values()), default=0)
     if not cases:
         return NOT_STATED
     folds = model.trained_on.folds

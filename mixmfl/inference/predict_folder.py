@@ -215,7 +215,7 @@ class _Run:
         self.prediction = prediction
         self.output = output
         self.expectations = Expectations(
-            tuple((frozenset(model.modalities), tuple(model.expected)) for model in models)
+            tuple((frozenset(model.modalities), tuple(model.measured.expected)) for model in models)
         )
         self.digests = tuple(model.sha256 for model in models)
         self.files = CaseFiles(models, out, output)

@@ -142,14 +142,14 @@ def unestimated(models: Sequence[Model]) -> list[str]:
     """Return a warning about labels whose Dice is estimated of no mask, and why."""
     usable = models[0].estimates(dict.fromkeys(models[0].plans.labels.foreground, 1.0))
     needed = "and in them Dice must rise with confidence"
-    names, why = _lacking(models, usable, models[0].confidence, needed)
+    names, why = _lacking(models, usable, models[0].measured.confidence, needed)
     return [f"this mask's Dice is not estimated, of {names}: {why}"] if names else []
 
 
 def uncalibrated(models: Sequence[Model]) -> list[str]:
     """Return a warning about labels whose probabilities are not calibrated, and why."""
     needed = "with and without the label in them"
-    names, why = _lacking(models, models[0].calibrations, models[0].reliability, needed)
+    names, why = _lacking(models, models[0].calibrations, models[0].measured.reliability, needed)
     return [f"probabilities of {names} are not calibrated: {why}"] if names else []
 
 

@@ -59,35 +59,36 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     south = store.site("south", [("flair",), ("flair", "t1")], validation=1)
     run = simulate(PLANS, [north, south], SETTINGS, "0", tmp_path / "run")
     model = load_model(tmp_path / "run" / "model.safetensors")
-    assert [each.modalities for each in model.expected] == [("flair",), ("t1",), ("flair", "t1")]
+    sets = [each.modalities for each in model.measured.expected]
+    assert sets == [("flair",), ("t1",), ("flair", "t1")]
 
     single = [
         validate(model.network, model.memory, site.validation, ["t1"], PLANS, "2d", model.device)
         for site in (north, south)
     ]
-    (t1,) = (each for each in model.expected if each.modalities == ("t1",))
+    (t1,) = (each for each in model.measured.expected if each.modalities == ("t1",))
     for name in ("lesion", "core"):
         # one validation case at each site, so that a sum is a case's Dice
         assert t1.counts[name] == add_counts(count_dice(part[name].total) for part in single)
         assert sum(t1.counts[name]) == 2
-    assert expect(model.expected, ["t1", "flair"]).cases == 1
+    assert expect(model.measured.expected, ["t1", "flair"]).cases == 1
     more = [
         validate(model.network, model.memory, south.validation, used, PLANS, "2d", model.device)
         for used in (["flair"], ["t1", "flair"])
     ]
     for name in ("lesion", "core"):
         at_north, *at_south = (part[name].total for part in (*single, *more))
-        sums = model.components[name]
+        sums = model.measured.components[name]
         assert sums.cases == 2
         assert sums.dice == pytest.approx(at_north + at_south[-1])
         assert sums.by_share[0] == pytest.approx(at_north + sum(at_south) / 3)
-    lesion = model.confidence["lesion"]
+    lesion = model.measured.confidence["lesion"]
     assert (lesion.cases, lesion.masks) == (2, 4)  # one site has two modalities, the other one
-    right = model.reliability["lesion"]
+    right = model.measured.reliability["lesion"]
     assert right.cases == 2
     assert sum(right.voxels) == 4 * 10 * 20 * 18  # a voxel from every subset
     assert sum(right.correct) == 4 * (8 * 9 * 8 - 6 * 3 * 3)  # the core is another label
-    assert not expect(model.expected, ["t2"]).dice
+    assert not expect(model.measured.expected, ["t2"]).dice
 
     record = tmp_path / "run" / "expected.json"
     before = record.stat().st_mtime_ns
@@ -96,9 +97,9 @@ def test_the_model_file_says_what_dice_its_sites_measured(
     )
     assert record.stat().st_mtime_ns == before  # what was measured is not measured again
     other = next(n for n in (1, 2) if n != choose_round(run, "best"))
-    save_measured(run, other, Measured(model.expected), {})
+    save_measured(run, other, Measured(model.measured.expected), {})
     export_model(tmp_path / "run", "best", tmp_path / "m.safetensors")
-    assert load_model(tmp_path / "m.safetensors").expected == ()
+    assert load_model(tmp_path / "m.safetensors").measured.expected == ()
     content = json.loads(record.read_text())
     for damaged in ({**content, "round": 9}, {"round": 1, "expected": []}, {}):
         record.write_text(json.dumps(damaged))
@@ -109,7 +110,7 @@ def test_the_model_file_says_what_dice_its_sites_measured(
 def test_without_validation_cases_nothing_is_expected(tmp_path: Path, store: SiteStore) -> None:
     site = store.site("north", [("t1", "t2")])
     simulate(PLANS, [site], SETTINGS, "all", tmp_path / "run")
-    assert load_model(tmp_path / "run" / "model.safetensors").expected == ()
+    assert load_model(tmp_path / "run" / "model.safetensors").measured.expected == ()
 
 
 def test_a_site_measures_few_cases_of_a_subset(
@@ -120,7 +121,7 @@ def test_a_site_measures_few_cases_of_a_subset(
     site = store.site("north", cases, validation=3)
     settings = dataclasses.replace(SETTINGS, rounds=1, local_steps=1)
     simulate(PLANS, [site], settings, "0", tmp_path / "run")
-    expected = load_model(tmp_path / "run" / "model.safetensors").expected
+    expected = load_model(tmp_path / "run" / "model.safetensors").measured.expected
     # the training case has no T2, so that its encoder is not used
     assert [(each.modalities, each.cases) for each in expected] == [(("t1",), 2)]
 

@@ -61,7 +61,7 @@ class ModelFile:
         if (
             model.plans != self.model.plans
             or model.trained_on != self.model.trained_on
-            or model.expected != self.model.expected
+            or model.measured.expected != self.model.measured.expected
             or weights.keys() != self.model.weights.keys()
             or not all(weights[n].equal(t) for n, t in self.model.weights.items())
         ):

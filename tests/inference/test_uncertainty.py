@@ -112,7 +112,8 @@ def test_why_the_dice_of_a_mask_is_not_estimated(tmp_path: Path) -> None:
     start = "this mask's Dice is not estimated, of lesion, core: "
     assert unestimated([model]) == [f"{start}the model file does not say what was measured"]
     assert unestimated([model, model]) == [f"{start}the mean of several models was never measured"]
-    few = dataclasses.replace(model, confidence={"lesion": ConfidenceSums(cases=4, masks=8)})
+    measured = Measured(confidence={"lesion": ConfidenceSums(cases=4, masks=8)})
+    few = dataclasses.replace(model, measured=measured)
     assert unestimated([few]) == [
         f"{start}measured on 4 validation cases; at least 5 are needed, and in them Dice must "
         "rise with confidence"

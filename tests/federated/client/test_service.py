@@ -28,6 +28,7 @@ from mixmfl.core.errors import DataError, MixmflError, PrivacyError, QuorumError
 from mixmfl.core.files import folder_bytes, read_json, write_json
 from mixmfl.data.image import read_image, write_image
 from mixmfl.data.load_case import AlignmentOptions
+from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import BINS
 from mixmfl.federated import messages
 from mixmfl.federated.client import service, site_config
@@ -903,7 +904,7 @@ def test_personalised_models_stay_at_the_site(
         own = config.work / "runs" / "abc123" / "own_model.safetensors"
         assert own.is_file() == personal[name].kept
         if personal[name].kept:
-            assert (load_model(own).expected, load_model(own).confidence) == ((), {})
+            assert load_model(own).measured == Measured()
     assert not (orders.out / "personal").exists()
     assert "personalize" in {kind for _, kind in federation.asked}
 

@@ -79,9 +79,9 @@ def test_what_all_folds_measured_is_in_every_model(whole: Path) -> None:
     assert pooled.components["lesion"].cases == 4  # two of each site
     for fold in ("0", "1", "all"):
         model = load_model(whole / f"fold_{fold}" / "model.safetensors")
-        assert list(model.expected) == pooled.expected
+        assert list(model.measured.expected) == pooled.expected
         for name, sums in pooled.components.items():
-            known = model.components[name]
+            known = model.measured.components[name]
             assert known.cases == sums.cases
             assert known.dice == pytest.approx(sums.dice)
             assert known.by_share == pytest.approx(sums.by_share)
