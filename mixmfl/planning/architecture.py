@@ -232,41 +232,14 @@ def count_network(
     """
     features: Sequence[int] = arch_kwargs["features_per_stage"]
     kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
-    residual = is_residual(arch_kwargs)
-    depths: Sequence[int] = arch_kwargs[_BLOCKS if residual else "n_conv_per_stage"]
-
-    def encoder(channels_in: int, width: float) -> tuple[int, int]:
-        return residual_encoder(channels_in, width) if residual else plain(channels_in, width)
-
-    def residual_encoder(channels_in: int, width: float) -> tuple[int, int]:
-        before = stream_channels(width, features[0])
-        layers, count = 1, (channels_in * kernels[0] + 3) * before  # the stem
-        for channels, kernel, blocks in zip(features, kernels, depths, strict=True):
-            out = stream_channels(width, channels)
-            count += (before + (2 * blocks - 1) * out) * out * kernel + 3 * out * 2 * blocks
-            layers += 2 * blocks
-            if before != out:  # what is added is made as wide, without a bias
-                layers, count = layers + 1, count + (before + 2) * out
-            before = out
-        return layers, count
-
-    def plain(channels_in: int, width: float) -> tuple[int, int]:
-        count, before = 0, channels_in
-        for channels, kernel, repeated in zip(features, kernels, depths, strict=True):
-            out = stream_channels(width, channels)
-            count += (before + (repeated - 1) * out) * out * kernel + 3 * out * repeated
-            before = out
-        return sum(depths), count
-
     stacked = network.form == "stacked"
     if stacked:
-        parts = [encoder(modalities, 1.0)]
+        parts = [_count_encoder(arch_kwargs, modalities, 1.0)]
         decoder_convs: Sequence[int] = arch_kwargs["n_conv_per_stage_decoder"]
     else:
         decoder_convs = [network.decoder_convs] * (len(features) - 1)
-        parts = [encoder(1, network.shared_width)] if network.shared_width else []
-        if network.tailored_width:
-            parts += [encoder(1, network.tailored_width)] * modalities
+        widths = [network.shared_width, *[network.tailored_width] * modalities]
+        parts = [_count_encoder(arch_kwargs, 1, width) for width in widths if width]
         remembered = {level % len(features) for level in network.compensation_levels}
         for level, channels in enumerate(features):
             tailored = stream_channels(network.tailored_width, channels)
@@ -285,3 +258,26 @@ def count_network(
         count += (here + 1) * heads
         parts.append((repeated + 2, count))
     return sum(layers for layers, _ in parts), sum(count for _, count in parts)
+
+
+def _count_encoder(
+    arch_kwargs: Mapping[str, Any], channels_in: int, width: float
+) -> tuple[int, int]:
+    """Return the convolutions and parameters of an encoder, as ``count_network`` has them."""
+    features: Sequence[int] = arch_kwargs["features_per_stage"]
+    kernels = [math.prod(row) for row in arch_kwargs["kernel_sizes"]]
+    residual = is_residual(arch_kwargs)
+    layers, count, before = 0, 0, channels_in
+    if residual:  # the stem
+        before = stream_channels(width, features[0])
+        layers, count = 1, (channels_in * kernels[0] + 3) * before
+    depths: Sequence[int] = arch_kwargs[_BLOCKS if residual else "n_conv_per_stage"]
+    for channels, kernel, depth in zip(features, kernels, depths, strict=True):
+        out = stream_channels(width, channels)
+        convs = 2 * depth if residual else depth
+        count += (before + (convs - 1) * out) * out * kernel + 3 * out * convs
+        layers += convs
+        if residual and before != out:  # what is added is made as wide, without a bias
+            layers, count = layers + 1, count + (before + 2) * out
+        before = out
+    return layers, count
