@@ -33,7 +33,7 @@ from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, en
 from mixmfl.federated.server.checkpoint import start_run
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
-from mixmfl.federated.state import RunSettings, first_state
+from mixmfl.federated.state import Registration, RunSettings, first_state
 from mixmfl.inference import segmentation
 from mixmfl.inference.model import TrainedOn
 from mixmfl.inference.model_file import load_model, save_model
@@ -706,6 +706,9 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
     file.unlink()
 
 
+ONE_CASE = Registration(1, {"t1": 1})
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -714,13 +717,9 @@ def test_a_tensor_that_was_not_planned_is_not_read(model: Path, tmp_path: Path) 
         (("settings", "configuration"), "os.system", "configuration: is 'os.system'; it must be"),
         (("settings", "masked"), 1, "masked: is 1; it must be true or false"),
         (("fold",), "9", "fold: is '9'; it must be 0 or 1"),
-        (("sites",), {"../x": {"cases": 1, "modality_cases": {"t1": 1}}}, "cannot name a site"),
-        (
-            ("sites",),
-            {"x": {"cases": 10**9, "modality_cases": {"t1": 1}}},
-            "cases: is 10+; it must be",
-        ),
-        (("history",), [{"x": {}}], r"history: x: unknown fields \[\], missing fields \['dice'"),
+        (("sites",), {"../x": dataclasses.asdict(ONE_CASE)}, "cannot name a site"),
+        (("sites",), {"x": {**dataclasses.asdict(ONE_CASE), "cases": 10**9}}, "cases: is 10+; it"),
+        (("history",), [{"x": {}}], r"history: x: unknown fields \[\], missing fields \['absent'"),
         (("personal",), {"x": [0.5, 0.5]}, r"sites: unknown fields \['x'\]"),
         (("dice",), {"1": 7}, "dice: 1: is 7; it must be a number from 0 to 1"),
     ],
