@@ -15,13 +15,13 @@ from mixmfl.data.file_names import BY_PROGRAM, EVEN, TILT, FileName
 from mixmfl.data.folder_roles import may_be_name
 from mixmfl.data.image import are_copies, may_be_labels
 from mixmfl.data.image_files import lower_words, shape_of, spaced, stem_of
-from mixmfl.data.modalities import names_part, words_of
+from mixmfl.data.modalities import PARTS_OF_LESIONS, names_part, words_of
 from mixmfl.data.sequence_phrases import without_accents
-from mixmfl.data.sequence_vocabulary import EXTRACTED, HARMLESS, PROCESSING
+from mixmfl.data.sequence_vocabulary import ANATOMY, EXTRACTED, HARMLESS, PROCESSING
 from mixmfl.data.sequence_words import is_in_phase, shows_water
 from mixmfl.data.sidecars import sidecar_doubt
 from mixmfl.data.time_points import is_earlier_examination
-from mixmfl.data.verdicts import FAULT, STATISTIC
+from mixmfl.data.verdicts import CHANGED, FAULT, STATISTIC
 
 _EXTEND = "if a file is a modality that we do not know by this name, give --alias NAME=ALIAS"
 _MPR = (
@@ -39,14 +39,16 @@ _DERIVED = re.compile(
     r"(?<![^ ])(?:mpr|reform(?:at|atted)?|rfmt|flip(?:ped)?|mirrored|lowres|downsampled|upsampled|"
     r"resampled|\d{1,2}mm|aug\d*|augmented|patch(?:es)?|tiles?|sr|norm|normed|rescaled|padded|"
     r"rotated|nd|dis[23]d|(?<!high )(?<!hi )res|cpp|def|old|alt|archive?|ancien|vieux|backup|kopie|"
-    rf"copy|copie|copia|{FAULT}|{STATISTIC}|"
-    r"iso\d*mm|\dx\dx\d|s\d{1,2}mm|u?int\d{1,2}|float\d\d|scaled|compressed|"
+    rf"copy|copie|copia|{FAULT}|{STATISTIC}|{CHANGED}|"
+    r"iso\d*mm|\dx\dx\d|s\d{1,2}mm|u?int\d{1,2}|float(?:\d\d)?|scaled|compressed|"
     r"anon|gibbs|filt(?:ered)?|delta|change|grad(?:ient)?|edges?|laplacian|threshold(?:ed)?|"
-    r"binary|otsu|clusters?|cortex|surface|mesh|dist(?:ance)?|curv|sulc|thickness|hist|proc|"
+    r"ir|lrt|sigma|binary|otsu|clusters?|cortex|surface|mesh|dist(?:ance)?|curv|sulc|thickness|hist|proc|"
     r"clean(?:ed)?)(?![^ ])"
 )
 # what file managers write before the name of a file that they copied
 _COPIED = {"kopie", "copy", "copie", "copia"}
+# of the image that the one without this word was made of: T1_orig beside T1
+_ORIGINAL = ("_orig", "_original", "_raw")
 _FINAL = {"final", "finale", "definitive", "endgultig", "manual", "manuell", "manuelle", "manuale"}
 # of diffusion images, the one that is looked at
 _WEIGHTED = {"trace", "tracew", "isotropic", "iso"}
@@ -275,6 +277,7 @@ class Draft:
             for head in heads
         )
         known = around | _AGREED | _FINAL | PROCESSING | HARMLESS | {*ANATOMIES}
+        known |= ANATOMY | PARTS_OF_LESIONS | {"l", "r"}
         is_told = known.issuperset(own.split())
         if is_told or is_shared or not (heads and may_be_name(re.sub(r"\d", "", own))):
             return ""
@@ -386,6 +389,7 @@ def _least_processed(
         files = [file for file in files if made in file.processing] or files
     if any(shows_water(_without_number(stem_of(file.path))) for file in files):
         files = [f for f in files if not is_in_phase(_without_number(stem_of(f.path)))] or files
+    files = [file for file in files if stem_of(file.path).lower().endswith(_ORIGINAL)] or files
     files = _surely_native(files)
     steps = [_steps(file, no_processing) for file in files]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]

@@ -56,6 +56,7 @@ from mixmfl.data.neighbouring_names import (
 from mixmfl.data.patients import patients_by_place
 from mixmfl.data.time_points import is_examination
 from mixmfl.data.tool_outputs import (
+    without_derivatives,
     without_products_of_tools,
     without_segmentations_of_tools,
     without_templates,
@@ -111,6 +112,7 @@ def _read(folder: Path, paths: Sequence[Path], modalities: Modalities) -> list[I
     of_labels = folders_of_labels(paths, folder, modalities)
     seen = cache(is_bids)  # of one search: folders change between two
     files = [read_file(path, folder, modalities, of_labels, seen) for path in paths]
+    files = without_derivatives(files)
     files = with_names_of_folders(with_time_points(files), modalities)
     files = with_ct1(files)
     files = with_short_flair(files, modalities)
@@ -232,7 +234,8 @@ def _joined_by_name(files: Sequence[ImageFile], folder: Path) -> list[ImageFile]
                 at = next((at for at, part in enumerate(common) if day in part), len(common))
                 home = (*common[:at], day)
             moved.update({file.path: home for file in mine})
-            if len(heads) > 1:
+            is_once_more = len(images) > len({image.reading.modality for image in images})
+            if len(heads) > 1 or is_once_more:
                 renamed.update({file.path: patient for file in mine})
     joined = []
     for file in files:

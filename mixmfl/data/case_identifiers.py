@@ -149,7 +149,8 @@ def _is_one_patient(
         if re.search(r"\d", heads[0]) or len({rests[path] for path in paths}) > 1:
             return False, ""
         numbers = [_LONG_NUMBER.findall(stem_of(path)) for path in paths]
-        if not home and len(paths) > 1 and all(numbers):
+        is_patient = not heads[0] or spaced(heads[0]) in spaced(home[-1]) if home else False
+        if not is_patient and len(paths) > 1 and all(numbers):
             # file_brain_T1_201_6002688 and file_brain_FLAIR_200_6002425, of fastMRI
             several = len({each[-1] for each in numbers}) == len(paths)
             return False, ask_whose_numbers(paths) if several else ""

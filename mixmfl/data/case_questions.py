@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mixmfl.data.accounting import inside
 from mixmfl.data.body_parts import is_besides_head, is_of_spine, part_in, what_shows_head
+from mixmfl.data.file_names import field_strength_in
 from mixmfl.data.folder_roles import ANY_IMAGE, may_be_name
 from mixmfl.data.image_files import (
     ImageFile,
@@ -21,6 +22,7 @@ from mixmfl.data.image_files import (
     spaced,
     stem_of,
 )
+from mixmfl.data.modalities import anatomy_in
 from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
 from mixmfl.data.sequence_vocabulary import HARMLESS
 from mixmfl.data.series_numbers import ask_whose_numbers
@@ -198,13 +200,34 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
             for path, age in ages.items():
                 if age:
                     remarks[path] = f"is called {age!r}, and the other images are not"
-        words = [_unknown_words(image) for image in images]
-        if len(images) > 1 and sum(map(len, words)) == len(set().union(*words)) and all(words):
-            for image, mine in zip(images, words, strict=True):
+        fields = {image.path: field_strength_in(stem_of(image.path)) for image in images}
+        if len({*fields.values()} - {""}) > 1:
+            for path, field in fields.items():
+                if field:
+                    remarks[path] = f"is called {field!r}, and others of another field strength"
+        unknown = [_unknown_words(image) for image in images]
+        if (
+            len(images) > 1
+            and sum(map(len, unknown)) == len(set().union(*unknown))
+            and all(unknown)
+        ):
+            for image, mine in zip(images, unknown, strict=True):
                 remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
     see = "see that it is of the same examination"
     own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in files}
-    return own | {path: f"{text}; {see}" for path, text in remarks.items()}
+    own |= {path: f"{text}; {see}" for path, text in remarks.items()}
+    images_of = _images_by_case(files, key_of)
+    for label in (file for file in files if file.reading.is_label):
+        key = key_of[label.path]
+        beside = (stem_of(image.path) for image in images_of.get(key, ()))
+        known = lower_words(" ".join((*key[0], key[1], *beside)))
+        words = lower_words(" ".join((*label.parents[len(key[0]) :], stem_of(label.path))))
+        if part := anatomy_in(word for word in words if word not in known):
+            own[label.path] = (
+                f"is called {part!r}, a part of the body and no lesion; see that it is what "
+                "dataset.json says of its values"
+            )
+    return own
 
 
 def _images_by_case(

@@ -41,7 +41,7 @@ from mixmfl.data.labels import Labels, read_dataset_json, read_folder_labels
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.participants import Judgement, excluded_subjects, judged_images
 from mixmfl.data.patients import patient_of, patients_by_place
-from mixmfl.data.shared_images import shared_images
+from mixmfl.data.shared_images import Groups, shared_files, shared_images
 from mixmfl.data.verdicts import not_to_use
 
 LAYOUTS = """\
@@ -205,9 +205,10 @@ def find_cases(
 ) -> FolderCases:
     """Find the cases of a folder by the names of its files.
 
-    An image is opened only where its folder or first word says label and the rest says a sequence:
-    then the values of one file tell labels from the images of a diagnosis; and where several fit a
-    modality, and a name has unknown words. Files that may be copies are compared.
+    Of an image the beginning is read, to find it in another case. All of it is read only where its
+    folder or first word says label and the rest says a sequence: then the values of one file tell
+    labels from the images of a diagnosis; and where several fit a modality, and a name has unknown
+    words. Files that may be copies are compared.
 
     Args:
         folder: A folder in one of ``LAYOUTS``, which is detected; or a single image as a case.
@@ -257,11 +258,12 @@ def find_cases(
     cases, more = _with_unread(cases, folder, modalities)
     images = {case.name: [*case.files.values()] for case in cases}
     masks = {case.name: [case.label] for case in cases if isinstance(case.label, Path)}
-    shared, shared_masks = (
-        [[(name, inside(path, folder)) for name, path in mine] for mine in shared_images(files)]
-        for files in (images, masks)
-    )
-    cases = _with_shared(with_shared_images(cases, shared), shared_masks, "mask")
+
+    def named(groups: Groups) -> list[list[tuple[str, str]]]:
+        return [[(name, inside(path, folder)) for name, path in mine] for mine in groups]
+
+    cases = with_shared_images(cases, named(shared_images(images)))
+    cases = _with_shared(cases, named(shared_files(masks)), "mask")
     return FolderCases(
         tuple(cases),
         tuple(refused),

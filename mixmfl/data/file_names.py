@@ -80,8 +80,8 @@ _OF_AGENTS = _PREPOSITIONS | {"agent", "letter", "with", "without"}
 # words that may begin a patient's name, and before a sequence say what it is
 _ASIDE_BEFORE = {"syn": "synthetic", "b0": "diffusion without weighting"}
 _TEMPLATES = frozenset(("mni", "mni152", "std", "atlas", "template", "sri", "sri24"))
-_GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI
-    r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in)"
+_GLUED = re.compile(  # FLAIR2T1, FLAIR_reg2T1, T1toMNI, t2_refT1
+    r"(?i)(?<![a-z0-9])(?:(flair|t1c|t1ce|t1w?|t2w?)[ _.-]*(?:reg)?|reg)(?:2|to|in|ref)"
     r"(flair|t1c|t1ce|t1w?|t2w?|mni|std|atlas)(?![a-z0-9])"
 )
 # what ANTs appends to a prefix: T1Warped.nii.gz, T1InverseWarped.nii.gz, T11Warp.nii.gz
@@ -95,6 +95,10 @@ _FILLED = re.compile(
 )
 # HD-GLIO's "reoriented to standard", which elsewhere is a map of R2*
 _ORIENTED = re.compile(r"(?i)(?<![a-z0-9])(flair|ct1|t1[a-z]*|t2w?)([ _.-])r2s(?![a-z0-9])")
+# an image that SPM brought onto another: rT1, rFlair; "rt1" and "RT1" may be of a radiotherapy
+_RESLICED = re.compile(
+    r"(?<![A-Za-z0-9])r(FLAIR|Flair|T[12][Ww]?|T1[Cc][Ee]?|DWI|SWI|PD)(\d*)(?![A-Za-z0-9])"
+)
 # a number glued to a sequence at the end of a name: FLAIR1
 _COUNTED = re.compile(r"(?i)(?<![a-z0-9])(flair|mprage|dwi|adc|swi|[a-z]?t[12]w)(\d{1,4})$")
 # a sequence to which Chinese, Japanese or Korean letters are glued: T1增强
@@ -117,6 +121,9 @@ FITS_LABEL = "fits a label and"
 BY_PROGRAM = "a segmentation by a program"
 """What ``FileName.aside`` begins with for a label that no person drew."""
 
+MADE_IN_BIDS = "an image of BIDS derivatives; the original is what is read"
+"""What ``FileName.aside`` says of an image below BIDS's derivatives."""
+
 # programs that segment, and words for what they make
 _MAKERS = frozenset(
     ("automated", "automatic", "automatisch", "automatique", "automatico", "predicted",
@@ -125,7 +132,8 @@ _MAKERS = frozenset(
      "totalsegmentator", "raidionics", "fmriprep", "smriprep", "nibabies", "freesurfer",
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
-     "ciftify", "tractoflow", "glistrboost", "drawem9", "drawem87")
+     "ciftify", "tractoflow", "glistrboost", "drawem9", "drawem87", "clinica", "petprep",
+     "hippunfold", "qsmxt")
 )  # fmt: skip
 SHORT_MAKERS = frozenset(
     ("ai", "auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model")
@@ -158,6 +166,11 @@ _BIDS = re.compile(
     re.IGNORECASE,
 )
 _REPEATED = re.compile(r"(sub-.+)__dup-?\d+")
+# with the suffix of the image it was made of, too: sub-01_T1w_space-MNI_T1w, of Clinica
+_MADE_OF = re.compile(
+    r"(sub-[a-z0-9+]+(?:_[a-z]+-[a-z0-9+.-]+)*)_(?:t1w|t2w|flair|dwi)(?=(?:_[a-z]+-[a-z0-9+.-]+)+_[a-z0-9]+$)",
+    re.IGNORECASE,
+)
 _IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two words
 _POST = re.compile("post?")
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
@@ -183,6 +196,12 @@ _ASIDE_SUFFIXES = {
 _DATATYPES = {"fmap": "field map", "func": "functional", "perf": "perfusion"}
 
 
+def field_strength_in(stem: str) -> str:
+    """Return the field strength that a name says, or nothing: T1_1.5T."""
+    found = _FIELD.search(stem)
+    return found[0].strip(" _-") if found else ""
+
+
 def maker_in(name: str, words_too: frozenset[str] = frozenset()) -> str:
     """Return the words of a name that say that a program made its segmentations, or nothing."""
     words = [without_accents(word) for word in words_of(name)]
@@ -203,11 +222,11 @@ def read_name(stem: str, modalities: Modalities, folder: str = "") -> FileName:
     """
     if repeated := _REPEATED.fullmatch(stem):
         return read_name(repeated[1], modalities, folder).set_aside("a repeat, by heudiconv")
-    if bids := _BIDS.fullmatch(stem):
+    if bids := _BIDS.fullmatch(stem := _MADE_OF.sub(r"\1", stem)):
         return _by_program(_read_bids(stem, bids, modalities, folder), stem)
     stem = _FIELD.sub("", OF_ARCHIVE.sub(r"\1", _CONFLICT.sub("copy", stem)))
     stem = _COPY_NUMBER.sub(r"_\1", stem)
-    stem = _GLUED_SCRIPT.sub(r"\1_", stem)
+    stem = _RESLICED.sub(r"\1_reg_\2", _GLUED_SCRIPT.sub(r"\1_", stem))
     stem = _COUNTED.sub(r"\1_\2", _FILLED.sub("filled", with_skull_in_a_word(stem)))
     for pattern, apart in ((_ANTS, r"_\g<0>_"), (_GLUED, r"\1_to_\2"), (_ORIENTED, r"\1\2std")):
         stem = pattern.sub(apart, stem)
@@ -409,7 +428,10 @@ def _first_of_sequence(stem: str, words: Sequence[str], matches: Sequence[Match]
         return len(word) > 2 or meaning in ("agent", "orientation")
 
     def has_kind(after: int) -> bool:
-        return any(i in matched or meaning_of(words[i]) in KINDS for i in range(after, len(words)))
+        return any(
+            i in matched or meaning_of(words[i]) in KINDS or begins_kind(words[i:])
+            for i in range(after, len(words))
+        )
 
     while start < len(words):
         if not is_about_sequence(start):

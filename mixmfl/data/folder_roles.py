@@ -11,7 +11,15 @@ from pathlib import Path
 
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.contrast_agent import agent_in
-from mixmfl.data.file_names import BY_PROGRAM, FITS_LABEL, OF_ARCHIVE, FileName, maker_in, read_name
+from mixmfl.data.file_names import (
+    BY_PROGRAM,
+    FITS_LABEL,
+    MADE_IN_BIDS,
+    OF_ARCHIVE,
+    FileName,
+    maker_in,
+    read_name,
+)
 from mixmfl.data.image import may_be_labels
 from mixmfl.data.image_files import (
     ImageFile,
@@ -243,7 +251,9 @@ def read_file(
         file_name = file_name.set_aside(f"{BY_PROGRAM} ({maker})")
     if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
-    rejected = next((p for p in parents if spaced(p) in _REJECTED or not_to_use(p)), "")
+    rejected = next(
+        (p for p in parents if spaced(p) in _REJECTED or p.endswith("_wf") or not_to_use(p)), ""
+    )
     words = not_to_use(stem_of(path))
     if rejected or words or stem_of(path).endswith("~"):
         why = repr(words) if words else "an editor's backup"
@@ -259,8 +269,8 @@ def read_file(
         parents = parents[:made]
         # BIDS: made from the original image, which is what we read
         if not file_name.is_label:
-            aside = "an image of BIDS derivatives; the original is what is read"
-            file_name = replace(file_name.set_aside(file_name.aside or aside), is_bids=True)
+            aside = file_name.aside or MADE_IN_BIDS
+            file_name = replace(file_name.set_aside(aside), is_bids=True)
     return ImageFile(path, file_name, parents)
 
 
@@ -551,7 +561,8 @@ def _named_by_its_folder(
     people: Set[Path],
     modalities: Modalities,
 ) -> ImageFile:
-    if file.reading.is_known or file.reading.aside or file.reading.doubt:
+    reading = file.reading
+    if reading.is_known or reading.aside or reading.doubt or reading.is_bids:
         return file
     home = _home(file, modalities)
     for place in file.path.parents:

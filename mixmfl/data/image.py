@@ -60,6 +60,7 @@ MOST_VOXELS = 1 << 30
 LABEL_TOLERANCE = 1e-3  # how far a label may be from an integer: factors of scale are rounded
 _MOST_VALUES_OF_LABELS = 100  # of lesions and their parts; an image has more
 _VALUES_LOOKED_AT = 1_000_000
+_PIECE = 1 << 16  # bytes that are read at once where the beginning of a file may tell enough
 
 
 class Source(Protocol):
@@ -181,6 +182,36 @@ def _are_alike(paths: Sequence[Path]) -> bool:
     except DataError:
         pass
     return False
+
+
+def first_values(path: Path, count: int) -> tuple[Array, tuple[int, int, int]]:
+    """Return the first so many numbers that differ from the very first one, and the shape.
+
+    They are in the file's order and type; a negative slope of the header is applied. What lies
+    behind them is not read.
+
+    Raises:
+        DataError: The file is damaged, or ends too early.
+    """
+    header, _ = _open(path)
+    left = math.prod(header.shape) * header.kind.itemsize
+    found: list[Array] = []
+    background, rest = None, b""
+    with nifti.unpacked(header.voxels, header.start, header.deflated) as file:
+        while left and sum(map(len, found)) < count:
+            piece = file.read(min(left, _PIECE))
+            if not piece:
+                raise nifti.damaged(path, "it ends too early")
+            left -= len(piece)
+            piece = rest + piece
+            whole = len(piece) - len(piece) % header.kind.itemsize
+            rest = piece[whole:]
+            values = np.frombuffer(piece[:whole], header.kind).astype(np.float64)
+            if background is None and len(values):
+                background = values[0]
+            found.append(values[values != background])
+    values = np.concatenate([*found, np.empty(0)])[:count]
+    return values * math.copysign(1, header.slope), header.shape
 
 
 def read_image(path: Path | Source) -> tuple[npt.NDArray[np.float32], Grid]:

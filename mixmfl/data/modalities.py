@@ -9,6 +9,7 @@ from typing import Annotated
 from mixmfl.core.declarations import text
 from mixmfl.core.errors import DataError
 from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
+from mixmfl.data.sequence_vocabulary import ANATOMY
 from mixmfl.data.sequence_words import LONGEST_TEXT, read_words
 
 # One entry per modality: its name, and aliases that a user added. ``sequence_words`` knows how
@@ -29,6 +30,8 @@ LABEL_WORDS = (
     "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
     "glistrboost", "masken", "segmentierungen", "masques", "mascaras", "maschere", "maskers",
     "lesie", "lesies", "hyperintensity", "hyperintensities", "abnormality", "abnormalities",
+    "wm lesion", "wm lesions", "gm lesion", "gm lesions", "wm hyperintensity",
+    "wm hyperintensities",
 )  # fmt: skip
 # label words glued together, or numbered by rater or part: lesionmask, manualseg, mask1
 _LABEL = re.compile(
@@ -50,7 +53,7 @@ OTHER_WORDS = (
     "brain extraction mask", "brainextractionmask", "brainsegmentation", "face mask", "fg mask",
     "foreground mask", "body mask", "head masks", "brain masks", "brainmasks", "valid mask",
     "anatomy", "anatomical", "softmax", "logits", "posterior", "posteriors", "mixeltype",
-    "origsegs", "firstsegs", "fsl seg", "fseg",
+    "origsegs", "firstsegs", "fsl seg", "fseg", "dkt31", "dkt40", "neuromorphometrics",
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
     "exclusion mask", "mask exclusion", "ignore mask", "mask inverted", "mask inverse",
     "inverted mask", "inverse mask", "seg inverted", "inverted seg", "nawm", "nagm", "mask healthy",
@@ -59,7 +62,7 @@ OTHER_WORDS = (
 )  # fmt: skip
 
 # parts of lesions that may each have a label of its own; at the end of names without a sequence
-_PARTS = {
+PARTS_OF_LESIONS = {
     "edema", "oedema", "odem", "oedem", "oedeme", "edeme", "necrosis", "necrotic", "nekrose",
     "necrose", "necrosi", "core", "cavity", "enhancing", "nonenhancing", "penumbra", "infarct",
     "infarction", "infarkt", "infarto", "hemorrhage", "haemorrhage", "blutung", "metastasis",
@@ -67,6 +70,11 @@ _PARTS = {
     "glioma", "gliom", "glioblastoma", "glioblastom", "adenoma", "adenom", "schwannoma",
     "schwannom", "lymphoma", "lymphom", "cyst", "zyste", "aneurysm", "aneurysma",
 }  # fmt: skip
+
+_OF_LESION = re.compile(
+    r"lesion.*|tumou?rs?.*|la(?:e)?sion.*|lesie.*|lesione.*|wmh|gtv|ctv|ptv|hyperintens.*|abnormal.*|"
+    r"stroke|cancer|carcinoma.*|mets?|plaques?|unhealthy|.*oma"
+)
 
 LABEL, OTHER = "a label", "another mask"  # kinds of file besides the modalities
 _WORD = re.compile(r"[^\s_.\-]+")
@@ -215,7 +223,18 @@ def _longest_matches(words: list[str], kinds: Mapping[Words, str]) -> list[Match
 def names_part(stem: str) -> bool:
     """Say whether a name ends in the word for a part of a lesion, as that of its label does."""
     words = words_of(without_accents(stem))
-    return bool(words) and words[-1].rstrip("0123456789") in _PARTS
+    return bool(words) and words[-1].rstrip("0123456789") in PARTS_OF_LESIONS
+
+
+def anatomy_in(words: Iterable[str]) -> str:
+    """Return the word for a healthy part of the body among those of a label, or nothing.
+
+    It is nothing where another word is of a lesion: brainstem_glioma.
+    """
+    plain = [without_accents(word).strip("0123456789") for word in words]
+    if any(word in PARTS_OF_LESIONS or _OF_LESION.fullmatch(word) for word in plain):
+        return ""
+    return next((word for word in plain if word in ANATOMY), "")
 
 
 def words_of(text: str) -> list[str]:

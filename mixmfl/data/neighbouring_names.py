@@ -81,12 +81,22 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
                 if any(meaning_of(word) in KINDS for word in words_of(pattern[1])):
                     counted[pattern].add(file.path.parent)
     times |= {pattern for pattern, folders in counted.items() if len(folders) > 1}
+
+    def has_time_before(file: ImageFile) -> bool:
+        """Say whether another sequence follows the patient and the time: P1/T1/P1_T1_FLAIR."""
+        folder = file.path.parent
+        before, name = f"{folder.parent.name}_t1_".lower(), stem_of(file.path).lower()
+        following = read_words(name.removeprefix(before)).modality
+        is_in_folder = folder.name.lower() == "t1" and name.startswith(before)
+        return is_in_folder and following not in ("", file.reading.modality)
+
     doubt = (
-        "has a T1 or T2 that may be a time point, for another name has a T0, T2 or T3 in its place"
+        "has a T1 or T2 that may be a time point, as its folders say, or another name with a T0, "
+        "T2 or T3 in its place"
     )
     return [
         replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
-        if file.reading.modality and times & patterns(file, _T1_OR_T2)
+        if file.reading.modality and (times & patterns(file, _T1_OR_T2) or has_time_before(file))
         else file
         for file in files
     ]

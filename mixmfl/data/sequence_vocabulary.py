@@ -66,6 +66,15 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         phoenixzipreport, phoenix, key images, secondary capture, exam card, examcard, dose
         report, protocol page, report
     """),
+    "result of a program": _phrases("""
+        neuroquant, lesionquant, icobrain, icometrix, mdbrain, ai rad, airad, quantib, qyscore,
+        qynapse, cneuro, combinostics, pixyl, biometrica, jung diagnostics, subtlemr, subtlegad,
+        subtle mr, subtle gad, swiftmr, brainlab, olea sphere, oleasphere, lesiontracking,
+        lesion tracking, lesion overlay, plus lesion, plus lesions, morphometry, morphometrie,
+        onq, volbrain, vuno, deepbrain, neurophet, airascore, mint lesion, ai result,
+        ai results, results, result, ergebnis, ergebnisse, mm oncology, syngo via, colored,
+        coloured, color coded, rgb
+    """),
     "localiser": _phrases("""
         localizer, localiser, localizers, localisers, loc, scout, scouts, survey, 3plane, 3 plane,
         three plane, 3 pl, 3pl, aahead, aahscout, aascout, aahead scout, smartbrain, lokalizer,
@@ -76,7 +85,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "calibration": _phrases("""
         calibration, cal, calib, kalibration, calibracion, calibrazione, coil survey, senseref,
         sense ref, refscan, ref scan, reference scan, prescan, b1map, b1 map, b1 mapping, noise
-        scan, shim, coilsurvey, kalibrierung, calibrage, quickcal
+        scan, shim, coilsurvey, kalibrierung, calibrage, quickcal, setter
     """),
     "subtraction": _phrases("""
         delta t1, t1 delta, deltat1, dt1,
@@ -306,8 +315,9 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
         rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
         images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
-        gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x, navi, stereotaxy,
-        out, f, in, cv, orig, original, rssg
+        acs, cs ai, deep resolve, deep resolve boost, deep resolve sharp, deep resolve gain,
+        deep resolve swift brain, smartspeed ai, gammaknife, gk, cyberknife, proset, wfs,
+        compressed, ultra, ss, x, navi, stereotaxy, out, f, in, cv, orig, original, rssg
     """),
 }  # fmt: skip
 
@@ -401,6 +411,23 @@ PARTS_OF_BODY: Mapping[str, str] = {
     "HEART": "heart cardiac herz coeur corazon cuore hart",
     "BREAST": "breast brust mamma",
 }
+
+# Words for healthy parts of the body, which a label may mark as well as a lesion.
+ANATOMY = frozenset(
+    _phrases("""
+    ventricle, ventricles, ventrikel, ventricule, ventricules, ventricolo, ventriculo, thalamus,
+    thalami, thalamic, hypothalamus, brainstem, hirnstamm, stem, hippocampus, hippocampi,
+    hippocampal, hippo, cerebellum, cerebellar, kleinhirn, cervelet, callosum, caudate,
+    caudatus, putamen, pallidum, pallidus, amygdala, accumbens, striatum, ganglia, nucleus,
+    nuclei, nigra, nerve, nerves, chiasm, eye, eyes, eyeball, eyeballs, lens, cochlea, orbit,
+    skull, bone, bones, scalp, vessel, vessels, artery, arteries, vein, veins, sinus, csf,
+    liquor, plexus, pituitary, hypophysis, hypophyse, cortex, cortical, gray, grey, pons,
+    medulla, midbrain, mesencephalon, insula, cerebrum, hemisphere, hemispheres, lobe, lobes,
+    frontal, temporal, parietal, occipital, liver, prostate, gland, kidney, kidneys, spleen,
+    lung, lungs, heart, cord, spine, vertebra, vertebrae, muscle, organ, organs, oar, destrieux,
+    aal
+""")
+)
 
 # Words that say that something was given or done before.
 AFTER = frozenset(_phrases("nach, after, apres, dopo, despues, tras, na, efter, etter"))

@@ -1,28 +1,75 @@
 """Images that several cases have: a file in a wrong folder, or one patient under two names."""
 
 import hashlib
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mixmfl.core.errors import DataError
-from mixmfl.data.image import are_copies, read_image
+from mixmfl.data.image import are_copies, first_values, read_image
 
 _PLACES, _LENGTH = 8, 4096  # pieces of a file that are compared before all of it, and their bytes
 _PACKED = b"\x1f\x8b"  # what gzip writes first; last are a sum and the size of what it packed
 _PIECE = 1 << 20
+_VOXELS = 4096  # beyond the background, that tell an image
+_FEWEST_VALUES = 32  # different ones among these
+_STEPS = 4095  # that the brightest of them is divided into
+
+Groups = list[tuple[tuple[str, Path], ...]]
+"""What is the same in several cases, each file with its case."""
 
 
-def shared_images(images_of: Mapping[str, Sequence[Path]]) -> list[tuple[tuple[str, Path], ...]]:
-    """Return groups of images of the same bytes in several cases, each with its case.
+def shared_images(images_of: Mapping[str, Sequence[Path]]) -> Groups:
+    """Return groups of images with the same first voxels beyond the background in several cases.
 
-    Packed by gzip or not makes no difference. An image that a program stored again, with another
-    header, is not seen. Images of one value do not count: some archives fill missing modalities up
-    with them.
+    Header, format and type of numbers, and a factor that all are multiplied by, make no difference;
+    another order of the voxels, or values that were rounded, do. Images of a few values count if
+    they are of the same bytes.
 
     Args:
         images_of: The images of each case, by its name.
+    """
+    alike: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    others: dict[str, list[Path]] = defaultdict(list)
+    for name, images in images_of.items():
+        for image in images:
+            try:
+                pattern = pattern_of(*first_values(image, _VOXELS))
+            except DataError:
+                continue  # which reading it will tell
+            if pattern:
+                alike[pattern].append((name, image))
+            else:
+                others[name].append(image)
+    groups = [tuple(mine) for mine in alike.values() if len({name for name, _ in mine}) > 1]
+    return [*groups, *shared_files(others)]
+
+
+def pattern_of(values: npt.NDArray[np.floating], shape: Sequence[int]) -> str:
+    """Return a digest of voxels that is the same if all are multiplied, or stored in another type.
+
+    It is empty for a few values, as of a mask or of an image without content.
+    """
+    if not np.isfinite(values).all() or len(np.unique(values)) < _FEWEST_VALUES:
+        return ""
+    # no voxel lies on the border of two steps, where rounding would decide
+    steps = np.floor(values / np.abs(values).max() * _STEPS + 1 / math.pi)
+    return hashlib.sha256(f"{tuple(shape)}".encode() + steps.astype(np.int16).tobytes()).hexdigest()
+
+
+def shared_files(images_of: Mapping[str, Sequence[Path]]) -> Groups:
+    """Return groups of images or masks of the same bytes in several cases, each with its case.
+
+    Packed by gzip or not makes no difference. Those of one value do not count: some archives fill
+    missing modalities up with them.
+
+    Args:
+        images_of: The images or masks of each case, by its name.
     """
     alike: dict[tuple[int, str], list[tuple[str, Path]]] = defaultdict(list)
     sizes: dict[int, list[tuple[str, Path, bytes]]] = defaultdict(list)

@@ -33,13 +33,16 @@ _COURSE = r"verlauf|[ck]ontroll?e?|suivi"
 # words before a number, which with it tell nothing but examinations
 _POINT = r"tp|session|time|timepoint|day|week|wk|month|year|fu|follow[ _-]?up"
 # words before a number, which with it tell examinations, and other things, too
-_COUNTER = r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie"
+_COUNTER = (
+    r"visite?|monat|mois|woche|semaine|jahr|exam|mrt|mri|mr|tag|jour|study|studie|cycle|zyklus|age|"
+    r"quarter|quartal"
+)
 # words that tell nothing but examinations
 _NAMED = rf"(?:{_POINT}|ses|visit)[ _.-]?\d+d?|baseline|follow[ _-]?up|preop|postop"
 # words that count examinations, and other things, too
 _COUNTED = (
     rf"(?:{_COUNTER}|{_COURSE}|controllo|untersuchung|examen|esame)[ _-]?\d{{1,2}}|"
-    r"[vmd]\d{1,2}"
+    r"[vmdw]\d{1,2}"
 )
 _UNITS = (
     r"meses|mes|mesi|mese|mois|monate?n?|months?|wochen?|weeks?|semanas?|settiman[ae]|semaines?|"
@@ -111,7 +114,10 @@ _WHEN = (
     re.compile(r"(?<![a-z0-9])c\d{1,2}d\d{1,2}(?![a-z0-9])"),  # of a therapy, C1D1
     # 2019, but no series 2001
     re.compile(r"(?<![\d.])(?:199\d|20(?:0[2-9]|[12]\d|3[0-5]))(?![\d.])"),
-    re.compile(rf"(?<![a-z0-9])(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}(?![a-z0-9])"),
+    re.compile(
+        rf"(?<![a-z0-9])(?:(?:[vmd]|{_POINT}|{_COUNTER})[ _-]?\d{{1,3}}|w\d{{1,3}}|q[1-4])"
+        r"(?![a-z0-9])"
+    ),
     re.compile(rf"(?<![a-z0-9.]){_SHORT_SPAN}(?![a-z0-9])|(?<![a-z0-9])\d{{2,3}}d(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_ORDINAL})(?![a-z])"),
     re.compile(rf"(?<![a-z])(?:{_STATE})(?![a-z])"),

@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mixmfl.data.file_names import BY_PROGRAM, SHORT_MAKERS, FileName, maker_in
-from mixmfl.data.image_files import ImageFile, shape_of, spaced, stem_of
+from mixmfl.data.file_names import (
+    BY_PROGRAM,
+    MADE_IN_BIDS,
+    SHORT_MAKERS,
+    FileName,
+    maker_in,
+)
+from mixmfl.data.image_files import ImageFile, Parts, shape_of, spaced, stem_of
 from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import EXTRACTED
 
@@ -23,6 +29,42 @@ _TEMPLATES = re.compile(r"templates?|fsaverage\d?(?:_sym)?|canonical|tpl-.+")
 _TEMPLATE = re.compile(
     r"(?:mni[ _-]?)?icbm[ _-]?152.*|mni152.*|sri24|colin27|single[ _]subj|tpl-.*|fsaverage"
 )
+
+
+def without_derivatives(files: Sequence[ImageFile]) -> list[ImageFile]:
+    """Set aside images of BIDS in a folder of derivatives that has another name.
+
+    In it all images have ``space-`` or ``desc-`` in their names, and all subjects have raw images
+    in one other folder, as those in ``caps/subjects`` have in ``bids``. A label there is of the
+    raw images.
+    """
+    raw: dict[Parts, set[str]] = defaultdict(set)
+    made: dict[Parts, set[str]] = defaultdict(set)
+    for file in files:
+        if (place := _root_in_bids(file)) is not None and file.reading.modality:
+            is_made = any(each.startswith(("space-", "desc-")) for each in file.reading.processing)
+            (made if is_made else raw)[place].add(file.reading.case.split("_")[0])
+    root_of = {
+        place: root
+        for place, subjects in made.items()
+        for root in list(raw)
+        if place not in raw and subjects <= raw[root]
+    }
+    left = []
+    for file in files:
+        root = root_of.get(place) if (place := _root_in_bids(file)) is not None else None
+        if root is not None:
+            aside = "" if file.reading.is_label else file.reading.aside or MADE_IN_BIDS
+            reading = file.reading.set_aside(aside) if aside else file.reading
+            file = replace(file, reading=reading, parents=root)
+        left.append(file)
+    return left
+
+
+def _root_in_bids(file: ImageFile) -> Parts | None:
+    """Return the folders around that of a subject in BIDS; None where there is none."""
+    at = next((at for at, part in enumerate(file.parents) if part.startswith("sub-")), None)
+    return file.parents[:at] if file.reading.is_bids and at is not None else None
 
 
 def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:

@@ -30,6 +30,9 @@ FAULT = (
 STATISTIC = r"means?|avg|averaged?|median|mittelwert|moyenne"
 """A pattern of words for what is calculated of several images."""
 
+CHANGED = r"harmoni[sz](?:ed|iert)|combat|haca3"
+"""A pattern of words for an image whose contrast was made like that of other scanners."""
+
 _PAINTED = r"(?:lesions?)?filled|(?:healthy)?inpainted|voided|(?:without|no|ohne|sans) lesions?"
 
 
@@ -41,6 +44,7 @@ _SORTED_OUT = _words(_NOT_TO_USE)
 _REMARKS = (
     (_words(FAULT), "see that it is good enough"),
     (_words(STATISTIC), "see that it is no map, and shows lesions as other images do"),
+    (_words(CHANGED), "its contrast is not as scanned; see that the model was made for that"),
     (_words(_PAINTED), "lesions may be painted over in it; see that it shows them"),
 )
 

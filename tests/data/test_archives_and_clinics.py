@@ -177,8 +177,8 @@ def test_one_of_several_images_is_used_where_names_say_which(
         ("p7/p7_MR_t1 p7/p7_Lesion_Mask", "p7/p7_Lesion_Mask"),
         ("images/p7/p7_1_t2w x_labels/x_lesion_delineations/expert/p7_1 "
          "x_labels/x_lesion_delineations/AI/p7_1", "x_labels/x_lesion_delineations/expert/p7_1"),
-        ("images/p7/p7_1_t2w labels/gland/human/p7_1 labels/gland/AI/p7_1",
-         "labels/gland/human/p7_1"),
+        ("images/p7/p7_1_t2w labels/set/human/p7_1 labels/set/AI/p7_1",
+         "labels/set/human/p7_1"),
         ("Bilder/p7/T1 Segmentierungen/p7_seg_final", "Segmentierungen/p7_seg_final"),
         ("031/t01/031_t1w_deface_stx 031/t01/031_LesionSmooth_stx",
          "031/t01/031_LesionSmooth_stx"),

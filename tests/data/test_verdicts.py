@@ -173,6 +173,56 @@ def test_descriptions_of_other_times_are_a_warning(
     assert ["states of treatment" in warning for warning in case.warnings] == ([True] * is_warned)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "doubt"),
+    [
+        ({"Manufacturer": "SIEMENS"}, {"Manufacturer": "GE"}, "differ in Manufacturer,"),
+        ({"DeviceSerialNumber": "1"}, {"DeviceSerialNumber": "2"}, "differ in DeviceSerialNumber,"),
+        ({"MagneticFieldStrength": 3}, {"MagneticFieldStrength": 1.5}, "MagneticFieldStrength,"),
+        ({"PatientAge": "050Y"}, {"PatientAge": "054Y"}, "differ in PatientAge,"),
+        ({"StudyDescription": "Kopf praeop"}, {"StudyDescription": "Kopf postop"}, "treatment"),
+        ({"StudyDescription": "Month 6"}, {"StudyDescription": "Month 12"}, "'Month 12'"),
+        ({"Manufacturer": "SIEMENS"}, {"Manufacturer": "Siemens Healthineers"}, ""),
+        ({"MagneticFieldStrength": 3}, {"MagneticFieldStrength": 2.89362}, ""),
+        ({"MagneticFieldStrength": 15000}, {"MagneticFieldStrength": 1.5}, ""),
+        ({"PatientAge": "024M"}, {"PatientAge": "002Y"}, ""),
+        ({"StudyDescription": "MRT Kopf"}, {"StudyDescription": "MRT Schaedel"}, ""),
+        ({"StationName": "MR1"}, {"StationName": "WS", "ImageType": ["DERIVED", "PRIMARY"]}, ""),
+    ],
+)
+def test_several_scanners_ages_or_states_in_one_examination_are_a_warning(
+    one: dict[str, Any], other: dict[str, Any], doubt: str, tmp_path: Path
+) -> None:
+    write(tmp_path, 1, "T1", **one)
+    write(tmp_path, 2, "FLAIR", **other)
+    (case,) = find_all(tmp_path, Modalities())[0].cases
+    assert len(case.images) == 2
+    assert [doubt in warning for warning in case.warnings] == [True] * bool(doubt)
+
+
+@pytest.mark.parametrize("text", ["NeuroQuant FLAIR", "icobrain ms FLAIR", "FLAIR+Lesion",
+                                  "AI-Rad Companion FLAIR", "FLAIR AI Results"])  # fmt: skip
+def test_what_a_program_made_of_a_series_is_not_used(text: str, tmp_path: Path) -> None:
+    write(tmp_path, 1, "FLAIR tra")
+    write(tmp_path, 2, text)
+    write(tmp_path, 3, "T1 Deep Resolve Boost")  # as the scanner reconstructs it
+    found, rows = find_all(tmp_path, Modalities())
+    assert [(row.series.header.number, row.modality) for row in rows] == [
+        (1, "flair"), (2, ""), (3, "t1"),
+    ]  # fmt: skip
+    assert found.cases[0].warnings == ()
+
+
+def test_an_image_of_two_dicom_patients_may_be_scaled(tmp_path: Path) -> None:
+    for factor, patient in ((1, "A"), (2, "B")):
+        write_series(
+            tmp_path / patient, volume(1) * factor, SeriesDescription="T1", study=f"1.2.{factor}",
+            patient=patient, PatientID=patient, RescaleIntercept="0",
+        )  # fmt: skip
+    one, two = find_all(tmp_path, Modalities())[0].cases
+    assert one.person == two.person
+
+
 def test_one_image_of_two_dicom_patients_has_a_warning_and_makes_one_of_them(
     tmp_path: Path,
 ) -> None:

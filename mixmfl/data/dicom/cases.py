@@ -154,6 +154,7 @@ def find_dicom(
         warnings += _apart(images, mine)
         warnings += _on_other_days(images)
         warnings += _of_other_times(images)
+        warnings += _of_other_scanners(images)
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -594,16 +595,40 @@ def _on_other_days(images: Mapping[str, Series]) -> list[str]:
 
 def _of_other_times(images: Mapping[str, Series]) -> list[str]:
     """Return a warning if descriptions tell of other times or states of treatment; else nothing."""
-    texts = {modality: each.header.description for modality, each in images.items()}
+    studies = {each.header.study for each in images.values()}
+    texts = {
+        modality: f"{each.header.study * (len(studies) > 1)} {each.header.description}"
+        for modality, each in images.items()
+    }
     states = [words for text in texts.values() if (words := states_in(text))]
     earlier = any(map(earlier_in, texts.values()))
     differ_in_state = len(states) > 1 and not set.intersection(*states)
     if not (earlier or differ_in_state or (not states and are_of_other_times([*texts.values()]))):
         return []
     listed = ", ".join(f"{modality} {images[modality].name}" for modality in texts)
+    if len(studies) > 1:
+        listed += f"; StudyDescription {', '.join(map(repr, sorted(studies)))}"
     return [
         f"descriptions tell of other days, times or states of treatment ({listed}): its images may "
         "be of two examinations; if so, give them other cases by --mapping"
+    ]
+
+
+def _of_other_scanners(images: Mapping[str, Series]) -> list[str]:
+    """Return a warning if original images have several scanners or ages; else nothing."""
+    headers = [s.header for s in images.values() if "DERIVED" not in s.header.image_type[:1]]
+    values: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        for name, value in header.scanner:
+            values[name] |= {value} - {""}
+    names = [name for name, different in values.items() if len(different) > 1]
+    ages = [header.age_years for header in headers if not math.isnan(header.age_years)]
+    names += ["PatientAge"] * (max(ages, default=0) - min(ages, default=0) > 1)
+    if not names:
+        return []
+    return [
+        f"its series differ in {', '.join(names)}, and may be of two examinations or patients; if "
+        "so, give them other cases by --mapping"
     ]
 
 

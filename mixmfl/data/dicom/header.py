@@ -54,12 +54,16 @@ _NAMES = [
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
-    "ReconstructionDiameter",
+    "ReconstructionDiameter", "StudyDescription",
+    "MagneticFieldStrength", "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber",
+    "StationName", "InstitutionName",
     "ImageOrientationPatient", "ImagePositionPatient", "PatientOrientation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber")  # fmt: skip
+_SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName",
+            "InstitutionName")  # fmt: skip
 DATE = _VISIT.index("StudyDate")
 """The place of the examination's date in ``Instance.visit``."""
 _DAYS = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
@@ -111,6 +115,10 @@ class Header:
         image_type: ImageType, such as ``("ORIGINAL", "PRIMARY", "M")``.
         b_value: DiffusionBValue, or the manufacturer's own, s/mm²; NaN where it is missing.
         times: NumberOfTemporalPositions; 0 where it is missing.
+        study: StudyDescription.
+        age_years: PatientAge; NaN where it is missing.
+        scanner: The fields that tell scanners apart, in their order: name and value, which is
+            empty where it is missing.
     """
 
     modality: str = "MR"
@@ -134,6 +142,9 @@ class Header:
     image_type: tuple[str, ...] = ()
     b_value: float = math.nan
     times: int = 0
+    study: str = ""
+    age_years: float = math.nan
+    scanner: tuple[tuple[str, str], ...] = ()
 
     @property
     def part_by_words(self) -> str:
@@ -420,7 +431,31 @@ def _header(values: Any) -> Header:
         ),
         _b_value(values),
         integer_in(values, "NumberOfTemporalPositions"),
+        text_in(values, "StudyDescription"),
+        _years(text_in(values, "PatientAge")),
+        (("MagneticFieldStrength", _field_strength(values)), *_scanner(values)),
     )
+
+
+def _years(age: str) -> float:
+    """Return an age in years, of which ``024M`` is two; NaN if it is no age."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY]?)", age.upper())
+    per_year = {"D": 365.25, "W": 52.2, "M": 12.0}
+    return int(match[1]) / per_year.get(match[2], 1.0) if match else math.nan
+
+
+def _field_strength(values: Any) -> str:
+    """Return the field strength to half a tesla, which some scanners write in gauss."""
+    tesla = number_in(values, "MagneticFieldStrength")
+    tesla = tesla / 10_000 if tesla > 100 else tesla
+    return f"{round(2 * tesla) / 2:g}" if 0 < tesla < 100 else ""
+
+
+def _scanner(values: Any) -> Iterator[tuple[str, str]]:
+    """Yield the fields that tell scanners apart; of "Siemens Healthineers" the first word."""
+    for name in _SCANNER:
+        plain = re.findall(r"[a-z0-9]+", text_in(values, name).lower())
+        yield name, " ".join(plain[:1] if name == "Manufacturer" else plain)
 
 
 def _b_value(values: Any) -> float:
