@@ -19,7 +19,7 @@ from mixmfl.data.modalities import PARTS_OF_LESIONS, names_part, words_of
 from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import ANATOMY, EXTRACTED, HARMLESS, PROCESSING
 from mixmfl.data.sequence_words import is_in_phase, shows_water
-from mixmfl.data.sidecars import sidecar_doubt
+from mixmfl.data.sidecars import sidecar_doubts, sidecar_of, sidecars_apart
 from mixmfl.data.time_points import is_earlier_examination
 from mixmfl.data.verdicts import CHANGED, FAULT, STATISTIC
 
@@ -196,9 +196,14 @@ class Draft:
         if not faults and labels_needed and label is None:
             faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
         warnings += [f"not used: {question}" for question in questions]
-        for modality, file in zip(images, used, strict=True):
-            if not file.given and (doubt := sidecar_doubt(file.path, modality)):
-                warnings.append(f"{inside(file.path, folder)}: {doubt}")
+        sidecars = {
+            modality: sidecar_of(file.path)
+            for modality, file in zip(images, used, strict=True)
+            if not file.given
+        }
+        for modality, doubt in sidecar_doubts(sidecars).items():
+            warnings.append(f"{inside(images[modality], folder)}: {doubt}")
+        warnings += sidecars_apart(sidecars)
         remarks = {file.path: file.reading.remark for file in self.files}
         for path in (*images.values(), *([label] if label else [])):
             if remarks[path]:

@@ -78,6 +78,11 @@ _COPIED = re.compile(
 _MOST_EXAMINATIONS = 10
 
 
+def names_site(text: str) -> bool:
+    """Say whether the name of a folder begins with a word for a hospital or a group."""
+    return bool(_SITE.match(without_accents(text)))
+
+
 def patient_of(case: str, known: str = "") -> str:
     """Return the patient of a case.
 
@@ -177,7 +182,7 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
             names_patient(kind)
             or not re.search(r"[^\W\d]", kind)
             or not re.search(r"\d", patient)
-            or _SITE.match(without_accents(patient))
+            or names_site(patient)
         )
         if is_patient and not may_be_patient:
             above[kind].add(tuple(folders[:-1]))
@@ -231,7 +236,7 @@ def _parts_at(
             return (folder,)
     if not _PATIENT_FIRST.match(without_accents(rest)) and names_patient("".join(folders[-1:])):
         return tuple(folders[-1:])
-    sites = (part for part in folders if _SITE.match(without_accents(part)))
+    sites = (part for part in folders if names_site(part))
     return (*(part for part in sites if not _WITHIN.fullmatch(part.lower())), rest)
 
 
@@ -246,7 +251,7 @@ def _is_named_in(rest: str, folder: str, folders: Sequence[str]) -> bool:
 
     A number behind it that no folder has would be the patient's, as in Study2_001.
     """
-    if not re.search(r"\d", folder) or _SITE.match(without_accents(folder)):
+    if not re.search(r"\d", folder) or names_site(folder):
         return False
     before, name, behind = spaced(rest).partition(spaced(folder))
     others = {word for each in folders for word in spaced(each).split()}
@@ -342,7 +347,7 @@ def _counted(patients: Iterable[str]) -> dict[str, str]:
 
 
 def _may_be_lone(base: str) -> bool:
-    return len(re.sub(r"\D", "", base)) > 3 and not _SITE.match(without_accents(base))
+    return len(re.sub(r"\D", "", base)) > 3 and not names_site(base)
 
 
 def patient_key(person: str) -> str:

@@ -42,7 +42,7 @@ _NAMED = rf"(?:{_POINT}|ses|visit)[ _.-]?\d+d?|baseline|follow[ _-]?up|preop|pos
 # words that count examinations, and other things, too
 _COUNTED = (
     rf"(?:{_COUNTER}|{_COURSE}|controllo|untersuchung|examen|esame)[ _-]?\d{{1,2}}|"
-    r"[vmdw]\d{1,2}"
+    r"[vmdw]\d{1,2}|q[1-4]"
 )
 _UNITS = (
     r"meses|mes|mesi|mese|mois|monate?n?|months?|wochen?|weeks?|semanas?|settiman[ae]|semaines?|"

@@ -14,6 +14,7 @@ from mixmfl.data.file_names import (
     maker_in,
 )
 from mixmfl.data.image_files import ImageFile, Parts, shape_of, spaced, stem_of
+from mixmfl.data.patients import names_site
 from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import EXTRACTED
 
@@ -35,8 +36,8 @@ def without_derivatives(files: Sequence[ImageFile]) -> list[ImageFile]:
     """Set aside images of BIDS in a folder of derivatives that has another name.
 
     In it all images have ``space-`` or ``desc-`` in their names, and all subjects have raw images
-    in one other folder, as those in ``caps/subjects`` have in ``bids``. A label there is of the
-    raw images.
+    in one other folder, as those in ``caps/subjects`` have in ``bids``, and its name is not that of
+    a site. A label there is of the raw images.
     """
     raw: dict[Parts, set[str]] = defaultdict(set)
     made: dict[Parts, set[str]] = defaultdict(set)
@@ -48,7 +49,7 @@ def without_derivatives(files: Sequence[ImageFile]) -> list[ImageFile]:
         place: root
         for place, subjects in made.items()
         for root in list(raw)
-        if place not in raw and subjects <= raw[root]
+        if place not in raw and subjects <= raw[root] and not any(map(names_site, place))
     }
     left = []
     for file in files:

@@ -4,7 +4,6 @@ A case is an examination (study). Its modalities are recognised from header fiel
 fill in; so the result is shown to the user, who can correct it in a table (``mapping``).
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -12,7 +11,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 
 from mixmfl.core.errors import DataError, Refused
@@ -43,15 +41,12 @@ from mixmfl.data.dicom.series import Series, find_series
 from mixmfl.data.dicom.series_choice import YOU_DECIDE, Candidate, choose
 from mixmfl.data.dicom.shared_series import shared_series
 from mixmfl.data.modalities import Modalities
+from mixmfl.data.one_examination import SCANNER, of_other_scanners, on_other_days
 from mixmfl.data.time_points import are_of_other_times, earlier_in, states_in
 from mixmfl.data.verdicts import not_to_use, remark_on
 
 ONE_PART_MM = 50
 """Millimetres from which the middles of two images may be in different parts of the body."""
-
-
-ONE_NIGHT = 1
-"""Days between images of one examination, which may go on after midnight."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +147,15 @@ def find_dicom(
         ]
         warnings += _stacks_left_out(chosen, modalities)
         warnings += _apart(images, mine)
-        warnings += _on_other_days(images)
+        warnings += on_other_days({modality: each.day for modality, each in images.items()})
         warnings += _of_other_times(images)
-        warnings += _of_other_scanners(images)
+        originals = [
+            each.header for each in images.values() if "DERIVED" not in each.header.image_type[:1]
+        ]
+        warnings += of_other_scanners(
+            [dict(zip(SCANNER, header.scanner, strict=True)) for header in originals],
+            [each.age_years for each in originals if not math.isnan(each.age_years)],
+        )
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
@@ -572,27 +573,6 @@ def _apart(images: Mapping[str, Series], rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _on_other_days(images: Mapping[str, Series]) -> list[str]:
-    """Return a warning if images of one case were acquired more than a night apart; else nothing.
-
-    Archives that merge examinations, and anonymisers, give two of them one StudyInstanceUID.
-    """
-    days: dict[str, date] = {}
-    for modality, series in images.items():
-        with contextlib.suppress(ValueError):
-            days[modality] = datetime.strptime(series.day, "%Y%m%d").date()
-    if not days:
-        return []
-    first, last = min(days, key=lambda each: days[each]), max(days, key=lambda each: days[each])
-    apart = (days[last] - days[first]).days
-    if apart <= ONE_NIGHT:
-        return []
-    return [
-        f"by their headers {last} was acquired {plural(apart, 'day')} after {first}: they may be "
-        "of two examinations; if so, give them other cases by --mapping"
-    ]
-
-
 def _of_other_times(images: Mapping[str, Series]) -> list[str]:
     """Return a warning if descriptions tell of other times or states of treatment; else nothing."""
     studies = {each.header.study for each in images.values()}
@@ -611,24 +591,6 @@ def _of_other_times(images: Mapping[str, Series]) -> list[str]:
     return [
         f"descriptions tell of other days, times or states of treatment ({listed}): its images may "
         "be of two examinations; if so, give them other cases by --mapping"
-    ]
-
-
-def _of_other_scanners(images: Mapping[str, Series]) -> list[str]:
-    """Return a warning if original images have several scanners or ages; else nothing."""
-    headers = [s.header for s in images.values() if "DERIVED" not in s.header.image_type[:1]]
-    values: dict[str, set[str]] = defaultdict(set)
-    for header in headers:
-        for name, value in header.scanner:
-            values[name] |= {value} - {""}
-    names = [name for name, different in values.items() if len(different) > 1]
-    ages = [header.age_years for header in headers if not math.isnan(header.age_years)]
-    names += ["PatientAge"] * (max(ages, default=0) - min(ages, default=0) > 1)
-    if not names:
-        return []
-    return [
-        f"its series differ in {', '.join(names)}, and may be of two examinations or patients; if "
-        "so, give them other cases by --mapping"
     ]
 
 

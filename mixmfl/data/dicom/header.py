@@ -29,6 +29,7 @@ from mixmfl.data.dicom.elements import (
 )
 from mixmfl.data.dicom.files import read_header
 from mixmfl.data.dicom.pixel_format import pixel_fault
+from mixmfl.data.one_examination import SCANNER, plain_scanner
 from mixmfl.data.sequence_phrases import without_accents
 
 MOST_FRAMES = 20_000
@@ -54,16 +55,12 @@ _NAMES = [
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "RealWorldValueMappingSequence", "ModalityLUTSequence",
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "SliceLocation",
-    "ReconstructionDiameter", "StudyDescription",
-    "MagneticFieldStrength", "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber",
-    "StationName", "InstitutionName",
+    "ReconstructionDiameter", "StudyDescription", *SCANNER,
     "ImageOrientationPatient", "ImagePositionPatient", "PatientOrientation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 _VISIT = ("PatientAge", "PatientWeight", "PatientSize", "StudyDate", "StudyTime", "StudyID",
           "AccessionNumber")  # fmt: skip
-_SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName",
-            "InstitutionName")  # fmt: skip
 DATE = _VISIT.index("StudyDate")
 """The place of the examination's date in ``Instance.visit``."""
 _DAYS = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate")
@@ -117,8 +114,8 @@ class Header:
         times: NumberOfTemporalPositions; 0 where it is missing.
         study: StudyDescription.
         age_years: PatientAge; NaN where it is missing.
-        scanner: The fields that tell scanners apart, in their order: name and value, which is
-            empty where it is missing.
+        scanner: The fields that tell scanners apart, by ``plain_scanner``, in the order of
+            ``SCANNER``.
     """
 
     modality: str = "MR"
@@ -144,7 +141,7 @@ class Header:
     times: int = 0
     study: str = ""
     age_years: float = math.nan
-    scanner: tuple[tuple[str, str], ...] = ()
+    scanner: tuple[str, ...] = ()
 
     @property
     def part_by_words(self) -> str:
@@ -433,7 +430,7 @@ def _header(values: Any) -> Header:
         integer_in(values, "NumberOfTemporalPositions"),
         text_in(values, "StudyDescription"),
         _years(text_in(values, "PatientAge")),
-        (("MagneticFieldStrength", _field_strength(values)), *_scanner(values)),
+        tuple(plain_scanner(name, text_in(values, name)) for name in SCANNER),
     )
 
 
@@ -442,20 +439,6 @@ def _years(age: str) -> float:
     match = re.fullmatch(r"(\d{1,3})([DWMY]?)", age.upper())
     per_year = {"D": 365.25, "W": 52.2, "M": 12.0}
     return int(match[1]) / per_year.get(match[2], 1.0) if match else math.nan
-
-
-def _field_strength(values: Any) -> str:
-    """Return the field strength to half a tesla, which some scanners write in gauss."""
-    tesla = number_in(values, "MagneticFieldStrength")
-    tesla = tesla / 10_000 if tesla > 100 else tesla
-    return f"{round(2 * tesla) / 2:g}" if 0 < tesla < 100 else ""
-
-
-def _scanner(values: Any) -> Iterator[tuple[str, str]]:
-    """Yield the fields that tell scanners apart; of "Siemens Healthineers" the first word."""
-    for name in _SCANNER:
-        plain = re.findall(r"[a-z0-9]+", text_in(values, name).lower())
-        yield name, " ".join(plain[:1] if name == "Manufacturer" else plain)
 
 
 def _b_value(values: Any) -> float:
