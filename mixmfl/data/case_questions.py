@@ -214,20 +214,35 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
             for image, mine in zip(images, unknown, strict=True):
                 remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
     see = "see that it is of the same examination"
-    own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in files}
+    images = [file for file in files if file.reading.modality]
+    own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in images}
     own |= {path: f"{text}; {see}" for path, text in remarks.items()}
+    return own | _remarks_about_labels(files, key_of)
+
+
+def _remarks_about_labels(
+    files: Sequence[ImageFile], key_of: Mapping[Path, Key]
+) -> dict[Path, str]:
+    """Return remarks about labels by the words of theirs that no image of their case has.
+
+    They were changed (``seg_dilated``), or mark a part of the body (``thalamus_mask``).
+    """
     images_of = _images_by_case(files, key_of)
+    remarks: dict[Path, str] = {}
     for label in (file for file in files if file.reading.is_label):
         key = key_of[label.path]
         beside = (stem_of(image.path) for image in images_of.get(key, ()))
         known = lower_words(" ".join((*key[0], key[1], *beside)))
         words = lower_words(" ".join((*label.parents[len(key[0]) :], stem_of(label.path))))
-        if part := anatomy_in(word for word in words if word not in known):
-            own[label.path] = (
+        words = [word for word in words if word not in known]
+        if remark := remark_on(" ".join(words)):
+            remarks[label.path] = remark
+        elif part := anatomy_in(words):
+            remarks[label.path] = (
                 f"is called {part!r}, a part of the body and no lesion; see that it is what "
                 "dataset.json says of its values"
             )
-    return own
+    return remarks
 
 
 def _images_by_case(

@@ -251,8 +251,16 @@ def read_file(
         file_name = file_name.set_aside(f"{BY_PROGRAM} ({maker})")
     if file_name.is_label and (maker := _written_by(path.parent)):
         file_name = replace(file_name, is_label=False, aside=f"{BY_PROGRAM} ({maker})")
+    named_by_bids = stem_of(path).startswith("sub-")
     rejected = next(
-        (p for p in parents if spaced(p) in _REJECTED or p.endswith("_wf") or not_to_use(p)), ""
+        (
+            part
+            for part in parents
+            if spaced(part) in _REJECTED
+            or not_to_use(part)
+            or (named_by_bids and part.endswith("_wf"))  # of nipype, where it works
+        ),
+        "",
     )
     words = not_to_use(stem_of(path))
     if rejected or words or stem_of(path).endswith("~"):
@@ -425,7 +433,7 @@ def _is_processed(
         return is_beside_originals()
     words = [
         word
-        for word in lower_words(part)
+        for word in lower_words(_without_step(part))
         if word not in KIND_FOLDERS and not _HOW_PROCESSED.fullmatch(word)
     ]
     made = "".join(words) in PROCESSING or all(word in PROCESSING for word in words)
@@ -593,7 +601,12 @@ def _named_by_its_folder(
 
 def is_of_originals(part: str) -> bool:
     """Say whether a folder's name says that other images were made of its own: raw, with_skull."""
-    return with_skull_in_a_word(part.lower()) in _ORIGINALS
+    return with_skull_in_a_word(_without_step(part).lower()) in _ORIGINALS
+
+
+def _without_step(part: str) -> str:
+    """Return a folder's name without the number of a step before it: 01_raw, 02_preprocessed."""
+    return re.sub(r"^\d{1,2}[ _.-]+(?=\D)", "", part)
 
 
 def is_native_space(part: str) -> bool:

@@ -335,7 +335,7 @@ PROCESSING = frozenset(
     whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
     noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
     headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax,
-    n4corrected, n4corrected0, assessors
+    n4corrected, n4corrected0, assessors, dilated, eroded
 """)
 )
 

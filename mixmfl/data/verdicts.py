@@ -30,6 +30,8 @@ FAULT = (
 STATISTIC = r"means?|avg|averaged?|median|mittelwert|moyenne"
 """A pattern of words for what is calculated of several images."""
 
+_RESHAPED = r"dilated?|dilatiert|eroded?|erodiert|expanded|bbox|bounding ?box|convex ?hull"
+_SOME = r"(?:new|enlarging|neue) (?:lesions?|lasion(?:en)?)"
 CHANGED = r"harmoni[sz](?:ed|iert)|combat|haca3"
 """A pattern of words for an image whose contrast was made like that of other scanners."""
 
@@ -45,6 +47,8 @@ _REMARKS = (
     (_words(FAULT), "see that it is good enough"),
     (_words(STATISTIC), "see that it is no map, and shows lesions as other images do"),
     (_words(CHANGED), "its contrast is not as scanned; see that the model was made for that"),
+    (_words(_RESHAPED), "its border is not as drawn; see that it marks what others do"),
+    (_words(_SOME), "see that it marks all lesions, and not only some"),
     (_words(_PAINTED), "lesions may be painted over in it; see that it shows them"),
 )
 

@@ -67,6 +67,8 @@ def used(found: FolderCases) -> list[str]:
         ("p1/T1 p1/T1_IR p1/T1_harmonized p1/T1_sigma", ["t1=p1/T1"]),
         ("p1/T1 p1/T1_orig p1/FLAIR", ["flair=p1/FLAIR t1=p1/T1_orig"]),
         ("p1/T1 p1/FLAIR_quantib p1/T2_result", ["t1=p1/T1"]),
+        ("01_raw/p1/T1 02_preprocessed/p1/T1 02_preprocessed/p2/T1",
+         ["t1=01_raw/p1/T1", "t1=02_preprocessed/p2/T1"]),
     ],
 )  # fmt: skip
 def test_images_of_a_data_set_are_used_as_they_were_acquired(
@@ -110,6 +112,21 @@ def test_a_label_of_a_healthy_part_has_a_warning(label: str, part: str, tmp_path
         part
     )
     assert all(f"is called {part!r}" in each for each in case.warnings)
+
+
+@pytest.mark.parametrize(
+    ("label", "remark"),
+    [
+        ("seg_dilated", "is called 'dilated'; its border is not as drawn"),
+        ("lesion_bbox", "is called 'bbox'; its border is not as drawn"),
+        ("new_lesions_mask", "is called 'new lesions'; see that it marks all lesions"),
+    ],
+)
+def test_a_label_that_was_changed_or_marks_some_lesions_has_a_warning(
+    label: str, remark: str, tmp_path: Path
+) -> None:
+    (case,) = found_in(tmp_path, f"p1/T1 p1/FLAIR p1/{label}", labels_needed=True).cases
+    assert [remark in each for each in case.warnings] == [True]
 
 
 def test_a_healthy_part_in_the_names_of_patients_is_none_of_a_label(tmp_path: Path) -> None:
