@@ -188,8 +188,9 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
     these (``FLAIR_old``), or have a word each that we do not know (``T1_heute``, ``T2_gestern``).
     Others are called bad (``T1_motion``).
     """
+    images_of = _images_by_case(files, key_of)
     remarks: dict[Path, str] = {}
-    for (place, rest), images in _images_by_case(files, key_of).items():
+    for (place, rest), images in images_of.items():
         below = {image.path: image.home[len(place) :] for image in images}
         if not rest and not all(below.values()):
             for path, folders in below.items():
@@ -217,19 +218,21 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
     images = [file for file in files if file.reading.modality]
     own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in images}
     own |= {path: f"{text}; {see}" for path, text in remarks.items()}
-    return own | _remarks_about_labels(files, key_of)
+    labels = [file for file in files if file.reading.is_label]
+    return own | _remarks_about_labels(labels, key_of, images_of)
 
 
 def _remarks_about_labels(
-    files: Sequence[ImageFile], key_of: Mapping[Path, Key]
+    labels: Sequence[ImageFile],
+    key_of: Mapping[Path, Key],
+    images_of: Mapping[Key, Sequence[ImageFile]],
 ) -> dict[Path, str]:
     """Return remarks about labels by the words of theirs that no image of their case has.
 
     They were changed (``seg_dilated``), or mark a part of the body (``thalamus_mask``).
     """
-    images_of = _images_by_case(files, key_of)
     remarks: dict[Path, str] = {}
-    for label in (file for file in files if file.reading.is_label):
+    for label in labels:
         key = key_of[label.path]
         beside = (stem_of(image.path) for image in images_of.get(key, ()))
         known = lower_words(" ".join((*key[0], key[1], *beside)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, NoImageError
-from mixmfl.core.files import read_json, sha256
+from mixmfl.core.files import json_digest, read_json, sha256
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import quoted
 from mixmfl.data.cases import Case, FolderCases
@@ -200,8 +200,7 @@ def origin(case: Case, site: SiteFolder, planned: str = "") -> str:
 
 def content(case: Case) -> str:
     """Return a digest of the bytes of a case's files, wherever these lie."""
-    parts = [[kind, sha256(file)] for kind, file in _files(case)]
-    return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
+    return json_digest(sorted([kind, sha256(file)] for kind, file in _files(case)))
 
 
 def _files(case: Case) -> Iterator[tuple[str, Path]]:

@@ -3,18 +3,10 @@
 from pathlib import Path
 
 import pytest
+from empty_files import found_in
 
-from mixmfl.data.cases import Case, FolderCases, find_cases
+from mixmfl.data.cases import Case, find_cases
 from mixmfl.data.patients import patient_of
-
-
-def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
-    """Make empty files, a word or a line each, and find the cases among them."""
-    for name in names.split("\n") if "\n" in names else names.split():
-        path = folder / f"{name.strip()}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return find_cases(folder, labels_needed=labels_needed)
 
 
 def patient(case: Case) -> str:

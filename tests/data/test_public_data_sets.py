@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from empty_files import found_in
 
 from mixmfl.data.cases import FolderCases, find_cases
 from mixmfl.data.grid import Grid
@@ -15,15 +16,6 @@ GRID = Grid((4, 5, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 
 RAW = "bids/sub-01/ses-1/anat/sub-01_ses-1_"
 CAPS = "caps/subjects/sub-01/ses-1/"
 CROP = "space-MNI152NLin2009cSym_desc-Crop_res-1x1x1"
-
-
-def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
-    """Make empty files, and find the cases among them."""
-    for name in names.split():
-        path = folder / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return find_cases(folder, labels_needed=labels_needed)
 
 
 def used(found: FolderCases) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from empty_files import found_in
 
 from mixmfl.data.cases import FolderCases, find_cases
 from mixmfl.data.file_names import read_name
@@ -15,15 +16,6 @@ from mixmfl.data.modalities import Modalities
 from mixmfl.data.patients import patient_of
 
 GRID = Grid((2, 2, 2), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-
-
-def found_in(folder: Path, names: str, *, labels_needed: bool = False) -> FolderCases:
-    """Make empty files, and find the cases among them."""
-    for name in names.split():
-        path = folder / f"{name}.nii.gz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return find_cases(folder, labels_needed=labels_needed)
 
 
 def people_of(found: FolderCases) -> dict[str, str]:

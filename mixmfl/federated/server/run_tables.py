@@ -8,7 +8,7 @@ from mixmfl.evaluation.mask_quality import Measured
 from mixmfl.evaluation.subset_dice import expect
 from mixmfl.federated.server.changes import settings_of
 from mixmfl.federated.server.run import Run
-from mixmfl.federated.state import learning_rate_of
+from mixmfl.federated.state import RunSettings, learning_rate_of
 
 
 def progress_table(run: Run) -> str:
@@ -19,25 +19,33 @@ def progress_table(run: Run) -> str:
         for subset, by_label in medians.items()
         for name in by_label
     )
-    rows = [
-        _row(run, number, site, list(subsets))
-        for number, sites in enumerate(run.history, start=1)
-        for site in sites
-    ]
+    rows = []
+    for number, sites in enumerate(run.history, start=1):
+        settings = settings_of(number - 1, run.settings, run.changes)
+        left = run.seconds_left_after(number)
+        rows += [_row(run, number, site, settings, left, list(subsets)) for site in sites]
     return table([rows[0], *(row.values() for row in rows)])
 
 
-def _row(run: Run, number: int, site: str, subsets: Sequence[tuple[str, str]]) -> dict[str, object]:
+def _row(
+    run: Run,
+    number: int,
+    site: str,
+    settings: RunSettings,
+    left: float,
+    subsets: Sequence[tuple[str, str]],
+) -> dict[str, object]:
     """Return the columns of a round at a site, with their values.
 
     Args:
         run: The run.
         number: The round, counted from 1.
         site: The site.
+        settings: Settings that the round had.
+        left: Seconds that the rounds after it took or will take.
         subsets: The subsets and labels from which Dice was measured in any round.
     """
     at_site = run.history[number - 1][site]
-    settings = settings_of(number - 1, run.settings, run.changes)
     row: dict[str, object] = {
         "round": number,
         "site": site,
@@ -59,7 +67,7 @@ def _row(run: Run, number: int, site: str, subsets: Sequence[tuple[str, str]]) -
         "update_norm": _text(at_site.update_norm, ".5g"),
         "gpu_memory_mb": _text(at_site.memory_mb, ".0f"),
         "round_seconds": _text(run.seconds.get(number), ".2f"),
-        "seconds_left": _text(run.seconds_left_after(number), ".0f"),
+        "seconds_left": _text(left, ".0f"),
     }
     medians = {"": at_site.subset_dice, "federation_": run.subset_dice.get(number, {})}
     for of_whom, dice in medians.items():

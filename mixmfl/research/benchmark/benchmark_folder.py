@@ -12,7 +12,6 @@
     OUT/cases.csv, table.md, subsets.png, sites.png, results.json, leaderboard.html
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_long_json, write_json
+from mixmfl.core.files import json_digest, read_long_json, write_json
 from mixmfl.core.nan import or_nan
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import Site
@@ -188,9 +187,11 @@ def _digest(work: Path, configuration: str) -> str:
     """Return a digest of all cases, alike for whoever has copies of their files."""
     files = sorted(work.glob(f"sites/*/{configuration}/*.json"))
     files += sorted(work.glob(f"tests/*/{configuration}/*.json"))
-    cases = [(file.relative_to(work).as_posix(), read_long_json(file)) for file in files]
-    lines = [f"{name} {case['planned']} {case['content']}" for name, case in cases]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    made_of = []
+    for file in files:  # a record grows with the case: one is kept at a time
+        case = read_long_json(file)
+        made_of.append([file.relative_to(work).as_posix(), case["planned"], case["content"]])
+    return json_digest(made_of)
 
 
 def test_cases(benchmark: Benchmark) -> dict[str, list[PreprocessedCase]]:
