@@ -2,8 +2,9 @@
 
 Where the CPU multiplies 8-bit integers natively, ``mixmfl_predict --fast`` is a third. All get the
 same files, plans, patch, step and mirroring, one process to read ahead and one (ours: a thread) to
-write. Networks have random weights: nnU-Net's is its plain U-Net with a channel per modality, ours
-has encoders for each modality.
+write. With ``--as-they-come`` each has its own defaults: nnU-Net mirrors, in up to eight passes,
+and has three processes to read and three to write. Networks have random weights: nnU-Net's is its
+plain U-Net with a channel per modality, ours has encoders for each modality.
 """
 
 import shutil
@@ -30,7 +31,9 @@ PEER = "nnUNetv2_predict"
 def main() -> None:
     """Print a table of all, and how many times faster ours are."""
     made = parser(__doc__)
-    made.add_argument("--mirror", action="store_true", help="all average over mirrored patches")
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--mirror", action="store_true", help="all average over mirrored patches")
+    which.add_argument("--as-they-come", action="store_true", help="each with its own defaults")
     options = made.parse_args()
     bench = set_up(options)
     model = write_model(bench)
@@ -40,6 +43,7 @@ def main() -> None:
         **({"mixmfl_predict --fast": ["--fast"]} if multiplies_bytes() else {}),
     }
     masks = {name: bench.folder / name for name in (*ways, PEER)}
+    alike = ["-npp", "1", "-nps", "1", *([] if options.mirror else ["--disable_tta"])]
     commands: dict[str, Command] = {
         **{
             name: [
@@ -51,8 +55,8 @@ def main() -> None:
         PEER: [
             *bench.nnunet("inference.predict_from_raw_data", "predict_entry_point"),
             "-i", bench.peer / "imagesTr", "-o", masks[PEER], "-d", DATASET, "-p", "plans",
-            "-c", bench.configuration, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
-            *([] if options.mirror else ["--disable_tta"]),
+            "-c", bench.configuration, "-f", "0", "-device", "cpu",
+            *([] if options.as_they_come else alike),
         ],
     }  # fmt: skip
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
@@ -63,8 +67,9 @@ def main() -> None:
             assert len(list(masks[name].glob("*.nii.gz"))) == len(bench.cases)
     medians = {name: median(each) for name, each in costs.items()}
     theirs = medians[PEER]
-    mirrored = "mirrored" if options.mirror else "not mirrored"
-    print(f"{bench.describe()}; {mirrored}; median of {options.repeats}")
+    alike_in = "mirrored" if options.mirror else "not mirrored"
+    how = "each as it comes" if options.as_they_come else alike_in
+    print(f"{bench.describe()}; {how}; median of {options.repeats}")
     print(table(medians))
     for name in ways:
         ours = medians[name]

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import is_file, replacing
 from mixmfl.core.text import times
 from mixmfl.data import freesurfer, nifti, text_headers
+from mixmfl.data import itk as sitk
 from mixmfl.data.grid import Grid, affine_ras, grid_difference, grid_of_affine, placed_by, to_show
 
 Array = npt.NDArray[Any]

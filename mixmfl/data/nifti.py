@@ -2,7 +2,7 @@
 
 Places are nibabel's: the sform if its code is above 0, else the qform if its code is above 0, else
 voxels of ``pixdim`` around the middle. An image may be one file or a pair, ``.hdr`` and ``.img``.
-Only this module, ``freesurfer`` and ``image`` import nibabel, and only this module imports isal.
+Only this module, ``freesurfer`` and ``image`` import nibabel.
 """
 
 import contextlib

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813 - its own documentation's abbreviation
 
 from mixmfl.core.errors import DataError
+from mixmfl.data import itk as sitk
 from mixmfl.data.grid import Grid, affine_lps
 from mixmfl.data.image import read_back, to_sitk
 

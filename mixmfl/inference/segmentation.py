@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from mixmfl.core.errors import DataError, ModelError
-from mixmfl.core.process_memory import available_bytes
+from mixmfl.core.process_memory import available_bytes, give_back_memory
 from mixmfl.core.text import times
 from mixmfl.data.load_case import LoadedCase
 from mixmfl.evaluation.reliability import Calibration
@@ -310,6 +310,7 @@ def _logits(model: SegmentationModel, case: ModelInput, options: Options) -> tor
         device=model.device,
         dtype=torch.float16,  # a large volume's logits take the most memory of all
     ).cpu()
+    give_back_memory()  # that of feature maps, which the rest of a case does not need
     if not logits.sum(dtype=torch.float32).isfinite():  # NaN would be background in the mask
         raise DataError(
             "the network's outputs for this case are not finite, so there is no mask; look for "

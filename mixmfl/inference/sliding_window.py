@@ -10,7 +10,6 @@ from nnunetv2.inference.sliding_window_prediction import (
     compute_steps_for_sliding_window,
 )
 from torch import Tensor
-from torch.nn import functional
 
 Predictor = Callable[[Tensor], Tensor]
 """From images ``(B, C, *P)`` to logits ``(B, heads, *P)``."""
@@ -59,32 +58,36 @@ def predict_volume(
         tuple(slice(a, a + n) for a, n in zip(place, tile, strict=True))
         for place in product(*starts)
     ]
-    volume: Tensor | None = None
-    # sums and weights of the planes from `low` on, down to the last that a patch has touched
-    low, blended, total = 0, torch.empty(0), torch.zeros(0, *padded.shape[2:], device=device)
-    for first in range(0, len(places), batch_size):
-        chosen = places[first : first + batch_size]
-        patches = torch.stack([padded[(slice(None), *place)] for place in chosen]).to(device)
+    batches = [places[first : first + batch_size] for first in range(0, len(places), batch_size)]
+    # sums and weights of the planes that still get some: places are sorted by their first plane
+    window = max(batch[-1][0].stop - batch[0][0].start for batch in batches)
+    total = torch.zeros((window, *padded.shape[2:]), device=device)
+    blended, volume = torch.empty(0), torch.empty(0)
+    for batch, following in zip(batches, [*batches[1:], None], strict=True):
+        patches = torch.stack([padded[(slice(None), *place)] for place in batch]).to(device)
         logits = _mirrored(predictor, patches[:, :, 0] if flat else patches, mirror_axes).float()
-        if volume is None:
-            size = (logits.shape[1], *padded.shape[1:])
-            volume = torch.empty(size, dtype=dtype, device=device)
-            blended = torch.zeros((size[0], 0, *size[2:]), device=device)
-        more = chosen[-1][0].stop - low - len(total)  # places are sorted by their first plane
-        if more > 0:
-            pad = (0, 0, 0, 0, 0, more)
-            blended, total = functional.pad(blended, pad), functional.pad(total, pad)
-        for place, patch in zip(chosen, logits * weight, strict=True):
+        if not len(volume):
+            heads = logits.shape[1]
+            volume = torch.empty((heads, *padded.shape[1:]), dtype=dtype, device=device)
+            blended = torch.zeros((heads, *total.shape), device=device)
+        low = batch[0][0].start
+        for place, patch in zip(batch, logits * weight, strict=True):
             here = (slice(place[0].start - low, place[0].stop - low), *place[1:])
             blended[(slice(None), *here)] += patch[:, None] if flat else patch
             total[here] += weight[None] if flat else weight
-        rest = places[first + batch_size :]
-        done = (rest[0][0].start if rest else padded.shape[1]) - low
-        if done > 0:  # these planes get no more
-            volume[:, low : low + done] = blended[:, :done] / total[:done]
-            blended, total, low = blended[:, done:], total[done:], low + done
-    assert volume is not None  # an image has at least one patch
+        done = (following[0][0].start if following else padded.shape[1]) - low
+        for plane in range(done):  # these get no more
+            volume[:, low + plane] = blended[:, plane] / total[plane]
+        _move_up(blended.transpose(0, 1), done)
+        _move_up(total, done)
     return volume[(slice(None), *original[1:])]
+
+
+def _move_up(planes: Tensor, by: int) -> None:
+    """Move planes ``(Z, ...)`` to the front in place, over the first ``by``; zeros come behind."""
+    for plane in range(len(planes) - by if by else 0):
+        planes[plane] = planes[plane + by]
+    planes[len(planes) - by :] = 0
 
 
 def _mirrored(predictor: Predictor, patches: Tensor, axes: Sequence[int]) -> Tensor:

@@ -43,7 +43,10 @@ def work(wait_turn: WaitTurn, constant: int, job: str) -> Any:
         wait_turn()
     if job == "name":
         job = str(os.getpid())
-    return {"job": job, "array": np.arange(constant, dtype=np.float32)}
+    array = (
+        np.ones(constant, np.float32) if job == "ones" else np.arange(constant, dtype=np.float32)
+    )
+    return {"job": job, "array": array}
 
 
 def test_what_another_process_made_arrives_whole() -> None:
@@ -52,6 +55,16 @@ def test_what_another_process_made_arrives_whole() -> None:
         found = reader.result()
     assert found["job"] == "any"
     assert np.array_equal(found["array"], np.arange(40_000_000, dtype=np.float32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere freed memory may stay")
+def test_what_waits_in_the_other_process_takes_little_memory() -> None:
+    with PrefetchProcess(work, 40_000_000, 60) as reader:
+        reader.submit("ones")
+        assert reader._connection is not None
+        assert reader._connection.poll(60)
+        assert psutil.Process(reader._process.pid).memory_info().rss < 150_000_000
+        assert reader.result()["array"].sum() == 40_000_000
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ HEAVY = ("torch", "nnunetv2", "SimpleITK", "nibabel", "nilearn", "monai", "matpl
 
 # The modules that may import a large dependency: its doors. A package stands for all in it.
 DOORS = {
-    "SimpleITK": {"data.image", "data.registration"},
+    "SimpleITK": {"data.itk"},
     "nibabel": {"data.freesurfer", "data.grid", "data.image", "data.nifti"},
-    "isal": {"data.nifti"},
+    "isal": {"core.pipeline", "data.nifti"},
     "nnunetv2": {
         "planning.nnunet_labels",
         "planning.nnunet_planner",
@@ -142,7 +142,7 @@ def test_the_process_that_reads_cases_for_a_prediction_imports_nothing_heavy() -
 def test_prediction_does_not_wait_for_what_only_planning_and_training_need() -> None:
     shown = run_python(
         "import mixmfl.inference.predict_folder, sys\n"
-        "print({'pandas', 'skimage', 'sklearn'} & set(sys.modules))"
+        "print({'SimpleITK', 'pandas', 'skimage', 'sklearn'} & set(sys.modules))"
     )
     assert shown == "set()\n"
 
