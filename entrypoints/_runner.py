@@ -137,6 +137,7 @@ def run(
     # Python's helper processes take modules from the current folder first, which may be one of
     # images from elsewhere: a torch.py there would be run. Python 3.10 does not know this word
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _follow_no_matplotlibrc_here()
     shown = logging.StreamHandler()
     # by its own level, because --log lowers that of the loggers
     shown.setLevel(logging.DEBUG if options.verbose else logging.WARNING)
@@ -154,6 +155,20 @@ def run(
     except KeyboardInterrupt:
         complain(parser.prog, f"interrupted; {advice(options)}")
         return INTERRUPTED
+
+
+def _follow_no_matplotlibrc_here() -> None:
+    """Import matplotlib elsewhere if it would take ``matplotlibrc`` of the current folder.
+
+    That may be one of images from elsewhere: up to matplotlib 3.10 such a file can run code.
+    """
+    if os.path.exists("matplotlibrc"):
+        here = Path.cwd()
+        os.chdir(Path(__file__).parent)
+        try:
+            importlib.import_module("matplotlib")
+        finally:
+            os.chdir(here)
 
 
 def complain(name: str, message: str) -> None:

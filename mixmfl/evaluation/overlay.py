@@ -110,6 +110,7 @@ def overlay(
             vmax=high,
             extent=(left, left + across, top + down, top),
             interpolation="bilinear",
+            origin="upper",  # a setting of the user's may have the other
         )
         for number, values in enumerate(regions.values()):
             if prediction is not None:

@@ -103,8 +103,8 @@ def _picture(pixels: Array, form: str) -> bytes:
 
     buffer = io.BytesIO()
     if form == "jpg":
-        imsave(buffer, pixels, format=form, pil_kwargs={"quality": QUALITY})
+        imsave(buffer, pixels, format=form, origin="upper", pil_kwargs={"quality": QUALITY})
     else:  # without the version of matplotlib, so that equal pictures are equal bytes
         unmarked: Any = {"Software": None}
-        imsave(buffer, pixels, format=form, metadata=unmarked)
+        imsave(buffer, pixels, format=form, origin="upper", metadata=unmarked)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from mixmfl.planning.preprocessed_case import (
     labels_in,
     open_case,
 )
+from mixmfl.planning.site_folders import check_site_name
 from mixmfl.training.batches import site_number
 
 
@@ -127,7 +128,8 @@ def open_sites(
         split: Splits the cases, as ``split_fold`` does.
 
     Raises:
-        DataError: A chosen site is missing, or a site has no case preprocessed with these plans.
+        DataError: A chosen site is missing, or a site has no case preprocessed with these plans, or
+            a name that no site has.
     """
     known = sorted(p.name for p in sites_folder(work).glob("*") if p.is_dir())
     if unknown := sorted(set(chosen) - set(known)):
@@ -150,6 +152,7 @@ def open_sites(
         )
     sites = []
     for name in sorted(set(chosen)) or available:
+        check_site_name(site_folder(work, name))
         cases = _open_cases(work, name, plans, configuration)
         held_by = {case: opened.modalities for case, opened in cases.items()}
         patients = {case: opened.patient for case, opened in cases.items()}

@@ -13,7 +13,7 @@ from typing import Any
 from mixmfl.core.errors import DataError, NoImageError
 from mixmfl.core.files import json_digest, read_json, sha256
 from mixmfl.core.json_fields import is_word
-from mixmfl.core.text import quoted
+from mixmfl.core.text import can_name_file, quoted
 from mixmfl.data.cases import Case, FolderCases
 from mixmfl.data.channel_numbers import only_data_set
 from mixmfl.data.dataset_card import DatasetCard, find_card
@@ -28,6 +28,8 @@ from mixmfl.data.training_cases import MAPPING, find_training_cases
 from mixmfl.data.unknown_modalities import check_most_are_known
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.heads import NONE
+
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,10 @@ def find_site(
     DICOM series are may be corrected in a table, ``mapping``, else mapping.csv in the folder.
 
     Raises:
-        DataError: There is no usable case, or nothing says what its labels mean.
+        DataError: There is no usable case, nothing says what its labels mean, or the folder has a
+            name that no site has.
     """
+    check_site_name(folder)
     known = modalities or Modalities()
     if mapping is None and (folder / MAPPING).is_file():
         mapping = folder / MAPPING
@@ -156,6 +160,20 @@ def find_site(
         rows,
         find_card(folder),
     )
+
+
+def check_site_name(folder: Path) -> None:
+    """Check that a site can have the name of its folder, which terminals and files show.
+
+    Raises:
+        DataError: It cannot.
+    """
+    name = folder.absolute().name
+    if len(name) > _LONGEST_NAME or not can_name_file(name):
+        raise DataError(
+            f"{quoted(name)}: is a folder of a site, and so the site's name; needed are 1 to "
+            f"{_LONGEST_NAME} printable characters. Rename the folder"
+        )
 
 
 def _labels_of(folder: Path, labels_file: Path | None) -> Labels:

@@ -9,10 +9,10 @@ the gradient, so that signs are compared.
 """
 
 import dataclasses
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -135,8 +135,8 @@ def _step(patch: Batch, site: Site, plans: Plans, settings: RunSettings) -> Stat
     if site.privacy is None:
         train_locally(network, {}, {}, [patch], training)
     else:
-        generator = torch.Generator().manual_seed(secrets.randbits(63))
-        train_privately(network, {}, {}, [[patch]], training, site.privacy, 1, generator)
+        noise = np.random.default_rng()
+        train_privately(network, {}, {}, [[patch]], training, site.privacy, 1, noise)
     after = {**select_blocks(network_state(network), blocks)}
     return changes_between(before, after, settings.update_type)
 

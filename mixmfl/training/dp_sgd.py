@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def train_privately(
     training: LocalTraining,
     privacy: Privacy,
     expected: float,
-    generator: torch.Generator,
+    generator: np.random.Generator,
 ) -> State:
     """Train with differential privacy of the cases, changing ``network`` in place.
 
@@ -69,7 +70,8 @@ def train_privately(
         training: How the site trains; its device computes in single precision.
         privacy: Clipping norm and noise.
         expected: Expected number of cases in a step.
-        generator: Generator of the noise, on the CPU; nobody may know its seed.
+        generator: Generator of the noise, of whose seed nobody may know anything. Not torch's:
+            that takes 32 bits of any seed, which a server can try one by one.
 
     Returns:
         The optimizer state.
@@ -94,7 +96,8 @@ def train_privately(
             for name, gradient in clip_blocks(gradients, privacy.clip).items():
                 total[name] += gradient
         for name, parameter in parameters.items():
-            noise = torch.randn(parameter.shape, generator=generator).to(device)
+            drawn = generator.standard_normal(parameter.shape, dtype=np.float32)
+            noise = torch.as_tensor(drawn, device=device)
             parameter.grad = (total[name] + privacy.noise * privacy.clip * noise) / expected
         add_proximal(parameters, start, proximal)  # it does not depend on cases, and needs no noise
         optimizer.step()

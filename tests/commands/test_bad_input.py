@@ -160,6 +160,16 @@ def test_a_folder_that_is_no_site_is_to_be_named(
     assert f'or name it in {federation / "federation.json"}: {{"held_out": ["notes"]}}' in message
 
 
+def test_a_folder_whose_name_would_command_a_terminal_is_no_site(
+    federation: Path, tmp_path: Path, command: Command, capsys: Output
+) -> None:
+    (federation / "south").rename(federation / "so\x1b[2Juth")
+    assert command("mixmfl_plan_preprocess", "-i", federation, "-o", tmp_path / "out") == 2
+    message = refused(capsys, "mixmfl_plan_preprocess")
+    assert r"'so\x1b[2Juth': is a folder of a site, and so the site's name" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_link_to_nowhere_is_one_bad_case_and_the_others_go_on(
     federation: Path, tmp_path: Path, command: Command, capsys: Output
 ) -> None:

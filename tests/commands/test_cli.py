@@ -154,6 +154,24 @@ def test_helpers_of_a_command_take_no_module_from_the_current_folder(
     assert _runner.run(_runner.parser("mixmfl_any", "does"), [], work) == 1  # there is none
 
 
+def test_a_command_follows_no_matplotlibrc_of_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("savefig.dpi: 999999")  # up to 3.10 it can run code
+    command = """if True:
+        from mixmfl.entrypoints import _runner
+
+        def work(options):
+            import os, matplotlib
+            print(matplotlib.rcParams["savefig.dpi"], os.path.exists("matplotlibrc"))
+            return 0
+
+        _runner.run(_runner.parser("mixmfl_any", "does"), [], work)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "figure True\n"
+
+
 def test_a_bar_shows_any_name_of_a_site(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     with _runner.bars() as report:

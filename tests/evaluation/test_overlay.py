@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,6 +25,7 @@ from mixmfl.evaluation.html import (
     shade,
 )
 from mixmfl.evaluation.overlay import PALETTE, lesion_planes, overlay
+from mixmfl.evaluation.viewer import CaseTexts, viewer_page
 
 Array = npt.NDArray[Any]
 
@@ -117,6 +119,22 @@ def test_the_patients_right_is_on_the_left_and_the_head_is_up() -> None:
         assert inside.sum() > 20
         assert column[inside].max() < (start + stop) / 2
         assert row[inside].max() < height / 2
+
+
+def test_no_setting_of_the_users_turns_a_picture_over() -> None:
+    image, mask = head(), lesion(*CUBE)
+
+    def drawn() -> tuple[bytes, str]:
+        grey = np.clip(40 * image + 130, 0, 255).astype(np.uint8)
+        texts = CaseTexts("p1", (), (), {}, "", ())
+        return (
+            overlay(image, None, mask, (1, 1, 1), REGIONS),
+            viewer_page({"t1": grey}, mask, (1, 1, 1), REGIONS, texts),
+        )
+
+    usual = drawn()
+    with matplotlib.rc_context({"image.origin": "lower"}):  # as a matplotlibrc may have it
+        assert drawn() == usual
 
 
 def test_thick_slices_are_drawn_as_thick_as_they_are() -> None:

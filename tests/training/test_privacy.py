@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_federation import PLANS, SiteStore, write_work
@@ -30,6 +31,7 @@ from mixmfl.federated.state import Site, first_state, register
 from mixmfl.inference.model_file import load_model
 from mixmfl.networks.build import build_network
 from mixmfl.networks.parameters import network_state
+from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 from mixmfl.training.batches import Batches, PoissonBatches, loader
 from mixmfl.training.dp_sgd import clip_blocks, train_privately
@@ -208,7 +210,7 @@ def trained(
         LocalTraining(plans, "2d", register(site).weights, 1e-2, torch.device("cpu")),
         Privacy(1.0, 1e-5, noise, 1.0, Path("unused")),
         rate * len(site.training),
-        torch.Generator().manual_seed(seed),
+        np.random.default_rng(seed),
     )
     return network_state(network)
 
@@ -292,6 +294,24 @@ def test_a_private_reply_has_neither_loss_nor_prototypes_and_is_merged(
             AggregationError, match=f"'north': {name}: is -1.0; it must be a number"
         ):
             merge_round(state, {"north": bad}, registrations, PLANS, SETTINGS)
+
+
+def test_there_is_more_noise_than_a_server_could_try(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def trained_with(*arguments: object) -> State:
+        given.append(arguments)
+        return {}
+
+    monkeypatch.setattr("mixmfl.federated.client.training.train_privately", trained_with)
+    state, mine = first_state(PLANS, SETTINGS), dataclasses.replace(site, privacy=privacy(tmp_path))
+    for _ in range(2):
+        train_at_site(train_task(state, register(mine)), mine, PLANS, SETTINGS, {})
+    one, other = (generator.bit_generator.seed_seq.entropy for *_, generator in given)
+    assert one != other
+    assert min(one, other).bit_length() > 96  # of 128
 
 
 def test_a_site_whose_budget_is_spent_sends_nothing_more_and_the_others_continue(

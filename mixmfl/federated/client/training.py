@@ -9,6 +9,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 
 from mixmfl.core.errors import MixmflError, PrivacyError
@@ -230,7 +231,7 @@ def _train_privately(
         training,
         privacy,
         rate * len(site.training),
-        torch.Generator().manual_seed(secrets.randbits(63)),
+        np.random.default_rng(),  # of the system's randomness, 128 bits
     )
     record = {"round": round_number, "epsilon": epsilon, "delta": privacy.delta}
     return outgoing("train", record, _changes(task, network, training.blocks, settings)), optimizer

@@ -43,7 +43,7 @@ def draw_subsets(scores: Scores, path: Path) -> None:
     size = (0.8 * (len(methods) + len(modalities) / 2) + 0.6, 0.29 * len(values) + 0.9 + is_long)
     figure = _figure(*size)
     axes = figure.subplots()
-    axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+    axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto", origin="upper")
     for (row, column), value in np.ndenumerate(values):
         ink = "white" if value > low + 0.65 * (high - low) else INK
         text = "-" if math.isnan(value) else f"{value:.1f}"
