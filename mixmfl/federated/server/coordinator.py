@@ -185,7 +185,7 @@ def finish(run: Run, ask: Ask, beside: Path | None = None) -> Path:
 
 
 def _measure(run: Run, ask: Ask) -> None:
-    """Have sites measure the model, unless they did: who was away is asked after a resume."""
+    """Have sites measure the model, unless they did: who was away then is asked now."""
     number = choose_round(run, "best")
     measured = load_measured_sites(run, number)
     asked = [
@@ -277,6 +277,8 @@ def _one_round(
         run.subset_dice[state.round] = _medians(_merged(measured))
     mean = mean_dice(dice.values()) if due else None
     save_round(run, state, optimizers, sites, mean, time.monotonic() - began)
+    if measured:  # after the round: one that is repeated has other weights
+        save_measured(run, state.round, _merged(measured), measured)
     return state
 
 
@@ -307,6 +309,8 @@ def _validate_last(run: Run, state: ServerState, ask: Ask, every_subset: bool) -
     run.dice[state.round] = mean_dice(dice.values())
     write_record(run)
     follow_record(run)
+    if measured:
+        save_measured(run, state.round, _merged(measured), measured)
 
 
 def _means(dice: Mapping[str, DiceSum]) -> dict[str, float | None]:
