@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import write_model
 from small_federation import SiteStore
 
 from mixmfl.core.errors import MixmflError
@@ -45,6 +46,12 @@ def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("MIXMFL_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small model's file, which tests only read."""
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -47,13 +47,9 @@ class StackedNet(SegmentationNet):
     def decode(self, encoding: Encoding, memory: PrototypeMemory) -> Tensor | list[Tensor]:
         """Run the U-Net; memory is not read."""
         assert encoding.images is not None  # as ``encode`` made it
-        available = _over(encoding.present, encoding.images.ndim)
+        present, axes = encoding.present, encoding.images.ndim - encoding.present.ndim
+        available = present.reshape(*present.shape, *[1] * axes)
         images = torch.where(available, encoding.images, 0)
         if reads_channels_last(images):
             images = channels_last(images)
         return self.decoder(self.encoder(images))
-
-
-def _over(tensor: Tensor, ndim: int) -> Tensor:
-    """Append axes of length 1 until there are ``ndim``."""
-    return tensor.reshape(*tensor.shape, *[1] * (ndim - tensor.ndim))

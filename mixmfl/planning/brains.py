@@ -167,7 +167,8 @@ def extract_brain(
         return Extracted(case, SKULL)
     brain, note = known, f"the brain found before by {extraction.tool} was used"
     if brain is None:
-        name = min(case.images, key=lambda each: (_rank(each), each))
+        known_first = [name for name in PREFERRED if name in case.images]
+        name = (known_first or sorted(case.images))[0]
         find = _by_deepbet if extraction.tool == DEEPBET else _by_command
         brain = find(case, name, extraction.command)
         note = f"the brain was extracted by {extraction.tool} from {name}"
@@ -177,10 +178,6 @@ def extract_brain(
         each[~brain] = 0
     noted = dataclasses.replace(case, notes=(*case.notes, f"{note} ({ml:.0f} ml)"))
     return Extracted(noted, extraction.tool, brain)
-
-
-def _rank(modality: str) -> int:
-    return PREFERRED.index(modality) if modality in PREFERRED else len(PREFERRED)
 
 
 def _check_brain(case: LoadedCase, brain: Mask) -> None:

@@ -3,13 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixmfl.core.declarations import within
+from mixmfl.core.declarations import entries, within
+from mixmfl.core.errors import DataError
+from mixmfl.core.files import read_json
+from mixmfl.core.records import read_record
 from mixmfl.data.label_sets import labels_each
 from mixmfl.data.modalities import ModalityName
 from mixmfl.inference.model import Model
@@ -47,6 +51,22 @@ class RecallQuality:
     blind_error: _Error
     best_error: _Error
     trust: Annotated[float, within(-_MOST, _MOST)]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """The file ``memory.json`` of a benchmark."""
+
+    recall: Annotated[tuple[RecallQuality, ...], entries(0, 10_000)]
+
+
+def read_memory(file: Path) -> tuple[RecallQuality, ...]:
+    """Read ``memory.json``.
+
+    Raises:
+        DataError: A field is unknown, missing or wrong.
+    """
+    return read_record(_Memory, read_json(file), str(file), DataError).recall
 
 
 @torch.inference_mode()

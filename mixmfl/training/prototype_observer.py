@@ -85,13 +85,10 @@ class PrototypeObserver:
         counts = {}
         for place, patches in self._patches.items():
             last = len(patches) - 1
-            left = [each for n, each in enumerate(patches) if self._left(last - n) >= _LEAST_LEFT]
+            shares = [self._decay ** (last - n) for n in range(len(patches))]
+            left = [p for p, share in zip(patches, shares, strict=True) if share >= _LEAST_LEFT]
             counts[place] = _count_patients(left)
         return counts
-
-    def _left(self, later: int) -> float:
-        """Return the share that is left of a batch after so many later ones."""
-        return float(self._decay**later)
 
 
 def _count_patients(patches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -49,7 +49,7 @@ def validate(
     Every case is predicted from those of ``modalities`` that it has, with patches that do not
     overlap and are not mirrored: a fast, slightly pessimistic estimate of the Dice of ``predict``.
     """
-    sums = no_dice(plans.labels)
+    sums = dict.fromkeys(plans.labels.foreground, DiceSum(0.0, 0))
     for case in cases:
         used = tuple(name for name in case.modalities if name in modalities)
         if not used:
@@ -72,11 +72,6 @@ def dice_sums(sums: Mapping[str, DiceSum], fewest: int) -> dict[str, list[float 
 def are_enough(patients: Collection[str], fewest: int) -> bool:
     """Say whether a number of some patients may leave a site; without a floor any may."""
     return fewest <= 1 or len(patients) >= fewest
-
-
-def no_dice(labels: Labels) -> dict[str, DiceSum]:
-    """Return the sums before the first case, all zero."""
-    return dict.fromkeys(labels.foreground, DiceSum(0.0, 0))
 
 
 def add_dice(

@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from small import small_case, write_model
+from small import small_case
 
 from mixmfl.data.grid import Grid
 from mixmfl.data.image import read_labels, write_image
@@ -211,11 +211,6 @@ GOOD: dict[str, Spoil] = {
     "unsigned": with_voxels(lambda v: (v * 3000).astype(np.uint16)),
     "last": lambda f: good(f).touch(),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def table(out: Path) -> dict[str, dict[str, str]]:

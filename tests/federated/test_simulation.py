@@ -13,7 +13,7 @@ import pytest
 import torch
 from small import small_plans
 from small_federation import SETTINGS as TWO_ROUNDS
-from small_federation import SiteStore
+from small_federation import SiteStore, equal
 
 from mixmfl.core.errors import ModelError
 from mixmfl.core.tensor_store import Stored, Tensors
@@ -64,10 +64,6 @@ def out(whole: Run, tmp_path: Path) -> Path:
 
 def weights(run: Run) -> State:
     return dict(load_model(run.folder / "model.safetensors").network.named_parameters())
-
-
-def equal(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_the_same_seed_gives_equal_weights_and_another_seed_does_not(

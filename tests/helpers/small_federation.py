@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from small import small_plans, stored_site
 
 from mixmfl.federated.client.training import train_at_site
@@ -20,11 +21,16 @@ from mixmfl.federated.state import (
     first_state,
     register,
 )
+from mixmfl.networks.prototypes import State
 from mixmfl.planning.plans import Plans
 
 PLANS = small_plans()
 SETTINGS = RunSettings("2d", seed=0, rounds=2, local_steps=2, learning_rate=1e-2)
 Cases = Sequence[Sequence[str]]
+
+
+def equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,11 +20,6 @@ Command = Callable[..., int]
 MESSAGE = r"cannot be read as a model \(.*\); copy it again, or export it again with mixmfl_export"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
 def twins(tensors: dict[str, torch.Tensor]) -> tuple[str, str]:
     """Return the names of two tensors of one shape and different numbers."""
     names = sorted(tensors)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import write_model
 from small_dicom import volume, write_series
 
 from mixmfl.data.grid import Grid
@@ -197,11 +196,6 @@ def test_values_that_are_not_known_are_dashes(tmp_path: Path) -> None:
     assert "0.83" in text
     # the expected Dice of the core, and the Dice of this mask for both labels
     assert text.count('<abbr title="undefined">') == 3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def test_the_patient_is_named_only_where_that_is_asked_for(

@@ -1,7 +1,7 @@
 """In which round a method first has the validation Dice of another."""
 
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.rounds import rounds_section, rounds_to
-from mixmfl.research.benchmark.statistics import Cost
 
 
 def cost(method: str, *dice: float, runs: tuple[str, ...] = ("all",)) -> Cost:

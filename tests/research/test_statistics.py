@@ -13,10 +13,10 @@ from scipy import stats
 
 from mixmfl.core.errors import DataError
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.scores import Row
 from mixmfl.research.benchmark.statistics import (
     KINDS,
-    Cost,
     Estimate,
     Interval,
     Kind,
@@ -334,7 +334,7 @@ def test_what_is_found_where_there_is_nothing_counts_against_a_method() -> None:
 
 
 def test_the_page_has_the_numbers() -> None:
-    costs = [Cost("mdm", seed, 2e6, 100 + seed) for seed in (0, 1)]
+    costs = [Cost("mdm", seed, 2e6, 100 + seed, {}, {}) for seed in (0, 1)]
     page = markdown(Scores(several(2), OWN), costs, "mdm", "Benchmark", "On *phantoms*.")
     lines = page.splitlines()
     assert lines[:3] == ["# Benchmark", "", "On *phantoms*."]

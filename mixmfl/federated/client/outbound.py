@@ -118,7 +118,8 @@ def outbound_table(fields: Sequence[OutboundField]) -> str:
     """Return a table as text: a line per field, and a line per block of tensors."""
     rows: dict[tuple[str, str, str], list[OutboundField]] = {}
     for item in fields:
-        group = item.name if item.shape is None else _group(item.name)
+        alone = item.shape is None or item.name.startswith(("memory.", "masked."))
+        group = item.name if alone else block_of(item.name)
         rows.setdefault((item.kind, group, item.what), []).append(item)
     lines = [("message", "what", "numbers", "bytes", "that is")]
     for (kind, group, what), items in rows.items():
@@ -148,7 +149,3 @@ def _describe_tensor(name: str) -> str:
         return f"change of the weights of the encoder of {block.removeprefix('tailored.')}"
     words = {"shared": "shared encoder", "fusion": "fusion", "decoder": "decoder"}
     return f"change of the weights of the {words.get(block, block)}"
-
-
-def _group(name: str) -> str:
-    return name if name.startswith(("memory.", "masked.")) else block_of(name)

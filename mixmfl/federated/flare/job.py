@@ -91,7 +91,7 @@ def run_job(
         raise
     _end(server, number)
     if result.is_file():
-        return _read_result(result)
+        return read_record(JobResult, read_json(result), str(result), DataError, whole=True)
     what = "was lost" if begun.is_file() else f"did not begin within {_BEGINNING:g} s"
     return JobResult("lost", f"the job {what} (FLARE: {_status(server, number)}; see its log.txt)")
 
@@ -109,10 +109,6 @@ def _end(server: Server, number: str) -> None:
     until = time.monotonic() + 2 * _ENDING
     while not _has_ended(server, number) and time.monotonic() < until:
         time.sleep(1)
-
-
-def _read_result(file: Path) -> JobResult:
-    return read_record(JobResult, read_json(file), str(file), DataError, whole=True)
 
 
 def _status(server: Server, number: str) -> str:

@@ -27,7 +27,7 @@ from mixmfl.federated.server.reply_records import (
 )
 from mixmfl.federated.server.update_norms import check_finite, norms_of
 from mixmfl.federated.state import Registration, RunSettings
-from mixmfl.networks.build import PrototypeSizes, memory_shapes, prototype_sizes
+from mixmfl.networks.build import memory_shapes, prototype_sizes
 from mixmfl.networks.prototypes import State
 from mixmfl.planning.fingerprint import MOST_CASES, Fingerprint
 from mixmfl.planning.plans import Plans
@@ -147,9 +147,8 @@ def check_reply(
     with_loss = TrainReply if "loss" in reply.record else QuietReply
     read_reply(PrivateReply if "epsilon" in reply.record else with_loss, site, reply)
     own = select_blocks(weights, registration.weights)
-    shapes = _memory_shapes(
-        registration.modality_cases, prototype_sizes(plans, settings.configuration)
-    )
+    held = [name for name, cases in registration.modality_cases.items() if cases > 0]
+    shapes = memory_shapes(held, prototype_sizes(plans, settings.configuration))
     places = {name.rpartition(".")[0] for name in reply.tensors if name.startswith("memory.")}
     remembered = {n: shape for n, shape in shapes.items() if n.rpartition(".")[0] in places}
     if missing := sorted((own.keys() | remembered.keys()) - reply.tensors.keys()):
@@ -239,12 +238,6 @@ def check_labelled(
         raise AggregationError(
             f"site {site!r} sent {what} {', '.join(strange)}, which it does not label"
         )
-
-
-def _memory_shapes(
-    modality_cases: Mapping[str, int], sizes: Mapping[int, PrototypeSizes]
-) -> dict[str, tuple[int, ...]]:
-    return memory_shapes([name for name, cases in modality_cases.items() if cases > 0], sizes)
 
 
 def _check_counts(

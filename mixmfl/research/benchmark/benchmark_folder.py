@@ -21,16 +21,14 @@ import torch
 from mixmfl.core.devices import autocast_dtype
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import json_digest, read_long_json, write_json
-from mixmfl.core.nan import or_nan
 from mixmfl.federated.sites import open_sites
 from mixmfl.federated.state import Site
 from mixmfl.planning.plans import Plans
 from mixmfl.planning.preprocessed_case import PreprocessedCase, open_cases
 from mixmfl.research.benchmark.methods import METHODS, SITE, describe
 from mixmfl.research.benchmark.probabilities import Probabilities, read_probabilities
-from mixmfl.research.benchmark.records import read_cost, read_own
+from mixmfl.research.benchmark.records import Cost, description_in, read_cost, read_own
 from mixmfl.research.benchmark.scores import Row, read_rows
-from mixmfl.research.benchmark.statistics import Cost
 
 ALL = "all"
 """Name of the one run of a method that does not train at each site alone."""
@@ -101,7 +99,7 @@ def seed_of(folder: Path) -> int:
 def _is_scored(folder: Path, method: str) -> bool:
     if not (folder / "scores.csv").is_file():
         return False
-    return read_cost(folder / "cost.json").method == describe(method, seed_of(folder))
+    return bool(description_in(folder / "cost.json") == describe(method, seed_of(folder)))
 
 
 def open_benchmark(
@@ -242,9 +240,7 @@ def read_results(out: Path) -> tuple[list[Row], list[Cost]]:
     for method, seed in done_in(out):
         folder = _folder(out, method, seed)
         rows += read_rows(folder / "scores.csv")
-        cost = read_cost(folder / "cost.json")
-        sent = or_nan(cost.sent_bytes)
-        costs.append(Cost(method, seed, sent, cost.seconds, cost.learning_rates, cost.dice))
+        costs.append(read_cost(folder / "cost.json", method, seed))
     return rows, costs
 
 

@@ -18,8 +18,8 @@ from mixmfl.core.text import plural
 from mixmfl.evaluation.html import Section, Table, page
 from mixmfl.inference.report import RESEARCH_ONLY
 from mixmfl.research.benchmark.methods import describe, what_is
-from mixmfl.research.benchmark.records import Name
-from mixmfl.research.benchmark.statistics import Cost, Estimate, Scores
+from mixmfl.research.benchmark.records import Cost, Name
+from mixmfl.research.benchmark.statistics import Estimate, Scores
 from mixmfl.research.benchmark.tables import UNDEFINED, number, spread
 
 _Points = Annotated[float, within(0, 100)]
@@ -74,7 +74,7 @@ def make_entries(scores: Scores, costs: Sequence[Cost]) -> list[Entry]:
                 or_none(own.std),
                 or_none(subsets.mean),
                 or_none(subsets.std),
-                or_none(Estimate.over([cost.sent_bytes for cost in mine]).mean),
+                or_none(Estimate.over([or_nan(cost.sent_bytes) for cost in mine]).mean),
                 or_none(Estimate.over([cost.seconds for cost in mine]).mean),
             )
         )
@@ -116,7 +116,7 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
     """
     ranked = sorted(
         ((entry, whose) for whose, each in made.items() for entry in each),
-        key=lambda pair: (-_points_or_last(pair[0]), pair[0].method),
+        key=lambda pair: (pair[0].subsets is None, -(pair[0].subsets or 0), pair[0].method),
     )
     rows = [
         [
@@ -151,7 +151,3 @@ def leaderboard_page(made: Mapping[str, Sequence[Entry]], benchmark: Mapping[str
         Section("What they are", facts=facts),
     ]
     return page("Leaderboard", "One benchmark, many methods.", sections, notice=RESEARCH_ONLY)
-
-
-def _points_or_last(entry: Entry) -> float:
-    return -1.0 if entry.subsets is None else entry.subsets

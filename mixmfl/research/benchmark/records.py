@@ -1,5 +1,6 @@
 """The fields of a benchmark's JSON files and of a study's splits: types and bounds."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,11 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import read_json
+from mixmfl.core.files import read_json, write_json
 from mixmfl.core.records import read_record, read_value
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
 from mixmfl.planning.bounds import MOST_LEARNING_RATE, MOST_ROUNDS
 from mixmfl.planning.fingerprint import MOST_CASES
-from mixmfl.research.recall_quality import RecallQuality
 
 _MOST_SITES, _MOST_RUNS = 1000, 10_000
 
@@ -22,20 +22,23 @@ _Names = Annotated[tuple[Name, ...], entries(0, MOST_CASES, distinct=True)]
 
 
 @dataclass(frozen=True)
-class CostRecord:
-    """The file ``cost.json``.
+class Cost:
+    """The cost of one training, which ``cost.json`` has; it lies in the folder of method and seed.
 
     Attributes:
-        sent_bytes: See ``Cost``; None: no site sent updates.
-        seconds: See ``Cost``.
-        method: The method as it was described, which is only compared.
-        learning_rates: See ``Cost``.
-        dice: See ``Cost``.
+        method: Name of the method.
+        seed: Seed of the training.
+        sent_bytes: Bytes that a site sent in the whole training, mean over sites; None: it sent no
+            updates, but images.
+        seconds: Duration of the whole training, with the one learning rate that was chosen.
+        learning_rates: The learning rate of each run of the training, by the run's name.
+        dice: Mean validation Dice of each run by validated round, which is written as text.
     """
 
+    method: Name
+    seed: Annotated[int, within(0, 2**63 - 1)]
     sent_bytes: Annotated[float, within(0, 1e18)] | None
     seconds: Annotated[float, within(0, 1e12)]
-    method: Any
     learning_rates: Annotated[
         Mapping[Name, Annotated[float, within(0, MOST_LEARNING_RATE)]], entries(0, _MOST_RUNS)
     ]
@@ -65,35 +68,32 @@ class Splits:
     ]
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """The file ``memory.json``."""
-
-    recall: Annotated[tuple[RecallQuality, ...], entries(0, _MOST_RUNS)]
-
-
 _Own = Annotated[
     Mapping[Name, Annotated[tuple[ModalityName, ...], entries(0, MOST_MODALITIES, distinct=True)]],
     entries(1, _MOST_SITES),
 ]
 
 
-def read_cost(file: Path) -> CostRecord:
-    """Read ``cost.json``.
+def write_cost(file: Path, cost: Cost, described: Any) -> None:
+    """Write ``cost.json``, with the method as it is described."""
+    content = {**dataclasses.asdict(cost), "method": described}
+    del content["seed"]
+    write_json(file, content)
+
+
+def read_cost(file: Path, method: str, seed: int) -> Cost:
+    """Read the ``cost.json`` of a method and seed.
 
     Raises:
         DataError: A field is unknown, missing or wrong.
     """
-    return read_record(CostRecord, read_json(file), str(file), DataError)
+    content = {**read_json(file), "method": method, "seed": seed}
+    return read_record(Cost, content, str(file), DataError)
 
 
-def read_memory(file: Path) -> tuple[RecallQuality, ...]:
-    """Read ``memory.json``.
-
-    Raises:
-        DataError: A field is unknown, missing or wrong.
-    """
-    return read_record(_Memory, read_json(file), str(file), DataError).recall
+def description_in(file: Path) -> Any:
+    """Return the method of a ``cost.json`` as it was described, to be compared alone."""
+    return read_json(file).get("method")
 
 
 def read_own(file: Path) -> Mapping[str, tuple[str, ...]]:

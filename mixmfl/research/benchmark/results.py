@@ -18,8 +18,8 @@ from mixmfl.core.nan import mean, or_none
 from mixmfl.core.version import __version__
 from mixmfl.research.benchmark.leaderboard import Entry
 from mixmfl.research.benchmark.methods import OUTSIDE, base_of, describe, what_is
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.scores import Row
-from mixmfl.research.benchmark.statistics import Cost
 
 FORMAT = 1
 
@@ -65,7 +65,7 @@ def results_json(
             {
                 "method": cost.method,
                 "seed": cost.seed,
-                "sent_bytes": or_none(cost.sent_bytes),
+                "sent_bytes": cost.sent_bytes,
                 "seconds": cost.seconds,
                 "learning_rates": dict(cost.learning_rates),
                 "validation_dice": {name: dict(dice) for name, dice in cost.dice.items()},

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from mixmfl.research.benchmark.statistics import Cost
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.tables import UNDEFINED, number, table
 
 SHARES = (0.8, 0.9, 0.95, 1.0)

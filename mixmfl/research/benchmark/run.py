@@ -1,7 +1,6 @@
 """Every method under equal conditions: trained and scored on test cases, in a folder of its own."""
 
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +29,8 @@ from mixmfl.research.benchmark.methods import (
     find_method,
     register,
 )
-from mixmfl.research.benchmark.records import read_cost
+from mixmfl.research.benchmark.records import Cost, description_in
 from mixmfl.research.benchmark.scoring import score_models
-from mixmfl.research.benchmark.statistics import Cost
 from mixmfl.research.benchmark.trainers import FOLD, Job, Trained, in_rounds
 
 
@@ -178,16 +176,16 @@ def _begin(folder: Path, described: Mapping[str, Any]) -> None:
     if record.is_file():
         before = read_long_json(record)
     elif cost.is_file():
-        before = read_cost(cost).method
+        before = description_in(cost)
     if before != described:
         shutil.rmtree(folder)
     write_json(record, described)
 
 
-def _sent_bytes(method: Method, trained: Mapping[str, Trained]) -> float:
-    """Return the bytes that a site sent in training, mean over sites; NaN where it sent images."""
+def _sent_bytes(method: Method, trained: Mapping[str, Trained]) -> float | None:
+    """Return the bytes that a site sent in training, mean over sites; None where it sent images."""
     if method.sites != "together":
-        return 0.0 if method.sites == "alone" else math.nan
+        return 0.0 if method.sites == "alone" else None
     return trained[ALL].sent_bytes
 
 

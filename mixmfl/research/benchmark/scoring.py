@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from mixmfl.core.files import write_json
-from mixmfl.core.nan import or_none
 from mixmfl.evaluation.metrics import score
 from mixmfl.evaluation.small_components import SHARES, dice_by_share
 from mixmfl.evaluation.subset_dice import Subset, all_subsets
@@ -24,9 +23,8 @@ from mixmfl.research.benchmark.probabilities import (
     compare_probabilities,
     write_probabilities,
 )
-from mixmfl.research.benchmark.records import CostRecord
+from mixmfl.research.benchmark.records import Cost, write_cost
 from mixmfl.research.benchmark.scores import Row, write_rows
-from mixmfl.research.benchmark.statistics import Cost
 from mixmfl.research.recall_quality import RecallQuality, recall_quality
 
 
@@ -50,10 +48,7 @@ def score_models(benchmark: Benchmark, cost: Cost, files: Mapping[str, Path]) ->
         quality = recall_quality(model, [case for cases in tests.values() for case in cases])
         write_probabilities(folder / "reliability.json", add_probabilities(probabilities))
     write_json(folder / "memory.json", {"recall": [dataclasses.asdict(q) for q in quality]})
-    described = describe(cost.method, cost.seed)
-    sent = or_none(cost.sent_bytes)
-    record = CostRecord(sent, cost.seconds, described, cost.learning_rates, cost.dice)
-    write_json(folder / "cost.json", dataclasses.asdict(record))
+    write_cost(folder / "cost.json", cost, describe(cost.method, cost.seed))
     write_rows(rows, folder / "scores.csv")
 
 

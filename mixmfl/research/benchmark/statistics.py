@@ -14,7 +14,7 @@ seeds is that of the number beside it.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -31,27 +31,6 @@ KINDS: tuple[Kind, ...] = ("own", "subsets")
 
 RESAMPLES = 10_000
 COVERAGE = 95  # per cent
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one training.
-
-    Attributes:
-        method: Name of the method.
-        seed: Seed of the training.
-        sent_bytes: Bytes that a site sent in the whole training, mean over sites.
-        seconds: Duration of the whole training, with the one learning rate that was chosen.
-        learning_rates: The learning rate of each run of the training, by the run's name.
-        dice: Mean validation Dice of each run by validated round, which is written as text.
-    """
-
-    method: str
-    seed: int
-    sent_bytes: float
-    seconds: float
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
-    dice: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

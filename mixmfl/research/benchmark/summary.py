@@ -12,12 +12,12 @@ from mixmfl.research.benchmark.benchmark_folder import Benchmark, known_own, rea
 from mixmfl.research.benchmark.leaderboard import leaderboard_page, make_entries, read_entries
 from mixmfl.research.benchmark.methods import SITE, what_is
 from mixmfl.research.benchmark.plots import draw_sites, draw_subsets
-from mixmfl.research.benchmark.records import read_memory
 from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.scores import write_rows
 from mixmfl.research.benchmark.statistics import Scores
 from mixmfl.research.benchmark.tables import markdown
+from mixmfl.research.recall_quality import read_memory
 
 LEADERBOARD = "leaderboard.html"
 

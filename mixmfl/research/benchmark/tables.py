@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.nan import or_nan
 from mixmfl.core.text import plural
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.statistics import (
     COVERAGE,
     KINDS,
     RESAMPLES,
-    Cost,
     Distance,
     Estimate,
     Interval,
@@ -63,7 +64,7 @@ def _summary(scores: Scores, costs: Sequence[Cost]) -> str:
     rows = []
     for method in scores.methods:
         of_method = [cost for cost in costs if cost.method == method]
-        megabytes = Estimate.over([cost.sent_bytes / 1e6 for cost in of_method])
+        megabytes = Estimate.over([or_nan(cost.sent_bytes) / 1e6 for cost in of_method])
         seconds = Estimate.over([cost.seconds for cost in of_method])
         points = [
             scores.points(method, "own"),

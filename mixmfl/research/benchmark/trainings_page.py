@@ -16,10 +16,11 @@ from mixmfl.research.benchmark.mask_quality import REVIEWED, estimate_quality
 from mixmfl.research.benchmark.methods import what_is
 from mixmfl.research.benchmark.plots import draw_reliability
 from mixmfl.research.benchmark.probabilities import Probabilities, calibration_quality
+from mixmfl.research.benchmark.records import Cost
 from mixmfl.research.benchmark.results import results_json
 from mixmfl.research.benchmark.rounds import rounds_section
 from mixmfl.research.benchmark.scores import Row
-from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Cost, Estimate, Scores
+from mixmfl.research.benchmark.statistics import COVERAGE, RESAMPLES, Estimate, Scores
 from mixmfl.research.benchmark.tables import interval, join, number, spread, table
 from mixmfl.research.benchmark.trainings import PARTS, Trainings
 

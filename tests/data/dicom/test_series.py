@@ -14,7 +14,6 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
-from small import write_model
 from small_dicom import GRID, OBLIQUE, SHAPE, spoil, volume, write_enhanced, write_series
 
 from mixmfl.core.errors import DataError
@@ -536,11 +535,6 @@ def test_dicom_beside_other_files_is_found_and_a_name_of_both_refused(tmp_path: 
     assert [item.name for item in found.refused] == ["b", "d"]  # each once, with all reasons
     assert "only d/d.nii.gz" in found.refused[1].reason
     assert "no series of a known modality" in found.refused[1].reason
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def test_a_dicom_case_gets_the_mask_of_its_nifti_twin(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import small_plans
 from small_federation import SETTINGS as TWO_ROUNDS
-from small_federation import SiteStore, write_work
+from small_federation import SiteStore, equal, write_work
 
 from mixmfl.core import tensor_store
 from mixmfl.core.errors import ModelError
@@ -80,10 +80,6 @@ def run(tmp_path: Path, trained: Path) -> Run:
 def sharing(plans: Plans, share: float) -> Plans:
     training = dataclasses.replace(plans.training, personal_share=share)
     return dataclasses.replace(plans, training=training)
-
-
-def equal(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 # --- at the site
