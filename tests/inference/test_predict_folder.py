@@ -158,12 +158,16 @@ def test_fast_masks_are_made_apart_and_only_where_the_cpu_can(
     printed, usual = run()
     assert "--fast" not in printed
     printed, fast = run("--fast")
-    assert ("--fast changes nothing here: this CPU does not" in printed) != native
+    assert ("--fast: only fewer patches; this CPU does not compute with" in printed) != native
     differ = [np.mean(one != other) for one, other in zip(usual, fast, strict=True)]
     assert (max(differ) > 0) == native
     assert max(differ) < 0.1  # of a network that nothing was trained in
     made = json.loads((tmp_path / "masks" / "cases.json").read_text())["cases"]
     assert all(case["settings"]["fast"] for case in made.values())
+    assert all(case["settings"]["step"] == 0.6 for case in made.values())
+    run("--fast", "--step", "0.5")
+    made = json.loads((tmp_path / "masks" / "cases.json").read_text())["cases"]
+    assert all(case["settings"]["step"] == 0.5 for case in made.values())
 
 
 def test_a_case_is_predicted_from_the_sequences_that_can_be_used(
