@@ -62,21 +62,32 @@ def _rest(folder: Path, known_paths: set[Path], above: tuple[Path, ...]) -> Iter
     for entry in entries:
         if entry.name.startswith("."):
             yield FileRecord(entry, "hidden: its name begins with a dot")
-        elif is_twin_folder(entry, (*above, real)[0]):
-            yield FileRecord(entry, "a link to a folder that is read where it lies")
+        elif _here(entry) in known_paths:
+            pass
+        elif is_twin(entry, (*above, real)[0]):
+            kind = "folder" if entry.is_dir() else "file"
+            yield FileRecord(entry, f"a link to a {kind} that is read where it lies")
         elif entry.is_dir():
             yield from _rest(entry, known_paths, (*above, real))
-        elif _here(entry) not in known_paths:
+        else:
             yield FileRecord(entry, _why_not_read(entry))
 
 
-def is_twin_folder(place: Path, top: Path) -> bool:
-    """Say whether a folder is a link to one below ``top``, which is a path without links."""
-    if not place.is_symlink() or not place.is_dir():  # a link to itself has no place
+def is_twin(place: Path, top: Path) -> bool:
+    """Say whether a path is a link to a folder, or to a file of its name, below ``top``.
+
+    Args:
+        place: The path.
+        top: A path without links.
+    """
+    if not place.is_symlink() or not place.exists():  # a link to itself has no place
         return False
     real = place.resolve()
-    return real.is_relative_to(top) and not any(
-        part.startswith(".") for part in real.relative_to(top).parts
+    is_twin = place.is_dir() or real.name == place.name
+    return (
+        is_twin
+        and real.is_relative_to(top)
+        and not any(part.startswith(".") for part in real.relative_to(top).parts)
     )
 
 

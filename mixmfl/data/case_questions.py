@@ -71,8 +71,8 @@ def questions_about(
             faults[name].append(f"is the name of {count} cases: {listed}; rename one")
     for one, others in _written_alike(name_of.values()).items():
         faults[one].append(
-            f"differs from {others} in upper and lower case or leading zeros alone, and may be of "
-            "one patient with it; rename one"
+            f"differs from {others} in capitals, leading zeros or signs alone, and may be of one "
+            "patient with it; rename one"
         )
     for key, question in _of_folders_called_alike(key_of, folder).items():
         faults[name_of[key]].append(question)
@@ -334,7 +334,8 @@ def _written_alike(names: Collection[str]) -> dict[str, str]:
     """Return the names that a file system or a person may take for others of them, with these."""
     alike: dict[str, set[str]] = defaultdict(set)
     for name in names:
-        alike[_without_zeros(name.casefold())].add(name)
+        plain = _without_zeros(name.casefold())
+        alike[" ".join(lower_words(plain)) or plain].add(name)
     return {
         name: ", ".join(sorted(group - {name}))
         for group in alike.values()

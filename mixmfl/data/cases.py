@@ -42,7 +42,7 @@ from mixmfl.data.modalities import Modalities
 from mixmfl.data.participants import Judgement, excluded_subjects, judged_images
 from mixmfl.data.patients import patient_of, patients_by_place
 from mixmfl.data.shared_images import Groups, shared_files, shared_images
-from mixmfl.data.verdicts import not_to_use
+from mixmfl.data.verdicts import doubts_of_patient, not_to_use
 
 LAYOUTS = """\
   DICOM           files of any name in any nesting (mixmfl_predict, mixmfl_plan_preprocess)
@@ -344,7 +344,7 @@ def _choose(
                     name,
                     dict(chosen.images),
                     chosen.label,
-                    warnings=chosen.warnings,
+                    warnings=(*chosen.warnings, *doubts_of_patient(name)),
                     person=person,
                 )
             )

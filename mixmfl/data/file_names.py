@@ -133,7 +133,7 @@ _MAKERS = frozenset(
      "fastsurfer", "volbrain", "cat12", "oncohabitats", "unetr", "swinunetr", "segresnet",
      "ensemble", "output", "outputs", "qsiprep", "qsirecon", "aslprep", "xcp", "mriqc", "micapipe",
      "ciftify", "tractoflow", "glistrboost", "drawem9", "drawem87", "clinica", "petprep",
-     "hippunfold", "qsmxt")
+     "hippunfold", "qsmxt", "medsam")
 )  # fmt: skip
 SHORT_MAKERS = frozenset(
     ("ai", "auto", "pred", "preds", "unet", "lst", "lga", "lpa", "lstai", "model")
@@ -174,9 +174,10 @@ _MADE_OF = re.compile(
 _IN_ONE_WORD = re.compile(r"(?<=[a-z])(?=[A-Z0-9])")  # BIDS: "dixonF" is two words
 _POST = re.compile("post?")
 _SUBJECT = re.compile(r"sub-[^_]+(?:_ses-[^_]+)?(?=_|$)", re.IGNORECASE)
+_UNIFORM = "unit1"  # made of the inversions of an MP2RAGE
 _SUFFIXES = {
     "t1w": "t1", "t2w": "t2", "flair": "flair", "pdw": "pd", "pd": "pd", "t2starw": "t2star",
-    "t2star": "t2star", "t2s": "t2star", "dwi": "dwi", "swi": "swi",
+    "t2star": "t2star", "t2s": "t2star", "dwi": "dwi", "swi": "swi", _UNIFORM: "t1",
 }  # fmt: skip
 _ASIDE_SUFFIXES = {
     **dict.fromkeys(("epi", "magnitude", "magnitude1", "magnitude2", "phasediff", "phase1",
@@ -187,7 +188,7 @@ _ASIDE_SUFFIXES = {
                      "mtrmap", "mtsat", "mtvmap", "mwfmap", "t1rho", "m0map", "s0map", "chimap",
                      "b1map", "tb1map", "rb1map"), "map"),
     **dict.fromkeys(("angio",), "angiography"),
-    **dict.fromkeys(("mp2rage", "unit1"), "one image of an MP2RAGE"),
+    "mp2rage": "one image of an MP2RAGE",
     **dict.fromkeys(("megre", "mese", "vfa", "irt1", "mpm", "mts", "pdt2", "flash", "tfl"),
                     "one of several images that make a map"),
     **dict.fromkeys(("inplanet1", "inplanet2"), "slices for planning"),
@@ -279,7 +280,7 @@ def _read_bids(stem: str, parts: re.Match[str], modalities: Modalities, folder: 
         return aside(_ASIDE_SUFFIXES[suffix])
     processing = tuple(
         f"{key}-{entities[key]}" for key in ("space", "desc", "rec") if key in entities
-    )
+    ) + (_UNIFORM,) * (suffix == _UNIFORM)
     matches = modalities.matches([suffix])
     if any(match.kind == LABEL for match in matches):
         words = [entities.get("label", ""), entities.get("desc", ""), suffix]

@@ -263,7 +263,7 @@ def read_file(
         "",
     )
     words = not_to_use(stem_of(path))
-    if rejected or words or stem_of(path).endswith("~"):
+    if rejected or words or "~" in (path.name[0], stem_of(path)[-1:]):
         why = repr(words) if words else "an editor's backup"
         why = f"a file of the folder {rejected!r}" if rejected else why
         file_name = replace(file_name.set_aside(why), is_nobodys=True)

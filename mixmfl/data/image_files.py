@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from mixmfl.core.files import files_below
-from mixmfl.data.accounting import is_twin_folder, other_format
+from mixmfl.data.accounting import is_twin, other_format
 from mixmfl.data.body_parts import part_in
 from mixmfl.data.file_names import FileName, read_name
 from mixmfl.data.image import FILE_ENDINGS, ending_of
@@ -41,12 +41,12 @@ class ImageFile:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder; those of a folder with links to it count once."""
+    """Return the images below a folder; those with links to them or their folder count once."""
     files = [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
     around = {place for file in files for place in file.parents if folder in place.parents}
     top = folder.resolve()
-    twins = {place for place in around if is_twin_folder(place, top)}
-    return [file for file in files if twins.isdisjoint(file.parents)] if twins else files
+    twins = {place for place in (*around, *files) if is_twin(place, top)}
+    return [file for file in files if twins.isdisjoint((file, *file.parents))] if twins else files
 
 
 def is_unpacked(folder: Path, file: Path) -> bool:

@@ -27,7 +27,8 @@ LABEL_WORDS = (
     "annotations", "delineation", "delineations",
     "o ot", "xx ot",  # of BraTS 2013 to 2015 and ISLES 2015
     "segm", "segmentierung", "segmentazione", "segmentacion", "maske", "masque", "mascara",
-    "maschera", "masker", "laesion", "lasion", "lesione", "lesioni", "laesie", "tumeur", "tumore",
+    "maschera", "masker", "laesion", "lasion", "laesionen", "lasionen", "lesione", "lesioni",
+    "lesiones", "lesao", "lesoes", "laesie", "tumeur", "tumore",
     "glistrboost", "masken", "segmentierungen", "masques", "mascaras", "maschere", "maskers",
     "lesie", "lesies", "hyperintensity", "hyperintensities", "abnormality", "abnormalities",
     "wm lesion", "wm lesions", "gm lesion", "gm lesions", "wm hyperintensity",
@@ -57,7 +58,8 @@ OTHER_WORDS = (
     "prob", "probs", "probability", "probabilities", "probmap", "uncertainty", "heatmap",
     "exclusion mask", "mask exclusion", "ignore mask", "mask inverted", "mask inverse",
     "inverted mask", "inverse mask", "seg inverted", "inverted seg", "nawm", "nagm", "mask healthy",
-    "healthy mask",
+    "healthy mask", "masque cerveau", "masque cerebral", "mascara cerebro", "mascara cerebral",
+    "maschera cervello", "maschera encefalo", "masker hersenen",
     "samseg", "bianca", "ples", "seg cerebrum", "seg ventricle", "seg ventricles",
 )  # fmt: skip
 

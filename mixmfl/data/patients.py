@@ -21,6 +21,7 @@ from mixmfl.data.time_points import (
     is_month,
     names_examination,
     names_patient,
+    without_day,
 )
 
 # before or after something, as all of a name's part
@@ -39,7 +40,10 @@ _EXAMINATION = re.compile(
     rf"(.*?\d.*?)[ _.-]+(?i:{MAY_NAME_EXAMINATION}|{SIDE}|{_BEFORE_OR_AFTER}|{_FIELD})(?:[ _.-].*)?"
 )
 _PATIENT_FIRST = re.compile(rf"{NAMES_PATIENT}(?![^\W_])")
-_DAY_FIRST = re.compile(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d[ _.-]+(.*[A-Za-z].*)")
+_DAY_FIRST = re.compile(
+    r"(?:(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d|\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d)"
+    r"[ _.-]+(.*[A-Za-z].*)"
+)
 _STATE_FIRST = re.compile(
     rf"(?:{NAMES_EXAMINATION}|(?:pre|post|prae|vor|nach)(?:op)?)[ _.-]+(.*\d.*|[^\W\d_]{{3,}}.*)",
     re.IGNORECASE,
@@ -171,13 +175,17 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
     """Return names of folders that come back below several patients: p1/a, p2/a; R1/W12, R2/W12.
 
     Those with a number do so below numbers only, for patients may be counted at several sites; if
-    one of them comes back, R1/W24 is another.
+    one of them comes back, R1/W24 is another. A day is no number: Meier/MRI 12-03-2019. If all
+    folders with days in a patient's are called alike but for these, they are such, too.
     """
     above: dict[str, set[Sequence[str]]] = defaultdict(set)
+    dated: dict[Sequence[str], set[str]] = defaultdict(set)
+    bare_of: dict[str, str] = {}
     for folders in all_folders:
         patient, kind = folders[-2:] if len(folders) > 1 else ("", "")
         is_patient = patient and not (is_store(patient) or is_examination(patient))
-        is_numbered = bool(re.search(r"\d", kind))
+        bare = bare_of[kind] = without_day(kind)
+        is_numbered = bool(re.search(r"\d", bare or kind))
         may_be_patient = is_numbered and (
             names_patient(kind)
             or not re.search(r"[^\W\d]", kind)
@@ -185,9 +193,14 @@ def _kinds_of_folders(all_folders: Iterable[Sequence[str]]) -> set[str]:
             or names_site(patient)
         )
         if is_patient and not may_be_patient:
-            above[kind].add(tuple(folders[:-1]))
-    shapes = {shape_of(name) for name, places in above.items() if len(places) > 1}
-    return {name for name in above if shape_of(name) in shapes}
+            above[bare].add(tuple(folders[:-1]))
+            if bare != without_accents(kind):
+                dated[tuple(folders[:-1])].add(kind)
+    shapes = {shape_of(bare) for bare, places in above.items() if len(places) > 1}
+    alike = [names for names in dated.values() if len({bare_of[name] for name in names}) == 1]
+    return {
+        name for name, bare in bare_of.items() if bare in above and shape_of(bare) in shapes
+    } | {name for names in alike if 1 < len(names) <= _MOST_EXAMINATIONS for name in names}
 
 
 def _crowded(all_folders: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:

@@ -69,7 +69,7 @@ _REWRITTEN = (
     (re.compile(rf"(?<![a-z0-9])\(\s?-\s?\)\s?(?={_AGENT}(?![a-z0-9]))"), " minus "),  # (-) Gd
     (re.compile(r"[\s_]?\(\s?([+-])\s?\)"), r"\1"),  # Gd(-)
     (re.compile(r"(?<![a-z0-9])sub-[a-z0-9]*\d[a-z0-9]*"), " "),  # BIDS: a subject
-    (re.compile(r"t2w?\s?\*(w?)"), " t2star "),
+    (re.compile(r"t2w?\s?\*(?:wi?)?"), " t2star "),
     (re.compile(r"(?<![a-z0-9])ph\d+\s?/"), " dynamic : "),  # a time point, as GE numbers them
     # "sy" and "syn" are what scanners call synthetic images; behind the words it is ANTs' way
     (re.compile(r"(?<![a-z0-9])syn?[ _-]*(?=(?:t1|t2|pd|stir|flair))"), " synthetic "),
@@ -82,7 +82,9 @@ _REWRITTEN = (
     (re.compile(r"(?<![a-z0-9])n\s?[/-]\s?c(?![a-z])"), " nc "),
     (re.compile(r"(?<![a-z0-9])t1-w(?![a-z0-9])"), " t1w "),
     (
-        re.compile(r"(?<![a-z])minus[ _-]*(?=nat|pre|ohne|vor|sans|avant|sin|senza|zonder|t1)"),
+        re.compile(
+            r"(?<![a-z])minus[ _-]*(?=nat|pre|ohne|vor|sans|avant|sin|senza|zonder|t[12]|flair)"
+        ),
         " sub ",
     ),
     (re.compile(r"flair\s?\*"), " flairstar "),

@@ -35,8 +35,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         水抑制, 压水, 抑水
     """),
     "t2star": _phrases("""
-        t2star, t2 star, t2starw, t2 star w, t2starwi, t2 s, t2stern, hemo, haemo, heme,
-        t2 stern, hemoflash, mpgr, medic, merge, t2 hemo, star t2
+        t2star, t2 star, t2starw, t2 star w, t2starwi, t2 star wi, t2 s, t2stern, hemo, haemo,
+        heme, t2 stern, t2 etoile, t2 estrella, t2 estrela, t2 stella, t2 ster, t2 asterisk,
+        t2 asterisco, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
         swi, swan, ven bold, sven bold, venous bold, susceptibility weighted, swip, venobold,
@@ -157,7 +158,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
         synth, synthesized, synthesised, synthetised, synthesis, synthetisch, synthetique,
         sintetico, sintetica, synthetisiert, synthsr, fake, generated, predicted, prediction, pred,
-        imputed, translated
+        imputed, translated, virtual, pseudo
     """),
     "elastography": _phrases("mre, elastography, elastogram, elasto"),
     "steady state": _phrases("""
@@ -335,7 +336,8 @@ PROCESSING = frozenset(
     whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
     noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
     headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax,
-    n4corrected, n4corrected0, assessors, dilated, eroded
+    n4corrected, n4corrected0, assessors, transformed, sharpened,
+    interpolated, dilated, eroded
 """)
 )
 

@@ -14,7 +14,15 @@ SIDE = "left|right|links|rechts|gauche|droite|destra|sinistra"
 """A pattern of the words for a side, of which a patient has two."""
 
 _DAY_OF_MONTH = r"(?:0?[1-9]|[12]\d|3[01])"
-_MONTHS = "jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+# without accents, in the languages of ``sequence_vocabulary`` and Portuguese
+_MONTHS = (
+    "jan(?:uar[iy]?|ner|vier|eiro)?|ene(?:ro)?|genn(?:aio)?|feb(?:ruar[iy]?|rero|braio)?|"
+    "fev(?:rier|ereiro)?|mar(?:ch|s|zo|co|z)?|ma?e?rz|maart|a[pv]r(?:il[e]?)?|abr(?:il)?|ma[iy]o?|"
+    "magg(?:io)?|mei|jun[ei]?|junio|junho|juin|giu(?:gno)?|jul[iy]?|julio|julho|juil(?:let)?|"
+    "lug(?:lio)?|aug(?:ust(?:us)?)?|aout|ago(?:sto)?|sep(?:t(?:emb(?:er|re))?|tiembre)?|"
+    "sett?(?:embre|embro)|o[ck]t(?:ob(?:er|re))?|octubre|ott(?:obre)?|outubro|"
+    "nov(?:emb(?:er|re|ro)|iembre)?|de[cz](?:emb(?:er|re|ro))?|dic(?:iembre|embre)?"
+)
 _EVENTS = (
     r"op|opera[a-z]*|surgery|surgical|chir[a-z]*|cirug[a-z]*|cirurg[a-z]*|interven[a-z]*|"
     r"therap[a-z]*|terap[a-z]*|treatment|traitement|trattament[a-z]*|tratamient[a-z]*|"
@@ -49,7 +57,7 @@ _UNITS = (
     r"jahre?n?|years?|anos?|ann[io]|ans?|tage?n?|days?|dias?|jours?|giorn[io]"
 )
 _SHORT_SPAN = r"\d{1,3}(?:h|m|mo|wk?|yr?)"
-_SPAN = rf"{_SHORT_SPAN}|\d{{2,3}}d"
+_SPAN = rf"{_SHORT_SPAN}|\d{{2,3}}d|\d{{1,3}}[ _-]?(?:{_UNITS})"
 _MM, _DD = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 # 2023-0012 is no day, but the number of a patient
 _DAY = (
@@ -57,8 +65,13 @@ _DAY = (
     rf"|{_DD}\.{_MM}\.(?:19|20)\d\d"
 )
 _LOOSE_DAY = (
-    rf"(?:19|20)\d\d[-_.]{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}"
+    rf"(?:19|20)\d\d[-_.年]{_DAY_OF_MONTH}[-_.月]{_DAY_OF_MONTH}日?"
     rf"|{_DAY_OF_MONTH}[-_.]{_DAY_OF_MONTH}[-_.](?:19|20)\d\d"
+)
+# March 2019, 12-mar-2019, Mar 12 2019, 12 de marzo de 2019
+_WORDED = (
+    rf"(?:{_DAY_OF_MONTH}[ _.-]*(?:de )?)?(?:{_MONTHS})[ _.,-]*(?:de )?"
+    rf"(?:{_DAY_OF_MONTH}[ _.,-]+)?20[0-3]\d"
 )
 _MONTH = r"20[0-3]\d[-_.](?:0?[1-9]|1[0-2])|(?:0?[1-9]|1[0-2])[-_.]20[0-3]\d"
 # a loose day without underscores, for Brats18_2013_2_1 has none
@@ -68,10 +81,17 @@ _WRITTEN_DAY = (
 )
 # words before a day, a month or a year, which with it tell an examination
 _SCAN = r"mri?|mrt|irm|rmn?|scan|exam|examen|esame|study|studie|untersuchung"
+_EPISODE = r"nadir|relapse|recurrence|rezidiv|recidive|progression"
+# what at the end of a name tells an examination; before a number it may tell a group of patients
+_STAGE = (
+    rf"(?:{_EPISODE}|recurrent|recidiv[ao]|remission|primary|acute|akut|chronic|chronisch|"
+    r"admission|discharge|aufnahme|entlassung|initiale?|basale?|controllo|kontrolle|controle|"
+    r"suivi|verlauf|onset|esordio)(?!.*\d)"
+)
 # what tells an examination as the whole name of a folder
 _ALONE = (
     rf"{SIDE}|{_STATE}|{_ORDINAL}|{_NAMED}|{_COUNTED}|{_SPAN}|{_DAY}(?:[-_.]\d+)*|{_LOOSE_DAY}|20[0-3]\d|"
-    rf"(?:{_MONTHS})[a-z]*[ _.-]?20[0-3]\d|nadir|relapse|recurrence|rezidiv|recidive|progression|"
+    rf"{_WORDED}|{_EPISODE}|"
     rf"(?:{_SCAN})[ _-]+(?:pr[aä]e?|pr[eé]|post|vor|nach|avant|apr[eè]s|prima|dopo)|"
     rf"(?:{_SCAN})[ _-]+(?:(?:du|vom|of|from|del|le|on)[ _-]+)?"
     rf"(?:{_DAY}|{_LOOSE_DAY}|{_MONTH}|20[0-3]\d)|"
@@ -99,7 +119,10 @@ NAMES_EXAMINATION = rf"(?:{_NAMED}|{_STATE}|erstuntersuchung|verlauf|intraop)"
 """A pattern of words behind a patient's name that name an examination, whatever the name is."""
 
 _REPEATED = r"(?:r|run|rep|retest|scan)[_-]?\d{1,2}|(?:scan|session|visit|exam)[_-]?[a-d]"
-MAY_NAME_EXAMINATION = rf"(?:{_REPEATED}|{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|{_WRITTEN_DAY}|bl|fu)"
+MAY_NAME_EXAMINATION = (
+    rf"(?:{_REPEATED}|{_ORDINAL}|{_COUNTED}|{_SPAN}|{_DAY}|{_WRITTEN_DAY}|"
+    rf"{_WORDED}|{_STAGE}|bl|fu)"
+)
 """A pattern of what names an examination behind a name that has a number."""
 
 # what in two names says that they are of two examinations, each pattern for itself
@@ -109,7 +132,7 @@ _WHEN = (
         rf"|(?:{_LOOSE_DAY})(?!\d))"
     ),
     re.compile(r"(?<![a-z0-9])[0-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"),  # 190312
-    re.compile(rf"(?<![a-z])(?:{_MONTHS})[a-z]*[ _.-]?(?:20)?[0-3]\d(?!\d)"),  # Mar2019, jan19
+    re.compile(rf"(?<![a-z])(?:{_MONTHS})[ _.-]?(?:20)?[0-3]\d(?!\d)"),  # Mar2019, jan19
     re.compile(rf"(?<![\d.-]){_DAY_OF_MONTH}([-.]){_DAY_OF_MONTH}\1[0-3]\d(?![\d.-])"),  # 12-3-19
     re.compile(r"(?<![a-z0-9])c\d{1,2}d\d{1,2}(?![a-z0-9])"),  # of a therapy, C1D1
     # 2019, but no series 2001
@@ -128,6 +151,7 @@ _ALONE_WORDS = re.compile(rf"(?:{_ALONE})(?:[ _-]+(?:{_ALONE}))*")  # 2019-05-03
 _EARLIER_WORDS = re.compile(rf"(?:{_SHOWN}[ _-]*)?(?:{_EARLIER}|{_OLD})(?:[ _-]*{_SHOWN})?")
 _SURE_TIMES = re.compile(rf"(?<![a-z0-9])(?:{_NAMED}|{_STATE}|{_EARLIER})(?![a-z0-9])")
 _EARLIER_ALONE = re.compile(rf"(?<![a-z0-9])(?:{_EARLIER})(?![a-z0-9])")
+_DAY_WITHIN = re.compile(rf"(?<!\d)(?:{_DAY}|{_LOOSE_DAY}|{_WORDED}|\d\d?\.\d\d?\.\d\d)(?!\d)")
 _AGE = re.compile(rf"(?<![a-z])(?:{_OLD}|{_NEW})(?![a-z])")
 _TIME = re.compile(_DAY)
 _MONTH_ALONE = re.compile(_MONTH)
@@ -142,6 +166,11 @@ _FIRST_WORDS = re.compile(rf"(?:{_NAMED}|{_STATE})(?![a-z0-9])")
 def is_day(text: str) -> bool:
     """Say whether a text is a day, or a day and a time."""
     return bool(_TIME.fullmatch(text))
+
+
+def without_day(text: str) -> str:
+    """Return a text without the days in it, but for accents and capitals."""
+    return _DAY_WITHIN.sub("", without_accents(text))
 
 
 def is_examination(text: str) -> bool:

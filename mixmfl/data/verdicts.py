@@ -35,6 +35,7 @@ _SOME = r"(?:new|enlarging|neue) (?:lesions?|lasion(?:en)?)"
 CHANGED = r"harmoni[sz](?:ed|iert)|combat|haca3"
 """A pattern of words for an image whose contrast was made like that of other scanners."""
 
+_NO_PATIENT = r"phantom[es]?|fantom[ea]?|fantoccio|dummy|qa|test ?(?:scan|patient|person|obje[ck]t)"
 _PAINTED = r"(?:lesions?)?filled|(?:healthy)?inpainted|voided|(?:without|no|ohne|sans) lesions?"
 
 
@@ -50,7 +51,9 @@ _REMARKS = (
     (_words(_RESHAPED), "its border is not as drawn; see that it marks what others do"),
     (_words(_SOME), "see that it marks all lesions, and not only some"),
     (_words(_PAINTED), "lesions may be painted over in it; see that it shows them"),
+    (_words(_NO_PATIENT), "see that it is of a patient"),
 )
+_PHANTOM = _REMARKS[-1][0]
 
 
 def not_to_use(text: str) -> str:
@@ -65,6 +68,12 @@ def remark_on(text: str) -> str:
     plain = _plain(text)
     matches = ((pattern.search(plain), see) for pattern, see in _REMARKS)
     return next((f"is called {match[0]!r}; {see}" for match, see in matches if match), "")
+
+
+def doubts_of_patient(names: str) -> list[str]:
+    """Return a warning where the names of a case, or of its patient, are those of a phantom."""
+    match = _PHANTOM.search(_plain(names))
+    return [f"its patient is called {match[0]!r}; see that it is one"] if match else []
 
 
 def _plain(text: str) -> str:

@@ -315,7 +315,7 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("p1/T1 p2/T1 FLAIR", "FLAIR.nii.gz lies beside several cases"),
         ("p1/T1 p1/p2_FLAIR p3/T1", "begins with 'p2', and lies in the folder 'p1'"),
         ("p1/p1_T1 p1/p2_FLAIR", "begins with 'p2'"),
-        ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros alone"),
+        ("sub-01/anat/sub-01_T1w sub-1/anat/sub-1_FLAIR", "leading zeros or signs alone"),
         ("P5/T1/P5_T1_FLAIR P5/T2/P5_T2_FLAIR", "time point"),
         ("p1/T1_left p1/PD_right", "sides"),
         ("p1/T1 p1/FLAIR p1/2019-03-02/T2", "lies in the folder '2019-03-02', which may be of"),
@@ -337,7 +337,8 @@ def test_a_label_that_a_person_corrected_is_no_worse_for_it(tmp_path: Path) -> N
         ("p/without/T1 p/with/T1", "'with' tells of a contrast agent"),
         ("p/T1_F p/T1_W p/FLAIR", "'f' may say that it shows fat"),
         ("A/12_pd_t2_e1 A/12_pd_t2_e2 A/13_t1", "one patient's series"),
-        ("P1_T1 p1_flair", "upper and lower case"),
+        ("P1_T1 p1_flair", "in capitals"),
+        ("Meier_Hans_T1\nMeier Hans_FLAIR", "signs alone"),
         ("KM/T1 KM/FLAIR HS/T1 HS/FLAIR", "contrast agent"),  # initials, or an agent
         ("Gado_T1 Gado_FLAIR", "or the patient"),
         ("p1/T1_1 p1/T1_2 p1/FLAIR_1", "2 files for t1"),

@@ -43,7 +43,7 @@ from mixmfl.data.dicom.shared_series import shared_series
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.one_examination import SCANNER, of_other_scanners, on_other_days
 from mixmfl.data.time_points import are_of_other_times, earlier_in, states_in
-from mixmfl.data.verdicts import not_to_use, remark_on
+from mixmfl.data.verdicts import doubts_of_patient, not_to_use, remark_on
 
 ONE_PART_MM = 50
 """Millimetres from which the middles of two images may be in different parts of the body."""
@@ -159,6 +159,7 @@ def find_dicom(
         warnings += damage_notes.get(name, [])
         if images:
             first = chosen[0].series
+            warnings += doubts_of_patient(f"{name} {first.patient}")
             cases.append(
                 Case(
                     name,
