@@ -2,8 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -39,14 +39,27 @@ class ImageFile:
     place: Parts = ()
     home: Parts = ()
 
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return stem_of(self.path)
+
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the images below a folder; those with links to them or their folder count once."""
+    """Return the images below a folder once, though links lead to a folder or all images in it."""
     files = [file for file in files_below(folder) if file.name.lower().endswith(FILE_ENDINGS)]
     around = {place for file in files for place in file.parents if folder in place.parents}
     top = folder.resolve()
-    twins = {place for place in (*around, *files) if is_twin(place, top)}
+    links = {file for file in files if is_twin(file, top)}
+    twins = {place for place in around if is_twin(place, top)}
+    own = {file.parent for file in files if file not in links}
+    twins |= {file for file in links if file.parent not in own}
     return [file for file in files if twins.isdisjoint((file, *file.parents))] if twins else files
+
+
+def with_readings(files: Sequence[ImageFile], readings: Mapping[Path, FileName]) -> list[ImageFile]:
+    """Return files with other readings of some, by their paths."""
+    return [replace(file, reading=readings.get(file.path, file.reading)) for file in files]
 
 
 def is_unpacked(folder: Path, file: Path) -> bool:
@@ -62,7 +75,7 @@ def stem_of(path: Path) -> str:
 
 def name_read(file: ImageFile) -> str:
     """Return an image's name without its ending; of ``T2_neck/scan.nii`` with the folder's."""
-    folder, stem = file.path.parent.name, stem_of(file.path)
+    folder, stem = file.path.parent.name, file.stem
     return stem if folder in file.parents else f"{folder} {stem}"
 
 

@@ -88,6 +88,11 @@ def test_a_link_to_an_image_that_is_read_gives_no_second_patient(tmp_path: Path)
     found = account(find_cases(tmp_path, labels_needed=True))
     assert [case.name for case in found.cases] == ["p1", "p2"]
     assert {each.why for each in found.aside} == {"a link to a file that is read where it lies"}
+    # but one beside an image of its own may be there by mistake
+    found_in(tmp_path, "todo/p1/T2")
+    assert [sorted(case.images) for case in find_cases(tmp_path).cases] == [
+        ["t1"], ["t1"], ["t1", "t2"]
+    ]  # fmt: skip
 
 
 def test_a_phantom_among_patients_has_a_warning(tmp_path: Path) -> None:
