@@ -83,6 +83,11 @@ class GatheredFile:
     why: str = ""
 
     @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        return stem_of(self.path)
+
+    @property
     def processing(self) -> frozenset[str]:
         """The words, in small letters, that say that it was made from another image."""
         return frozenset(map(str.lower, self.reading.processing))
@@ -142,37 +147,21 @@ class Draft:
         records: list[FileRecord] = []
         questions: list[str] = []
         warnings: list[str] = []
-        images: dict[str, Path] = {}
-        used: list[GatheredFile] = []
+        used: dict[str, GatheredFile] = {}
         extracted = _all_extracted([files for each, files in by_modality.items() if each])
         for modality, files in sorted(by_modality.items()):
             if not modality:
                 continue
             masks = _masks_among(files)
-            records += [
-                FileRecord(
-                    file.path, f"its values are those of a mask, though its name says {modality}"
-                )
-                for file in masks
-            ]
+            why = f"its values are those of a mask, though its name says {modality}"
+            records += [FileRecord(file.path, why) for file in masks]
             files = [file for file in files if file not in masks]
-            alike = [file for file in files if file.path in extracted] or files
-            best = alike if _show_several_parts(alike) else _least_processed(alike)
-            if len(best) > 1 and (drawn_on := self._drawn_on(best)):
-                best = [drawn_on]
-                warnings.append(
-                    f"{listed(files, folder)} are all {modality}; {drawn_on.path.name} is taken, "
-                    "as a label is called like it"
-                )
-            if len(best) > 1 and _are_runs(best):
-                runs = f"{listed(best, folder)} are runs of one sequence"
-                best = [self._first_run(best)]
-                warnings.append(f"{runs}; {best[0].path.name} is taken")
+            best, warning = self._best(modality, files, extracted, folder)
+            warnings += [warning] if warning else []
             taken = best[0] if len(best) == 1 else None
             records += [_record(file, modality, taken, len(files)) for file in files]
             if taken is not None:
-                images[modality] = taken.path
-                used.append(taken)
+                used[modality] = taken
             else:
                 several = f"{len(best)} files for {modality}: {listed(best, folder)}"
                 questions.append(f"{several}; keep one of them{_or_mapping(labels_needed)}")
@@ -186,6 +175,7 @@ class Draft:
                 questions.append(
                     f"{what}; rename it so that it fits one{_or_mapping(labels_needed)}"
                 )
+        images = {modality: file.path for modality, file in used.items()}
         label, labels, fault = self._label(folder, labels_needed)
         records += labels
         faults = list(self.faults)
@@ -196,16 +186,38 @@ class Draft:
         if not faults and labels_needed and label is None:
             faults = [fault or f"no label, which training needs{self._by_programs(folder)}"]
         warnings += [f"not used: {question}" for question in questions]
-        sidecars = {
-            modality: sidecar_of(file.path)
-            for modality, file in zip(images, used, strict=True)
-            if not file.given
-        }
-        for modality, doubt in sidecar_doubts(sidecars).items():
-            warnings.append(f"{inside(images[modality], folder)}: {doubt}")
+        warnings += self._doubts(used, label, folder)
+        has_twins = any(len(by_modality[modality]) > 1 for modality in used)
+        warnings += _mixed([*used.values()], folder, has_twins)
+        return Chosen(images, label, tuple(records), tuple(warnings), "; ".join(faults))
+
+    def _best(
+        self, modality: str, files: Sequence[GatheredFile], extracted: Set[Path], folder: Path
+    ) -> tuple[list[GatheredFile], str]:
+        """Return the image of a modality, or several that may be it, and a warning or nothing."""
+        alike = [file for file in files if file.path in extracted] or list(files)
+        best = alike if _show_several_parts(alike) else _least_processed(alike)
+        if len(best) > 1 and (drawn_on := self._drawn_on(best)):
+            return [drawn_on], (
+                f"{listed(files, folder)} are all {modality}; {drawn_on.path.name} is taken, "
+                "as a label is called like it"
+            )
+        if len(best) > 1 and _are_runs(best):
+            first, runs = self._first_run(best), listed(best, folder)
+            return [first], f"{runs} are runs of one sequence; {first.path.name} is taken"
+        return best, ""
+
+    def _doubts(
+        self, used: Mapping[str, GatheredFile], label: Path | None, folder: Path
+    ) -> list[str]:
+        """Return warnings of what names and JSON files beside the chosen files say of them."""
+        sidecars = {m: sidecar_of(file.path) for m, file in used.items() if not file.given}
+        doubts = sidecar_doubts(sidecars)
+        warnings = [f"{inside(used[m].path, folder)}: {doubt}" for m, doubt in doubts.items()]
         warnings += sidecars_apart(sidecars)
+        images = [file.path for file in used.values()]
         remarks = {file.path: file.reading.remark for file in self.files}
-        for path in (*images.values(), *([label] if label else [])):
+        for path in (*images, *([label] if label else [])):
             if remarks[path]:
                 warnings.append(f"{inside(path, folder)}: {remarks[path]}")
             if other := self._name_of_another(path, images):
@@ -214,26 +226,12 @@ class Draft:
                     f"{inside(path, folder)}: the {what} is called {other!r}, and the other images "
                     "are not; see that it is of this case"
                 )
-        processed = [file for file in used if file.processing - _BY_CONVERTER - {_UNSTRIPPED}]
-        with_skull = [file for file in used if _UNSTRIPPED in file.processing]
-        if 0 < len(with_skull) < len(used):
-            warnings.append(
-                f"by its name {listed(with_skull, folder)} shows the skull, and names of the other "
-                "images do not say so; see that all are alike"
-            )
-        has_twins = any(len(by_modality[modality]) > 1 for modality in images)
-        is_mixed = has_twins or any(map(_is_extracted, processed))
-        if is_mixed and 0 < len(processed) < len(used):
-            warnings.append(
-                f"by its name {listed(processed, folder)} was processed, such as stripped of the "
-                "skull, and the other images were not; see that all are alike"
-            )
-        return Chosen(images, label, tuple(records), tuple(warnings), "; ".join(faults))
+        return warnings
 
     def _drawn_on(self, files: Sequence[GatheredFile]) -> GatheredFile | None:
         """Return the one of several images whose whole name a label's begins with, or nothing."""
-        labels = [spaced(stem_of(file.path)) for file in self.files if file.reading.is_label]
-        names = [spaced(stem_of(file.path)) for file in files]
+        labels = [spaced(file.stem) for file in self.files if file.reading.is_label]
+        names = [spaced(file.stem) for file in files]
         drawn = [name for name in names if any(label.startswith(name) for label in labels)]
         longest = max(drawn, key=len, default="")
         return files[names.index(longest)] if names.count(longest) == 1 else None
@@ -247,7 +245,7 @@ class Draft:
         """Return the segmentation, the records of all label files, and why none was chosen."""
         files = [file for file in self.files if file.reading.is_label]
         best = files
-        of_parts = any(names_part(stem_of(file.path)) for file in files)
+        of_parts = any(names_part(file.stem) for file in files)
         for preferred in (_AGREED, _FINAL) if of_parts else (_AGREED, _LESION, _FINAL):
             best = [file for file in best if preferred & _words_of_label(file)] or best
         best = _least_processed(best, _BY_HAND)
@@ -265,11 +263,11 @@ class Draft:
         ]
         return taken.path, records, ""
 
-    def _name_of_another(self, path: Path, images: Mapping[str, Path]) -> str:
+    def _name_of_another(self, path: Path, images: Sequence[Path]) -> str:
         """Return the name before a file's words if all other images are called otherwise."""
         names = {file.path: spaced(file.reading.head) for file in self.files if not file.given}
         own = names.get(path, "")
-        others = [image for image in images.values() if image != path]
+        others = [image for image in images if image != path]
         around = {
             word
             for each in (path, *others)
@@ -323,6 +321,27 @@ def corrected(file: GatheredFile, modality: str) -> GatheredFile:
     return GatheredFile(file.path, reading, given=True, why=why)
 
 
+def _mixed(used: Sequence[GatheredFile], folder: Path, has_twins: bool) -> list[str]:
+    """Return warnings if some of a case's images alone have their skull, or were processed.
+
+    ``has_twins`` says whether an image was chosen among several of a modality.
+    """
+    processed = [file for file in used if file.processing - _BY_CONVERTER - {_UNSTRIPPED}]
+    with_skull = [file for file in used if _UNSTRIPPED in file.processing]
+    warnings = []
+    if 0 < len(with_skull) < len(used):
+        warnings.append(
+            f"by its name {listed(with_skull, folder)} shows the skull, and names of the other "
+            "images do not say so; see that all are alike"
+        )
+    if (has_twins or any(map(_is_extracted, processed))) and 0 < len(processed) < len(used):
+        warnings.append(
+            f"by its name {listed(processed, folder)} was processed, such as stripped of the "
+            "skull, and the other images were not; see that all are alike"
+        )
+    return warnings
+
+
 def listed(files: Sequence[GatheredFile], folder: Path) -> str:
     """Return the files' relative paths for a message, sorted."""
     return ", ".join(sorted(inside(file.path, folder) for file in files))
@@ -330,7 +349,7 @@ def listed(files: Sequence[GatheredFile], folder: Path) -> str:
 
 def _show_several_parts(files: Sequence[GatheredFile]) -> bool:
     """Say whether names of images say other parts of the body: T2_neck beside T2_pelvis."""
-    parts = [part_in(stem_of(file.path)) for file in files]
+    parts = [part_in(file.stem) for file in files]
     return not any(file.given for file in files) and differ(parts)
 
 
@@ -364,12 +383,12 @@ def _all_extracted(kinds: Sequence[Sequence[GatheredFile]]) -> set[Path]:
 
 
 def _run_of(file: GatheredFile) -> str:
-    return "".join(_RUN.findall(stem_of(file.path)))
+    return "".join(_RUN.findall(file.stem))
 
 
 def _are_runs(files: Sequence[GatheredFile]) -> bool:
     """Say whether images are repetitions of one sequence in BIDS: alike in all but the run."""
-    names = {_RUN.sub("", stem_of(file.path)) for file in files}
+    names = {_RUN.sub("", file.stem) for file in files}
     return len(names) == 1 and all(file.reading.is_bids for file in files)
 
 
@@ -392,13 +411,13 @@ def _least_processed(
     files = [file for file in files if not _is_hardly_weighted(file)] or list(files)
     for made in (EVEN, TILT):
         files = [file for file in files if made in file.processing] or files
-    if any(shows_water(_without_number(stem_of(file.path))) for file in files):
-        files = [f for f in files if not is_in_phase(_without_number(stem_of(f.path)))] or files
-    files = [file for file in files if stem_of(file.path).lower().endswith(_ORIGINAL)] or files
+    if any(shows_water(_without_number(file.stem)) for file in files):
+        files = [f for f in files if not is_in_phase(_without_number(f.stem))] or files
+    files = [file for file in files if file.stem.lower().endswith(_ORIGINAL)] or files
     files = _surely_native(files)
     steps = [_steps(file, no_processing) for file in files]
     best = [file for file, count in zip(files, steps, strict=True) if count == min(steps)]
-    if len({file.path.with_name(stem_of(file.path)) for file in best}) == 1:  # T1.nii and T1.mgz
+    if len({file.path.with_name(file.stem) for file in best}) == 1:  # T1.nii and T1.mgz
         in_nifti = [file for file in best if file.path.name.lower().endswith((".nii", ".nii.gz"))]
         best = in_nifti or best
     return best[:1] if len(best) > 1 and are_copies([file.path for file in best]) else best
@@ -422,16 +441,16 @@ def _surely_native(files: Sequence[GatheredFile]) -> list[GatheredFile]:
     sure = [
         file
         for file in files
-        if file.reading.modality == "t1" and agent_in_name(stem_of(file.path)) == "without"
+        if file.reading.modality == "t1" and agent_in_name(file.stem) == "without"
     ]
-    names = [spaced(stem_of(file.path)).rstrip() for file in sure]
-    others = [spaced(stem_of(file.path)).rstrip() for file in files if file not in sure]
+    names = [spaced(file.stem).rstrip() for file in sure]
+    others = [spaced(file.stem).rstrip() for file in files if file not in sure]
     is_made = any(name.startswith(other) for name in names for other in others)
     return list(files) if is_made else sure or list(files)
 
 
 def _words_of_label(file: GatheredFile) -> set[str]:
-    names = (stem_of(file.path), file.path.parent.name)
+    names = (file.stem, file.path.parent.name)
     return {word for name in names for word in lower_words(without_accents(name))}
 
 
@@ -444,10 +463,7 @@ def _without_derived(files: Sequence[GatheredFile]) -> list[GatheredFile]:
     names = [
         [
             word
-            for part in (
-                _without_number(stem_of(file.path)),
-                *file.path.parent.relative_to(common).parts,
-            )
+            for part in (_without_number(file.stem), *file.path.parent.relative_to(common).parts)
             for word in lower_words(part)
         ]
         for file in files
@@ -494,12 +510,12 @@ def _masks_among(files: Sequence[GatheredFile]) -> list[GatheredFile]:
 
 def _is_weighted(file: GatheredFile) -> bool:
     """Say whether a diffusion image is the one that is looked at, and not the raw series."""
-    return file.reading.modality == "dwi" and bool(_WEIGHTED & {*lower_words(stem_of(file.path))})
+    return file.reading.modality == "dwi" and bool(_WEIGHTED & {*lower_words(file.stem)})
 
 
 def _is_hardly_weighted(file: GatheredFile) -> bool:
     """Say whether the name of a diffusion image has a low b, as DWI_b50 beside DWI_b800."""
-    words = lower_words(stem_of(file.path))
+    words = lower_words(file.stem)
     return file.reading.modality == "dwi" and any(map(_LOW_B.fullmatch, words))
 
 

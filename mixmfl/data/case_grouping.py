@@ -34,7 +34,7 @@ from mixmfl.data.folder_roles import (
     with_places,
     without_stores,
 )
-from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, spaced
 from mixmfl.data.modalities import Modalities, words_of
 from mixmfl.data.neighbouring_names import (
     called_as_agents,
@@ -174,7 +174,7 @@ def _placed(
 
 def _folder_in_name(file: ImageFile) -> Parts:
     """Return the folder whose name has a number and is in a file's name, as a patient's is."""
-    stem = spaced(stem_of(file.path))
+    stem = spaced(file.stem)
     for depth, part in enumerate(file.parents):
         if re.search(r"\d", part) and spaced(part) in stem:
             return file.parents[: depth + 1]

@@ -199,7 +199,7 @@ def _of_other_times(
     return {
         image.path: _WHICH_DAY.format(names_of([each.path for each in images]))
         for images in by_rest.values()
-        if are_of_other_times([stem_of(each.path) for each in images]) or _mix_parts(images)
+        if are_of_other_times([each.stem for each in images]) or _mix_parts(images)
         for image in images
     }
 
@@ -255,7 +255,7 @@ def _suffix_separates_cases(
         # T1_wk04 and FLAIR_wk12, and nothing else: one patient in pieces, perhaps
         images = [image for mine in by_case.values() for image in mine]
         is_in_pieces = len({image.reading.modality for image in images}) == len(by_case)
-        names = [stem_of(image.path) for image in images]
+        names = [image.stem for image in images]
         return not (is_in_pieces and len(images) == len(by_case) and are_of_other_times(names))
     # an ADC is made of its DWI, and has its number
     modality_sets = [

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mixmfl.data.folder_roles import label_tree_above
-from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, shape_of, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Key, Parts, lower_words, shape_of, spaced
 from mixmfl.data.time_points import begins_with_examination
 
 # folders of what is drawn for radiotherapy
@@ -82,17 +82,13 @@ def _folders_of_labels_alone(files: Sequence[ImageFile]) -> set[Path]:
 def _key_of_label(
     file: ImageFile, key: Key, places: Mapping[Parts, Collection[str]], is_apart: bool
 ) -> Key:
-    """Return the case that a label belongs to.
+    """Return the case of a label, or ``key``, the one that its own place and name tell.
 
-    Args:
-        file: The label.
-        key: The case that its own place and name tell.
-        places: Where cases are, with the rests of their names.
-        is_apart: Whether it lies in a folder of labels, so that names alone tell its case.
+    If it ``is_apart``, in a folder of labels, names alone tell its case.
     """
     place, label_rest = key
     rests = places.get(place, ())
-    for rest in (label_rest, file.reading.head, stem_of(file.path)):
+    for rest in (label_rest, file.reading.head, file.stem):
         if rest in rests:
             return place, rest
     begun = [rest for rest in rests if rest and spaced(label_rest).startswith(spaced(rest))]

@@ -20,7 +20,6 @@ from mixmfl.data.image_files import (
     part_behind_patient,
     shape_of,
     spaced,
-    stem_of,
 )
 from mixmfl.data.modalities import anatomy_in
 from mixmfl.data.sequence_phrases import is_sequence_word, without_accents
@@ -110,7 +109,7 @@ def misplaced(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dict[Pa
                 f"lies in the folder {time!r}, which may be of another examination than the images "
                 "beside that folder"
             )
-        if is_of_another_state(stem_of(file.path), file.parents):
+        if is_of_another_state(file.stem, file.parents):
             doubts[file.path] = "says another state of treatment than the folder it lies in"
         if place and not rest and head and spaced(head) in cases - {spaced(place[-1])}:
             doubts[file.path] = f"begins with {head!r}, the name of another case"
@@ -127,8 +126,8 @@ def _other_named(file: ImageFile, place: Parts, cases: Collection[str]) -> str:
     It has a number, and is neither a word for sequences, as p2 is, nor a time; a name that folders
     around have is none, nor is one behind that of the file's own case.
     """
-    words = lower_words(stem_of(file.path))
-    if spaced(place[-1]) in spaced(stem_of(file.path)):
+    words = lower_words(file.stem)
+    if spaced(place[-1]) in spaced(file.stem):
         return ""
     named = (
         " ".join(words[start:stop])
@@ -158,7 +157,7 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
     doubts: dict[Path, str] = {}
     of_images: dict[Key, str] = {}
     for key, images in _images_by_case(files, key_of).items():
-        names = {image.path: " ".join((*image.parents, stem_of(image.path))) for image in images}
+        names = {image.path: " ".join((*image.parents, image.stem)) for image in images}
         times = {path: time_in(name) for path, name in names.items()}
         timed = [path for path, time in times.items() if time]
         silent = [path for path, time in times.items() if not time]
@@ -172,7 +171,7 @@ def of_doubtful_times(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) ->
     for file in files:
         if not file.reading.is_label or file.reading.is_bids:
             continue
-        stem, beside = stem_of(file.path), of_images.get(key_of[file.path], "")
+        stem, beside = file.stem, of_images.get(key_of[file.path], "")
         time = time_in(stem)
         if beside and time and time not in beside:
             doubts[file.path] = f"tells of an examination ({time!r}) that no image beside it does"
@@ -196,12 +195,12 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
             for path, folders in below.items():
                 if folders:
                     remarks[path] = f"lies in the folder {folders[0]!r} below the other images"
-        ages = {image.path: age_in(stem_of(image.path)) for image in images}
+        ages = {image.path: age_in(image.stem) for image in images}
         if not all(ages.values()):
             for path, age in ages.items():
                 if age:
                     remarks[path] = f"is called {age!r}, and the other images are not"
-        fields = {image.path: field_strength_in(stem_of(image.path)) for image in images}
+        fields = {image.path: field_strength_in(image.stem) for image in images}
         if len({*fields.values()} - {""}) > 1:
             for path, field in fields.items():
                 if field:
@@ -216,7 +215,7 @@ def remarks_about(files: Sequence[ImageFile], key_of: Mapping[Path, Key]) -> dic
                 remarks[image.path] = f"no other image is called {' '.join(sorted(mine))!r}"
     see = "see that it is of the same examination"
     images = [file for file in files if file.reading.modality]
-    own = {f.path: remark_on(stem_of(f.path)[len(f.reading.head) :]) for f in images}
+    own = {f.path: remark_on(f.stem[len(f.reading.head) :]) for f in images}
     own |= {path: f"{text}; {see}" for path, text in remarks.items()}
     labels = [file for file in files if file.reading.is_label]
     return own | _remarks_about_labels(labels, key_of, images_of)
@@ -234,9 +233,9 @@ def _remarks_about_labels(
     remarks: dict[Path, str] = {}
     for label in labels:
         key = key_of[label.path]
-        beside = (stem_of(image.path) for image in images_of.get(key, ()))
+        beside = (image.stem for image in images_of.get(key, ()))
         known = lower_words(" ".join((*key[0], key[1], *beside)))
-        words = lower_words(" ".join((*label.parents[len(key[0]) :], stem_of(label.path))))
+        words = lower_words(" ".join((*label.parents[len(key[0]) :], label.stem)))
         words = [word for word in words if word not in known]
         if remark := remark_on(" ".join(words)):
             remarks[label.path] = remark
@@ -274,7 +273,7 @@ def brought_to_other_states(files: Sequence[ImageFile]) -> dict[Path, str]:
     return {
         file.path: "another state of treatment, registered to that of its folder"
         for file in files
-        if file.reading.processing and is_of_another_state(stem_of(file.path), file.parents)
+        if file.reading.processing and is_of_another_state(file.stem, file.parents)
     }
 
 
@@ -387,6 +386,6 @@ def _of_no_patient(
         and file.path.parent != folder
         and len(file.parents) + 1 < len(file.path.relative_to(folder).parts)
     ]
-    stems = {stem_of(file.path) for file in named}
+    stems = {file.stem for file in named}
     asked = len(stems) > 1 and all(map(may_be_name, stems))
     return [file.path for file in named] if asked else []

@@ -82,6 +82,10 @@ class Case:
         """Return the images that are single files, as all images of ``find_cases`` are."""
         return {name: path for name, path in self.images.items() if isinstance(path, Path)}
 
+    def with_warnings(self, warnings: Iterable[str]) -> "Case":
+        """Return the case with further doubts."""
+        return replace(self, warnings=(*self.warnings, *warnings))
+
     def only(self, modalities: Collection[str]) -> "Case":
         """Return the case with its images of some modalities alone."""
         images = {name: image for name, image in self.images.items() if name in modalities}
@@ -173,7 +177,6 @@ class FolderCases:
     Attributes:
         cases: Usable cases, sorted by name.
         refused: Cases that cannot be used, sorted by name.
-        ignored: Image files beside cases that are neither a known modality nor a label.
         layout: The layout by which the files were grouped.
         labels: The label description of the folder's own dataset.json, if there is one.
         folder: The folder that was searched.
@@ -183,7 +186,6 @@ class FolderCases:
 
     cases: tuple[Case, ...]
     refused: tuple[Refused, ...]
-    ignored: tuple[Path, ...]
     layout: str
     labels: Labels | None
     folder: Path
@@ -248,13 +250,6 @@ def find_cases(
     _correct(drafts, folder, mapping or {})
 
     cases, refused, records = _choose(drafts, folder, labels_needed, patients)
-    aside = {each.path for each in records if not each.modality}
-    ignored = tuple(
-        file.path
-        for case in cases
-        for file in drafts[case.name].files
-        if file.path in aside and not file.reading.is_known
-    )
     cases, more = _with_unread(cases, folder, modalities)
     images = {case.name: [*case.files.values()] for case in cases}
     masks = {case.name: [case.label] for case in cases if isinstance(case.label, Path)}
@@ -265,14 +260,7 @@ def find_cases(
     cases = with_shared_images(cases, named(shared_images(images)))
     cases = _with_shared(cases, named(shared_files(masks)), "mask")
     return FolderCases(
-        tuple(cases),
-        tuple(refused),
-        ignored,
-        layout,
-        labels,
-        folder,
-        _masks(drafts),
-        (*records, *more),
+        tuple(cases), tuple(refused), layout, labels, folder, _masks(drafts), (*records, *more)
     )
 
 
@@ -339,21 +327,13 @@ def _choose(
             refused.append(Refused(name, fault))
         else:
             person = patients.get(name, "")
-            cases.append(
-                Case(
-                    name,
-                    dict(chosen.images),
-                    chosen.label,
-                    warnings=(*chosen.warnings, *doubts_of_patient(name)),
-                    person=person,
-                )
-            )
+            warnings = (*chosen.warnings, *doubts_of_patient(name))
+            images = dict(chosen.images)
+            cases.append(Case(name, images, chosen.label, warnings=warnings, person=person))
         given = {file.path for file in draft.files if file.given}
         records += [
             replace(
-                each,
-                case=name,
-                is_open=(each.is_open or bool(fault)) and each.path not in given,
+                each, case=name, is_open=(each.is_open or bool(fault)) and each.path not in given
             )
             for each in chosen.records
         ]
@@ -397,7 +377,7 @@ def _with_notes(cases: Sequence[Case], others: Sequence[Path], folder: Path) -> 
             for note in notes
             if any(note.parent in file.parents for file in files)
         ]
-        warned.append(replace(case, warnings=(*case.warnings, *warnings)))
+        warned.append(case.with_warnings(warnings))
     return warned
 
 
@@ -466,7 +446,7 @@ def _single(file: Path, modalities: Modalities, mapping: Mapping[str, MappingEnt
     _correct(drafts, file.parent, own)
     cases, refused, records = _choose(drafts, file.parent, labels_needed=False, patients={})
     return FolderCases(
-        tuple(cases), tuple(refused), (), "a single file", None, file, records=tuple(records)
+        tuple(cases), tuple(refused), "a single file", None, file, records=tuple(records)
     )
 
 
@@ -527,9 +507,7 @@ def _with_unread(
         records.append(FileRecord(path, why, owner))
         if owner and modality:
             warnings[owner].append(f"{inside(path, folder)}: {why}")
-    return [
-        replace(case, warnings=(*case.warnings, *warnings.get(case.name, ()))) for case in cases
-    ], records
+    return [case.with_warnings(warnings[case.name]) for case in cases], records
 
 
 def with_shared_images(
@@ -568,9 +546,7 @@ def _with_shared(
             warnings[name].append(
                 f"{own}: is the same {what} as {', '.join(others)} of another case; see whose it is"
             )
-    return [
-        replace(case, warnings=(*case.warnings, *warnings.get(case.name, ()))) for case in cases
-    ]
+    return [case.with_warnings(warnings[case.name]) for case in cases]
 
 
 def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
@@ -588,7 +564,7 @@ def _draft_from_names(folder: Path, grouped: Grouped) -> dict[str, Draft]:
             file_name = replace(file_name.set_aside(why_excluded), is_nobodys=True)
         draft = drafts[name]
         draft.add(file.path, file_name)
-        if CHANNEL_FILE.fullmatch(stem_of(file.path)):
+        if CHANNEL_FILE.fullmatch(file.stem):
             draft.hint = HOW_TO_DESCRIBE
     for name, faults in grouped.faults.items():
         drafts[name].faults += faults

@@ -109,10 +109,7 @@ _LABEL_TREES = tuple(
 )  # fmt: skip
 
 # what programs write beside the masks that they predict
-_RECORDS = {
-    "mixmfl": ("cases.json", "cases.csv"),
-    "nnU-Net": ("predict_from_raw_data_args.json",),
-}
+_RECORDS = {"mixmfl": ("cases.json", "cases.csv"), "nnU-Net": ("predict_from_raw_data_args.json",)}
 
 # in the folder of a BIDS data set; the last is what dcm2bids leaves
 _NO_DATA = {"sourcedata", "code", "stimuli", "phenotype", "tmp_dcm2bids"}
@@ -458,12 +455,8 @@ def _home(
 ) -> Parts:
     """Return a file's folders without those that sort by kind.
 
-    Args:
-        file: The file.
-        modalities: Known modalities.
-        patients: Folders that are a patient's although their names say a kind.
-        processed: Folders of images that were made of others.
-        groups: Folders of several patients although their names say a kind.
+    Those of ``patients`` and of ``groups`` of them do not, although their names say a kind; those
+    of ``processed`` images do.
     """
 
     def is_sorting(depth: int) -> bool:
@@ -522,11 +515,11 @@ def named_by_folder(
     """
     below = Counter(place for file in files for place in file.path.parents)
     # T1/p1.nii.gz and T1/p2.nii.gz: so FLAIR/p1.nii.gz, alone in its folder, is of p1
-    shared = {stem_of(file.path) for file in files if below[file.path.parent] > 1}
+    shared = {file.stem for file in files if below[file.path.parent] > 1}
     # site/T1/anna, site/T1/bert and site/FLAIR/anna: patients, whom both folders have
-    names = Counter((file.path.parent.parent, stem_of(file.path)) for file in files)
+    names = Counter((file.path.parent.parent, file.stem) for file in files)
     labelled = {
-        (file.path.parent.parent, stem_of(file.path))
+        (file.path.parent.parent, file.stem)
         for file in files
         if file.reading.is_label and below[file.path.parent] > 1
     }  # site1/labels/001 and site1/labels/002
@@ -534,7 +527,7 @@ def named_by_folder(
         file.path
         for file in files
         if below[file.path.parent] > 1
-        and names[name := (file.path.parent.parent, stem_of(file.path))] > 1
+        and names[name := (file.path.parent.parent, file.stem)] > 1
         and (name in labelled or may_be_name(re.sub(r"\d+", "", name[1])))
     }
     twins = Counter(place.name for place in {file.path.parent for file in files})
@@ -579,10 +572,10 @@ def _named_by_its_folder(
         name = OF_ARCHIVE.sub(r"\1", composed(place.name))
         above, alone = read_name(name, modalities), below[place] == 1
         parents = tuple(map(composed, place.relative_to(folder).parts[:-1]))
-        tail = _words_of_kind(stem_of(file.path))
+        tail = _words_of_kind(file.stem)
         if above.modality and not above.case and (alone or not home or tail or file.path in people):
             # T1/p01_post and T1/p01_brain are read as p01_T1_post and p01_T1_brain
-            stem = stem_of(file.path)
+            stem = file.stem
             patient = stem[: len(stem) - len(tail)].rstrip(" _-.")
             is_patient = not alone or (not home and stem in shared)
             reading = read_name("_".join(filter(None, (patient, name, tail))), modalities)

@@ -18,13 +18,7 @@ from mixmfl.core.text import each_once, plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
 from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
-from mixmfl.data.grid import (
-    Grid,
-    canonical_grid,
-    grid_difference,
-    is_on_qform,
-    to_canonical,
-)
+from mixmfl.data.grid import Grid, canonical_grid, grid_difference, is_on_qform, to_canonical
 from mixmfl.data.grid_doubts import doubts_of_grid
 from mixmfl.data.image import Source
 from mixmfl.data.label_doubts import doubts_about

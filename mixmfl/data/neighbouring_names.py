@@ -14,12 +14,7 @@ from mixmfl.data.contrast_agent import (
     names_examination_of,
 )
 from mixmfl.data.file_names import FITS_LABEL, FileName, read_name
-from mixmfl.data.folder_roles import (
-    ANY_IMAGE,
-    KIND_FOLDERS,
-    is_native_space,
-    is_of_originals,
-)
+from mixmfl.data.folder_roles import ANY_IMAGE, KIND_FOLDERS, is_native_space, is_of_originals
 from mixmfl.data.image import may_be_labels
 from mixmfl.data.image_files import (
     ImageFile,
@@ -29,6 +24,7 @@ from mixmfl.data.image_files import (
     shape_of,
     spaced,
     stem_of,
+    with_readings,
 )
 from mixmfl.data.modalities import LABEL, LABEL_WORDS, Modalities, words_of
 from mixmfl.data.sequence_phrases import is_sequence_word, meaning_of, without_accents
@@ -62,7 +58,7 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
     """
 
     def patterns(file: ImageFile, counted: re.Pattern[str]) -> set[tuple[Path, str]]:
-        stem, folder = stem_of(file.path).lower(), file.path.parent
+        stem, folder = file.stem.lower(), file.path.parent
         return {
             (
                 folder.parent if folder.name.lower() == each[0] else folder,
@@ -85,7 +81,7 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
     def has_time_before(file: ImageFile) -> bool:
         """Say whether another sequence follows the patient and the time: P1/T1/P1_T1_FLAIR."""
         folder = file.path.parent
-        before, name = f"{folder.parent.name}_t1_".lower(), stem_of(file.path).lower()
+        before, name = f"{folder.parent.name}_t1_".lower(), file.stem.lower()
         following = read_words(name.removeprefix(before)).modality
         is_in_folder = folder.name.lower() == "t1" and name.startswith(before)
         return is_in_folder and following not in ("", file.reading.modality)
@@ -94,12 +90,12 @@ def with_time_points(files: Sequence[ImageFile]) -> list[ImageFile]:
         "has a T1 or T2 that may be a time point, as its folders say, or another name with a T0, "
         "T2 or T3 in its place"
     )
-    return [
-        replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
-        if file.reading.modality and (times & patterns(file, _T1_OR_T2) or has_time_before(file))
-        else file
+    read = {
+        file.path: replace(file.reading, modality=None, doubt=doubt)
         for file in files
-    ]
+        if file.reading.modality and (times & patterns(file, _T1_OR_T2) or has_time_before(file))
+    }
+    return with_readings(files, read)
 
 
 def with_names_of_folders(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
@@ -114,7 +110,7 @@ def with_names_of_folders(files: Sequence[ImageFile], modalities: Modalities) ->
     read: dict[Path, FileName] = {}
     for folder, mine in in_folder.items():
         begin = re.compile(rf"(?i)((?:.*?[ _.-])?{folder.name})[ _.-]+(.+)")
-        parts = [begin.fullmatch(stem_of(file.path)) for file in mine]
+        parts = [begin.fullmatch(file.stem) for file in mine]
         apart = {
             file.path: (part[1], read_name(part[2], modalities))
             for file, part in zip(mine, parts, strict=True)
@@ -124,7 +120,7 @@ def with_names_of_folders(files: Sequence[ImageFile], modalities: Modalities) ->
         kinds = {reading.modality for _, reading in apart.values()} - {None}
         if len(apart) == len(mine) and len(cases) == 1 and len(kinds) > 2:
             read |= {path: replace(r, case=case, head=case) for path, (case, r) in apart.items()}
-    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
+    return with_readings(files, read)
 
 
 def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -133,10 +129,10 @@ def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
     Beside CT or CT2 it may be a computed tomography, and beside AT1 or ST1 a coronal T1. Where one
     patient's is beside T1, so are those of the same name without a T1 beside them.
     """
-    names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
+    names = {(file.path.parent, file.stem.lower()) for file in files}
 
     def beside(file: ImageFile) -> set[str]:
-        parts = _CT1.split(stem_of(file.path).lower())
+        parts = _CT1.split(file.stem.lower())
         if not file.reading.doubt or len(parts) != 2:
             return {"no CT1"}
         return {each for each in _BESIDE_CT1 if (file.path.parent, each.join(parts)) in names}
@@ -151,26 +147,25 @@ def with_ct1(files: Sequence[ImageFile]) -> list[ImageFile]:
         if not found
         and (not folders.isdisjoint(path.parents) or shape_of(stem_of(path)) in names_of_t1c)
     }
-    return [
-        replace(file, reading=replace(file.reading, modality="t1c", doubt=""))
-        if file.path in is_t1c
-        else file
+    read = {
+        file.path: replace(file.reading, modality="t1c", doubt="")
         for file in files
-    ]
+        if file.path in is_t1c
+    }
+    return with_readings(files, read)
 
 
 def with_short_flair(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
     """Read FL and FLA beside T1 of the same name as FLAIR, as pipelines for gliomas write it."""
-    names = {(file.path.parent, stem_of(file.path).lower()) for file in files}
-    read = []
+    names = {(file.path.parent, file.stem.lower()) for file in files}
+    read = {}
     for file in files:
-        stem, reading = stem_of(file.path), file.reading
-        parts = _FL.split(stem.lower())
+        parts = _FL.split(file.stem.lower())
         beside = {(file.path.parent, t1.join(parts)) for t1 in ("t1", "t1w", "t1n")}
-        if len(parts) == 2 and not (reading.is_known or reading.aside) and names & beside:
-            file = replace(file, reading=read_name(_FL.sub("flair", stem), modalities))
-        read.append(file)
-    return read
+        is_open = not (file.reading.is_known or file.reading.aside)
+        if len(parts) == 2 and is_open and names & beside:
+            read[file.path] = read_name(_FL.sub("flair", file.stem), modalities)
+    return with_readings(files, read)
 
 
 def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
@@ -186,14 +181,14 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
         (place, spaced(_without_first(name, ANY_IMAGE | {"image"}))): file
         for file in files
         if file.reading.modality
-        for name in (stem_of(file.path), file.reading.head)
+        for name in (file.stem, file.reading.head)
         for place in (file.path.parent, None)
     }
     label_words = set(LABEL_WORDS)
     holding_labels: dict[Path, bool] = {}
 
     def image_of(file: ImageFile) -> ImageFile | None:
-        stem, folder = stem_of(file.path).lower(), file.path.parent
+        stem, folder = file.stem.lower(), file.path.parent
         if file.reading.is_bids or file.reading.aside:
             return None
         rest = _without_first(stem, label_words)
@@ -210,13 +205,12 @@ def with_labels_before(files: Sequence[ImageFile], modalities: Modalities) -> li
             holding_labels[folder] = may_be_labels(file.path)
         return elsewhere if holding_labels.get(folder, True) else None
 
-    read = []
-    for file in files:
-        if image := image_of(file):
-            case = image.reading.case
-            file = replace(file, reading=FileName(case, is_label=True, head=image.reading.head))
-        read.append(file)
-    return read
+    read = {
+        file.path: FileName(image.reading.case, is_label=True, head=image.reading.head)
+        for file in files
+        if (image := image_of(file))
+    }
+    return with_readings(files, read)
 
 
 def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -227,23 +221,22 @@ def with_numbered_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     """
 
     def numbered(file: ImageFile) -> list[str]:
-        return [word for word in lower_words(stem_of(file.path)) if _NUMBERED.fullmatch(word)]
+        return [word for word in lower_words(file.stem) if _NUMBERED.fullmatch(word)]
 
     counted = {
         file.path.parent
         for file in files
         if any(not is_sequence_word(word) for word in numbered(file))
     }
-    read = []
+    read = {}
     for file in files:
         reading = file.reading
         lost = [word for word in numbered(file) if word not in lower_words(reading.case)]
         is_unnamed = not (reading.is_bids or re.search(r"\d", reading.case))
         if lost and file.path.parent in counted and reading.is_known and is_unnamed:
             case = "_".join(filter(None, (reading.case, *lost)))
-            file = replace(file, reading=replace(reading, case=case))
-        read.append(file)
-    return read
+            read[file.path] = replace(reading, case=case)
+    return with_readings(files, read)
 
 
 def with_techniques_before(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -265,7 +258,7 @@ def with_techniques_before(files: Sequence[ImageFile]) -> list[ImageFile]:
             base = reading.head[: reading.head.rindex(words.pop())].rstrip(" _-.")
             mine, others = kinds[folder, reading.head], kinds.get((folder, base), set())
             if others and mine.isdisjoint(others):
-                meant = read_words(stem_of(file.path)[len(base) :])
+                meant = read_words(file.stem[len(base) :])
                 case = (base + reading.case[len(reading.head) :]).lstrip("_")
                 named = replace(reading, case=case, head=base)
                 return named.set_aside(meant.set_aside) if meant.set_aside else named
@@ -288,7 +281,7 @@ def with_patients_called_as_labels(
     """
     readings: dict[tuple[Path, str], dict[Path, FileName]] = defaultdict(dict)
     for file in files:
-        words = words_of(stem_of(file.path))
+        words = words_of(file.stem)
         if file.reading.doubt.startswith(FITS_LABEL) and words[0][-1].isdecimal():
             first, reading = words[0], read_name("_".join(words[1:]), modalities)
             if reading.modality and not reading.case:
@@ -300,7 +293,7 @@ def with_patients_called_as_labels(
         if len({each.modality for each in mine.values()}) > 1
         for path, reading in mine.items()
     }
-    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
+    return with_readings(files, read)
 
 
 def with_subjects(files: Sequence[ImageFile], modalities: Modalities) -> list[ImageFile]:
@@ -308,10 +301,10 @@ def with_subjects(files: Sequence[ImageFile], modalities: Modalities) -> list[Im
 
     So ``Sub_Anna_T1`` is beside ``Sub_Anna_FLAIR``; beside ``Anna_T1`` it is a subtraction.
     """
-    stems = {(file.path.parent, stem_of(file.path)) for file in files}
+    stems = {(file.path.parent, file.stem) for file in files}
     readings: dict[tuple[Path, str], dict[Path, FileName]] = defaultdict(dict)
     for file in files:
-        match = _SUB.fullmatch(stem_of(file.path))
+        match = _SUB.fullmatch(file.stem)
         if match and file.reading.aside == "subtraction":
             reading = read_name(match[2], modalities)
             if reading.modality and reading.head and (file.path.parent, match[2]) not in stems:
@@ -324,7 +317,7 @@ def with_subjects(files: Sequence[ImageFile], modalities: Modalities) -> list[Im
         if not {each.modality for each in mine.values()} <= {"t1", "t1c"}
         for path, reading in mine.items()
     }
-    return [replace(file, reading=read[file.path]) if file.path in read else file for file in files]
+    return with_readings(files, read)
 
 
 def with_parts_of_dixon(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -337,12 +330,12 @@ def with_parts_of_dixon(files: Sequence[ImageFile]) -> list[ImageFile]:
     for file in files:
         if file.parents and file.reading.modality and not file.reading.is_bids:
             name = spaced(file.parents[-1]).strip()
-            image = file.parents[:-1], shape_of(stem_of(file.path))
+            image = file.parents[:-1], shape_of(file.stem)
             beside[image][name] = _PARTS_OF_DIXON.get(name, "")
     read = []
     for file in files:
         above, name = file.parents[:-1], spaced("".join(file.parents[-1:])).strip()
-        folders = beside.get((above, shape_of(stem_of(file.path))), {})
+        folders = beside.get((above, shape_of(file.stem)), {})
         parts = {each for each in folders.values() if each}
         spoken = {each for each, part in folders.items() if part} - _IN_AND_OUT
         is_dixon = len(parts) > 1 and bool(spoken)
@@ -386,7 +379,7 @@ def called_as_agents(files: Sequence[ImageFile], modalities: Modalities) -> set[
     names: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
         if file.parents and file.reading.modality and not file.reading.case:
-            names[file.parents].add(stem_of(file.path).lower())
+            names[file.parents].add(file.stem.lower())
 
     def is_of_agent(part: str) -> bool:
         return agent_in(part) in ("with", "without") and not is_native_space(part)
@@ -413,18 +406,18 @@ def with_words_of_patients(files: Sequence[ImageFile]) -> list[ImageFile]:
     others: dict[Parts, set[str]] = defaultdict(set)
     for file in files:
         if file.reading.modality not in (None, "t1", "t1c"):
-            others[file.home].update(lower_words(without_accents(stem_of(file.path))))
+            others[file.home].update(lower_words(without_accents(file.stem)))
 
     def around(file: ImageFile) -> set[str]:
         above = file.home[:-1]  # of a folder per image
         return others[file.home] | (others[above] if above else set())
 
-    return [
-        replace(file, reading=replace(file.reading, modality="t1", doubt="", unknown=()))
-        if file.reading.unknown and around(file).issuperset(file.reading.unknown)
-        else file
+    read = {
+        file.path: replace(file.reading, modality="t1", doubt="", unknown=())
         for file in files
-    ]
+        if file.reading.unknown and around(file).issuperset(file.reading.unknown)
+    }
+    return with_readings(files, read)
 
 
 def with_agent_of_folder(
@@ -451,7 +444,7 @@ def with_agent_of_folder(
         if file.parents in people:
             agent = "unclear"
         reading = file.reading
-        own = agent_in_name(stem_of(file.path))
+        own = agent_in_name(file.stem)
         doubt = f"says {reading.modality}, and the folder {part!r} tells of a contrast agent"
         if reading.is_bids or reading.modality not in ("t1", "t1c"):
             pass
@@ -498,12 +491,12 @@ def with_agents_alone(files: Sequence[ImageFile], folder: Path) -> list[ImageFil
         is_open = not (reading.is_known or reading.aside or reading.doubt or reading.is_bids)
         return is_open and is_of_patient
 
-    return [
-        replace(file, reading=replace(file.reading, doubt=doubt))
-        if is_silent(file) and any(map(agent_in, words_of(stem_of(file.path))[-1:]))
-        else file
+    read = {
+        file.path: replace(file.reading, doubt=doubt)
         for file in files
-    ]
+        if is_silent(file) and any(map(agent_in, words_of(file.stem)[-1:]))
+    }
+    return with_readings(files, read)
 
 
 def with_patients_called_as_agents(files: Sequence[ImageFile]) -> list[ImageFile]:
@@ -517,26 +510,19 @@ def with_patients_called_as_agents(files: Sequence[ImageFile]) -> list[ImageFile
             by_case[file.home, file.reading.case].append(file)
     patient_of: dict[Path, str] = {}
     for mine in by_case.values():
-        words = [dict.fromkeys(lower_words(stem_of(file.path))) for file in mine]
+        words = [dict.fromkeys(lower_words(file.stem)) for file in mine]
         kinds = {file.reading.modality for file in mine}
         shared = [word for word in words[0] if all(word in each for each in words)]
         names = [word for word in shared if agent_in(word) == "with"]
         signs = any(each.keys() & AFTER for each in words)
-        if (
-            "t1c" in kinds
-            and len(kinds) > 1
-            and "t1" not in kinds
-            and len(names) == 1
-            and not signs
-        ):
+        is_open = "t1c" in kinds and len(kinds) > 1 and "t1" not in kinds
+        if is_open and len(names) == 1 and not signs:
             patient_of.update({file.path: names[0] for file in mine})
-    decided = []
+    read = {}
     for file in files:
         if name := patient_of.get(file.path):
-            reading = replace(file.reading, case=name, head=name)
+            reading = read[file.path] = replace(file.reading, case=name, head=name)
             if reading.modality == "t1c":
                 doubt = f"has {name!r}, as all names beside it: a contrast agent, or the patient"
-                reading = replace(reading, modality=None, doubt=doubt)
-            file = replace(file, reading=reading)
-        decided.append(file)
-    return decided
+                read[file.path] = replace(reading, modality=None, doubt=doubt)
+    return with_readings(files, read)

@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -318,9 +318,14 @@ def _shape(path: Path, header: Any) -> tuple[int, int, int]:
     sizes = sizes[:number]
     if min(sizes) < 1:
         raise not_an_image(path, f"its header has {' x '.join(map(str, sizes))} voxels")
-    if number < 3 or any(size != 1 for size in sizes[3:]):
+    return shape_of_volume(path, sizes)
+
+
+def shape_of_volume(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape (Z, Y, X) of a file's sizes along X, Y, Z and axes of one entry."""
+    if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
         raise DataError(
-            f"{path}: is {number}-dimensional, {' x '.join(map(str, sizes))} voxels; "
+            f"{path}: is {len(sizes)}-dimensional, {' x '.join(map(str, sizes))} voxels; "
             "needed is one three-dimensional volume per file"
         )
     x, y, z = sizes[:3]

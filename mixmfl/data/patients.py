@@ -214,10 +214,7 @@ def _crowded(all_folders: Iterable[Sequence[str]]) -> set[tuple[str, ...]]:
 
 
 def _parts_at(
-    folders: Sequence[str],
-    rest: str,
-    kinds: Collection[str],
-    crowded: Collection[tuple[str, ...]],
+    folders: Sequence[str], rest: str, kinds: Collection[str], crowded: Collection[tuple[str, ...]]
 ) -> tuple[str, ...]:
     """Return the names of folders and files that may tell the patient of a case, the last most."""
     # p1/T1_1 and p1/T1_2 are of p1, perhaps

@@ -56,10 +56,7 @@ _WITH_SKULL, _WITHOUT_SKULL = (
         rf"(?i)(?<![^\W_]){before}{_SPACE}(?:the|el|le|il|de)?{_SPACE}{_SKULL}"
         rf"(?![^\W_])(?!{_SPACE}bas)"
     )
-    for before in (
-        "(?:with|w|mit|avec|con|met)",
-        "(?:without|w/?o|no|ohne|sans|sin|senza|zonder)",
-    )
+    for before in ("(?:with|w|mit|avec|con|met)", "(?:without|w/?o|no|ohne|sans|sin|senza|zonder)")
 )
 _REWRITTEN = (
     # of the skull, and not of an agent

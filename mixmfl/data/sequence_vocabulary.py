@@ -31,27 +31,27 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     """),
     "flair": _phrases("""
         flair, flairw, eflair, sflair, t2f, dark fluid, darkfluid, dark fl, da fl, dafl, fluid
-        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair,
-        水抑制, 压水, 抑水
+        dark, dark fluids, dark flu, fluid attenuated, darkfl, vflair, flair3d, t2flair, 水抑制,
+        压水, 抑水
     """),
     "t2star": _phrases("""
         t2star, t2 star, t2starw, t2 star w, t2starwi, t2 star wi, t2 s, t2stern, hemo, haemo,
-        heme, t2 stern, t2 etoile, t2 estrella, t2 estrela, t2 stella, t2 ster, t2 asterisk,
-        t2 asterisco, hemoflash, mpgr, medic, merge, t2 hemo, star t2
+        heme, t2 stern, t2 etoile, t2 estrella, t2 estrela, t2 stella, t2 ster, t2 asterisk, t2
+        asterisco, hemoflash, mpgr, medic, merge, t2 hemo, star t2
     """),
     "swi": _phrases("""
         swi, swan, ven bold, sven bold, venous bold, susceptibility weighted, swip, venobold,
         venbold, swi images, vensuz, suszeptibilitat, qsm swi
     """),
     "pd": _phrases("""
-        pd, pdw, pdwi, pdweighted, pd weighted, proton density, protondensity,
-        densite de protons, dp, protonendichte,
-        densite protonique, densita protonica, densidad protonica, densidad de protones
+        pd, pdw, pdwi, pdweighted, pd weighted, proton density, protondensity, densite de protons,
+        dp, protonendichte, densite protonique, densita protonica, densidad protonica, densidad de
+        protones
     """),
     "dwi": _phrases("""
-        dwi, edwi, sdwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace,
-        ep2d diff, b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi,
-        resolve, dwib1000
+        dwi, edwi, sdwi, dw, diff, diffusion, diffusione, difusion, diffusie, tracew, trace, ep2d
+        diff, b1000, b 1000, b800, b900, b1200, hbv, high b, high b value, isotropic dwi, resolve,
+        dwib1000
     """),
     "adc": _phrases("""
         adc, adcmap, adc map, dadc, dadc map, apparent diffusion coefficient, carto adc,
@@ -64,17 +64,17 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     "screen shot": _phrases("""
         screen save, screensave, screenshot, screen shot, thumbnail, preview, montage, annotated,
         annotations, bildschirmfoto, capture d ecran, captura, measurements, messungen,
-        phoenixzipreport, phoenix, key images, secondary capture, exam card, examcard, dose
-        report, protocol page, report
+        phoenixzipreport, phoenix, key images, secondary capture, exam card, examcard, dose report,
+        protocol page, report
     """),
     "result of a program": _phrases("""
         neuroquant, lesionquant, icobrain, icometrix, mdbrain, ai rad, airad, quantib, qyscore,
         qynapse, cneuro, combinostics, pixyl, biometrica, jung diagnostics, subtlemr, subtlegad,
-        subtle mr, subtle gad, swiftmr, brainlab, olea sphere, oleasphere, lesiontracking,
-        lesion tracking, lesion overlay, plus lesion, plus lesions, morphometry, morphometrie,
-        onq, volbrain, vuno, deepbrain, neurophet, airascore, mint lesion, ai result,
-        ai results, results, result, ergebnis, ergebnisse, mm oncology, syngo via, colored,
-        coloured, color coded, rgb
+        subtle mr, subtle gad, swiftmr, brainlab, olea sphere, oleasphere, lesiontracking, lesion
+        tracking, lesion overlay, plus lesion, plus lesions, morphometry, morphometrie, onq,
+        volbrain, vuno, deepbrain, neurophet, airascore, mint lesion, ai result, ai results,
+        results, result, ergebnis, ergebnisse, mm oncology, syngo via, colored, coloured, color
+        coded, rgb
     """),
     "localiser": _phrases("""
         localizer, localiser, localizers, localisers, loc, scout, scouts, survey, 3plane, 3 plane,
@@ -89,14 +89,14 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         scan, shim, coilsurvey, kalibrierung, calibrage, quickcal, setter
     """),
     "subtraction": _phrases("""
-        delta t1, t1 delta, deltat1, dt1,
-        sub, subs, subtr, subtract, subtracted, subtraction, subtraktion, soustraction,
-        sustraccion, sottrazione, subtractie, difference, subtractions, substraction
+        delta t1, t1 delta, deltat1, dt1, sub, subs, subtr, subtract, subtracted, subtraction,
+        subtraktion, soustraction, sustraccion, sottrazione, subtractie, difference, subtractions,
+        substraction
     """),
     "projection": _phrases("""
-        mip, mips, minip, mpmip, projection, projection image, projections, proj, volume
-        rendering, vol render, vrt, curved mpr, radial mip, collapse, collapsed, pjn, vr,
-        3d rendering, thickmip
+        mip, mips, minip, mpmip, projection, projection image, projections, proj, volume rendering,
+        vol render, vrt, curved mpr, radial mip, collapse, collapsed, pjn, vr, 3d rendering,
+        thickmip
     """),
     "spectroscopy": _phrases("""
         mrs, csi, svs, spectro, spectroscopy, spektroskopie, spectroscopie, mrsi, press, steam,
@@ -104,10 +104,9 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     """),
     "angiography": _phrases("""
         tof, 3dtof, 2dtof, time of flight, mra, mrv, mrangio, angio, angiography, angiographie,
-        angiografia,
-        angiogram, venogram, venography, inhance, trance, inflow, pca, pc3d, cemra, ce mra, phase
-        contrast, phasecontrast, pc mrv, arm, 3dpc, pcmra, tofs, circle of willis, 3d pc, 2d pc,
-        pc angio, ceangio, bloodflow, flow, qflow, fl tof, toff, venc, angiotof, tricks
+        angiografia, angiogram, venogram, venography, inhance, trance, inflow, pca, pc3d, cemra, ce
+        mra, phase contrast, phasecontrast, pc mrv, arm, 3dpc, pcmra, tofs, circle of willis, 3d
+        pc, 2d pc, pc angio, ceangio, bloodflow, flow, qflow, fl tof, toff, venc, angiotof, tricks
     """),
     "field map": _phrases("""
         fieldmap, field map, fieldmapping, field mapping, fmap, b0map, b0 map, topup, phasediff,
@@ -125,13 +124,12 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         fcmri
     """),
     "dynamic": _phrases("""
-        dce, dyn, dynamic, dynamisch, dynamique, dinamico, dinamica, twist, disco, grasp,
-        dynamics, time resolved, 4d, cine, dinamic, twistvibe, dynamiek
+        dce, dyn, dynamic, dynamisch, dynamique, dinamico, dinamica, twist, disco, grasp, dynamics,
+        time resolved, 4d, cine, dinamic, twistvibe, dynamiek
     """),
     "diffusion map": _phrases("""
-        fa, colfa, fractional anisotropy, tensor, eadc, exp adc, expadc, exponential,
-        tractography, color fa, fa map, tracts, md map, exponential adc, expapparent, eapparent,
-        fractional
+        fa, colfa, fractional anisotropy, tensor, eadc, exp adc, expadc, exponential, tractography,
+        color fa, fa map, tracts, md map, exponential adc, expapparent, eapparent, fractional
     """),
     "diffusion tensor series": _phrases("""
         dti, hardi, noddi, dsi, dki, dwi dti, diffdirs, multishell, dtiep
@@ -141,24 +139,21 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
         transfer, cest, aptw, apt, mtw
     """),
     "map": _phrases("""
-        snr, cnr,
-        t1map, t2map, t1 map, t2 map, t1 mapping, t2 mapping, t1 images, t2 images, relaxometry,
-        r2star, r2s, t1rho, t1 rho, qt1, qt2, mwf, qsm, t2star map, r1 map, r2 map, r1map, r2map,
-        pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map, maps, t2 maps,
-        t1 maps, quant, quantitative, quantitativ, quantitatif, cuantitativo, quantitativo,
-        parametric, calc, calculated, berechnet, calct1, calct2, cpmg, relax, relaxation,
-        threshold, thresholded,
-        relaxation time, fat fraction, fat frac, fatfrac, fatfraction, fat percentage, pdff,
-        bias field, biasfield, snr map, prob, probs, probability, probmap, uncertainty, entropy,
-        heatmap, saliency, residual, error, edges, ratio, dividedby, corticalthickness, cortical
-        thickness, logjacobian, log jacobian
+        snr, cnr, t1map, t2map, t1 map, t2 map, t1 mapping, t2 mapping, t1 images, t2 images,
+        relaxometry, r2star, r2s, t1rho, t1 rho, qt1, qt2, mwf, qsm, t2star map, r1 map, r2 map,
+        r1map, r2map, pdmap, pd map, molli, despot, t2 relaxation, t1 relaxation, myomaps, map,
+        maps, t2 maps, t1 maps, quant, quantitative, quantitativ, quantitatif, cuantitativo,
+        quantitativo, parametric, calc, calculated, berechnet, calct1, calct2, cpmg, relax,
+        relaxation, threshold, thresholded, relaxation time, fat fraction, fat frac, fatfrac,
+        fatfraction, fat percentage, pdff, bias field, biasfield, snr map, prob, probs,
+        probability, probmap, uncertainty, entropy, heatmap, saliency, residual, error, edges,
+        ratio, dividedby, corticalthickness, cortical thickness, logjacobian, log jacobian
     """),
     "synthetic": _phrases("""
-        simulated, gan, cyclegan, pix2pix,
-        synthetic, syntac, symri, magic, synt1, synt2, synflair, flair star, flairstar, mdme, qalas,
-        synth, synthesized, synthesised, synthetised, synthesis, synthetisch, synthetique,
-        sintetico, sintetica, synthetisiert, synthsr, fake, generated, predicted, prediction, pred,
-        imputed, translated, virtual, pseudo
+        simulated, gan, cyclegan, pix2pix, synthetic, syntac, symri, magic, synt1, synt2, synflair,
+        flair star, flairstar, mdme, qalas, synth, synthesized, synthesised, synthetised,
+        synthesis, synthetisch, synthetique, sintetico, sintetica, synthetisiert, synthsr, fake,
+        generated, predicted, prediction, pred, imputed, translated, virtual, pseudo
     """),
     "elastography": _phrases("mre, elastography, elastogram, elasto"),
     "steady state": _phrases("""
@@ -222,12 +217,12 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
     # each says nothing of an agent without a sign or a preposition
     "letter": _phrases("c, g, k, iv, ev, cm, mc, pc, civ, ivc, ca, gbca"),
     "with": _phrases("""
-        postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon,
-        post con, w con, with con, mkm, nkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm,
-        postcontrasto, pc gd, postinj, postinjection, cmdc, mmdc, postmdc, dopomdc, posgad,
-        wcontrast, wgd, wgad, wcon, postc, postce, post iv, gdplus, plusgd, pluskm, pluscontrast,
-        with iv, withcontrast, withgd, withgad, mitgd, mitkontrast, metkm, metgd, metcontrast,
-        concontraste, concontrasto, avecgado, avecgd
+        postcontrast, postcontraste, poscontraste, postgd, postgad, postgado, postkm, postcon, post
+        con, w con, with con, mkm, nkm, mitkm, nachkm, gdpost, gadpost, kmplus, ckm, postcontrasto,
+        pc gd, postinj, postinjection, cmdc, mmdc, postmdc, dopomdc, posgad, wcontrast, wgd, wgad,
+        wcon, postc, postce, post iv, gdplus, plusgd, pluskm, pluscontrast, with iv, withcontrast,
+        withgd, withgad, mitgd, mitkontrast, metkm, metgd, metcontrast, concontraste, concontrasto,
+        avecgado, avecgd
     """),
     "without": _phrases("""
         native, nativ, nat, nativo, nativa, natif, plain, blanco, precontrast, precontraste, pregd,
@@ -236,8 +231,8 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         nonenhanced, smdc, precontrasto, preinj, nativt1, wocontrast, wogad, wogd, wocon, nongd,
         nongad, nc, prec, premdc, minusgd, minuskm, senzamdc, sanscontraste, sansinj, nonce,
         withoutcontrast, withoutgd, withoutgad, ohnegd, ohnegad, ohnekontrast, keinkm, zonderkm,
-        zondergd, zondercontrast, sincontraste, sansgado, sansgd, nonenh, unenh,
-        preinjection, preinjektion
+        zondergd, zondercontrast, sincontraste, sansgado, sansgd, nonenh, unenh, preinjection,
+        preinjektion
     """),
     "both": _phrases("""
         wwo, w wo, w without, with and without, w and wo, with without, w w o, either
@@ -248,9 +243,9 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
         without, wo, w o, w out, ohne, sans, pas, sin, zonder, senza, sem, uten, utan, uden, bez
     """),
     "perhaps not": _phrases("""
-        no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n a,
-        nein, nee, nicht, niet, ikke, inte, keins, keines, aucun, aucune, ninguno, ninguna, nessun,
-        nessuno, nessuna
+        no, non, not, o, none, kein, keine, geen, sg, refused, declined, abgelehnt, verweigert, n
+        a, nein, nee, nicht, niet, ikke, inte, keins, keines, aucun, aucune, ninguno, ninguna,
+        nessun, nessuno, nessuna
     """),
     "before": _phrases("before, prior, prior to, vor, v, avant, antes, voor, prima, przed"),
     "beside": _phrases("""
@@ -274,17 +269,16 @@ AGENTS: Mapping[str, tuple[str, ...]] = {
 # Words about neither, and words that would be mistaken for others without their neighbour.
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "other": _phrases("""
-        arm 1, arm 2, arm 3, arm 4,
-        flow comp, flow compensated, flow compensation, post op, pre op, postop, preop, post
-        fossa, posterior fossa, post surgery, post rt, pre rt, post surgical, post treatment, pre
-        treatment, post biopsy, c spine, c sp, cspine, l spine, t spine, c wirbel, c kolom,
-        post processed, postprocessed, post process, magnetization transfer contrast, pre scan, c1,
-        c2, c7, post mortem, postmortem, pos op, pre operative, post operative, preoperative,
-        postoperative, postoperativ, preoperativ, praoperativ, praeoperativ, preoperatoire,
-        postoperatoire, preoperatorio, postoperatorio, preoperatoria, postoperatoria,
-        preoperatief, postoperatief, pre surgery, post stroke, post chemo, fast contrast, post hoc,
-        post radiation, high contrast, low contrast, gray white contrast, grey white contrast,
-        black blood, dark blood
+        arm 1, arm 2, arm 3, arm 4, flow comp, flow compensated, flow compensation, post op, pre
+        op, postop, preop, post fossa, posterior fossa, post surgery, post rt, pre rt, post
+        surgical, post treatment, pre treatment, post biopsy, c spine, c sp, cspine, l spine, t
+        spine, c wirbel, c kolom, post processed, postprocessed, post process, magnetization
+        transfer contrast, pre scan, c1, c2, c7, post mortem, postmortem, pos op, pre operative,
+        post operative, preoperative, postoperative, postoperativ, preoperativ, praoperativ,
+        praeoperativ, preoperatoire, postoperatoire, preoperatorio, postoperatorio, preoperatoria,
+        postoperatoria, preoperatief, postoperatief, pre surgery, post stroke, post chemo, fast
+        contrast, post hoc, post radiation, high contrast, low contrast, gray white contrast, grey
+        white contrast, black blood, dark blood
     """),
     "two echoes": _phrases("""
         dual, dual echo, double echo, dualecho, de tse, double tse, ax t2 de, tra t2 de, t2 tse de,
@@ -299,26 +293,25 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "orientation": _phrases("""
         ax, axi, axial, axiaal, axiale, assiale, ass, maxial, sag, sagittal, sagitt, sagital,
         sagittale, sagittaal, msagittal, cor, coronal, coronale, coronaal, koronar, mcoronal, tra,
-        trans, transv, transversal, transverse, transversaal, obl, oblique, tr, 3d, 2d, brain, head,
-        kopf, schadel, schaedel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn, neuro,
-        whole, vol, volume, ist, iso, isotropic, hr, highres,
-        轴位, 横断, 横断位, 矢状, 矢状位, 冠状, 冠状位, 軸位, 矢状断, 冠状断, 軸位断, аксиальная,
-        осевая, сагиттальная, корональная
+        trans, transv, transversal, transverse, transversaal, obl, oblique, tr, 3d, 2d, brain,
+        head, kopf, schadel, schaedel, cerebro, cerebral, cerveau, crane, hersenen, encefalo, hirn,
+        neuro, whole, vol, volume, ist, iso, isotropic, hr, highres, 轴位, 横断, 横断位, 矢状,
+        矢状位, 冠状, 冠状位, 軸位, 矢状断, 冠状断, 軸位断, аксиальная, осевая, сагиттальная,
+        корональная
     """),
     "technique": _phrases("""
-        tse, fse, isofse, frfse, fase, fase2d, fase3d, fse2d, fse3d, primefse, fe2d, fe3d,
-        se, ir, tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir,
-        mdixon, fl2d, fl3d, flash, gre, fsp, ffe, ge, eg, me2d, gradiente, gradient,
-        gradientecho, fgre, mffe, tirm,
-        space, spc, cube, vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial,
-        star, dixon, ideal, flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc,
-        cs, caipirinha, p2, p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short,
-        drive, mt0, we, rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted,
-        rfmt, thin, clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den,
-        images, te, ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav,
-        acs, cs ai, deep resolve, deep resolve boost, deep resolve sharp, deep resolve gain,
-        deep resolve swift brain, smartspeed ai, gammaknife, gk, cyberknife, proset, wfs,
-        compressed, ultra, ss, x, navi, stereotaxy, out, f, in, cv, orig, original, rssg
+        tse, fse, isofse, frfse, fase, fase2d, fase3d, fse2d, fse3d, primefse, fe2d, fe3d, se, ir,
+        tir, fs, fatsat, fat, sat, spair, fatsup, fsat, spir, mdixon, fl2d, fl3d, flash, gre, fsp,
+        ffe, ge, eg, me2d, gradiente, gradient, gradientecho, fgre, mffe, tirm, space, spc, cube,
+        vista, brainview, vfl, mvxd, blade, propeller, prop, multivane, radial, star, dixon, ideal,
+        flex, haste, ssfse, epi, ep2d, asset, grappa, sense, ipat, ipat2, arc, cs, caipirinha, p2,
+        p3, p4, wip, ns, nd, dis2d, dis3d, norm, mpr, fast, quick, long, short, drive, mt0, we,
+        rapid, spin, echo, spinecho, turbo, water, reform, reformat, reformatted, rfmt, thin,
+        clear, wsk, min, mm, 1mm, 3mm, 5mm, repeat, rpt, uni, uniden, uni images, den, images, te,
+        ti, adni, filt, hires, high, res, resolution, stealth, navigation, nav, acs, cs ai, deep
+        resolve, deep resolve boost, deep resolve sharp, deep resolve gain, deep resolve swift
+        brain, smartspeed ai, gammaknife, gk, cyberknife, proset, wfs, compressed, ultra, ss, x,
+        navi, stereotaxy, out, f, in, cv, orig, original, rssg
     """),
 }  # fmt: skip
 
@@ -330,13 +323,12 @@ PROCESSING = frozenset(
     coregistered, aligned, rigid, affine, normalized, normalised, mni, mni152, preproc,
     preprocessed, processed, denoised, pp, syn, unstripped, restore, resampled, resliced,
     reoriented, reorient, std, acpc, dc, rai, ras, lps, crop, cropped, robustfov, defaced, deface,
-    zscore, histmatch, tilt, prenorm, lin, nonlin,
-    superres, synthstrip, filled, inpainted, masked, voided, mninonlinear, brainextractionbrain,
-    brainsegmentation0n4, atlas, talairach, t88, pydeface, quickshear, refaced, nyul,
-    whitestripe, zscored, tmp, temp, stx, stereotaxic, sri, sri24, rsri, fullfov, ssfinal,
-    noskull, deskulled, robex, smoothed, sanlm, gradwarp, gradunwarp, distcorr, brainmasked,
-    headmasked, unringed, degibbs, degibbsed, elastic, deid, anonymized, anonymised, minmax,
-    n4corrected, n4corrected0, assessors, transformed, sharpened,
+    zscore, histmatch, tilt, prenorm, lin, nonlin, superres, synthstrip, filled, inpainted, masked,
+    voided, mninonlinear, brainextractionbrain, brainsegmentation0n4, atlas, talairach, t88,
+    pydeface, quickshear, refaced, nyul, whitestripe, zscored, tmp, temp, stx, stereotaxic, sri,
+    sri24, rsri, fullfov, ssfinal, noskull, deskulled, robex, smoothed, sanlm, gradwarp,
+    gradunwarp, distcorr, brainmasked, headmasked, unringed, degibbs, degibbsed, elastic, deid,
+    anonymized, anonymised, minmax, n4corrected, n4corrected0, assessors, transformed, sharpened,
     interpolated, dilated, eroded
 """)
 )
@@ -356,10 +348,10 @@ DENIALS = ("frei", "freie", "los", "lose", "less", "free", "loos", "vrij")
 # that these have an agent only with one of these endings.
 CONTRAST_ENDINGS = frozenset(
     _phrases("""
-    ado, ada, ato, ata, ed, e, o, i, s, es, agent, enhanced, mittel, mittels, middel, medium, media,
-    vloeistof, verstarkt, verstaerkt, verstarkte, iert, ierte, gabe, mittelgabe, mittelverstarkt,
-    mittelverstaerkt, gestutzt, gestuetzt, mittelgestutzt, mittelgestuetzt, ografica, ografico,
-    angehoben, em, om, u, anhebung, mittelunterstutzt, unterstutzt, 1, 2
+    ado, ada, ato, ata, ed, e, o, i, s, es, agent, enhanced, mittel, mittels, middel, medium,
+    media, vloeistof, verstarkt, verstaerkt, verstarkte, iert, ierte, gabe, mittelgabe,
+    mittelverstarkt, mittelverstaerkt, gestutzt, gestuetzt, mittelgestutzt, mittelgestuetzt,
+    ografica, ografico, angehoben, em, om, u, anhebung, mittelunterstutzt, unterstutzt, 1, 2
 """)
 )
 
@@ -382,13 +374,12 @@ HARMLESS = frozenset(
     _phrases("""
     osag, ocor, oax, dor, ap, pa, lr, rl, si, hf, lt, rt, left, right, posterior, anterior, diag,
     iac, iam, iacs, pit, orb, eye, ear, ohr, lws, hws, bws, isg, nnh, tmj, lab, hip, knee, leg,
-    ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped,
-    new, neu, old, alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex,
-    nsa, bh, fb, wdh, srt, cp, cpa, drb, drg, drs,
-    dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu, bei, sur, pour, per,
-    final, finale, br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id, vis,
-    routine, standard, protocol, protokoll, accelerated,
-    control, kontrolle, controle, controllo, rechts, links, droite, gauche, destra, sinistra
+    ppmi, ixi, hcp, nki, cbu, ukb, oas, aso, mr, mri, irm, rm, rmn, nmr, mrt, ped, new, neu, old,
+    alt, ref, set, run, rms, seq, rev, ver, acq, acc, rec, par, fov, avg, nex, nsa, bh, fb, wdh,
+    srt, cp, cpa, drb, drg, drs, dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu,
+    bei, sur, pour, per, final, finale, br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id,
+    vis, routine, standard, protocol, protokoll, accelerated, control, kontrolle, controle,
+    controllo, rechts, links, droite, gauche, destra, sinistra
 """)
 )
 
@@ -419,15 +410,14 @@ ANATOMY = frozenset(
     _phrases("""
     ventricle, ventricles, ventrikel, ventricule, ventricules, ventricolo, ventriculo, thalamus,
     thalami, thalamic, hypothalamus, brainstem, hirnstamm, stem, hippocampus, hippocampi,
-    hippocampal, hippo, cerebellum, cerebellar, kleinhirn, cervelet, callosum, caudate,
-    caudatus, putamen, pallidum, pallidus, amygdala, accumbens, striatum, ganglia, nucleus,
-    nuclei, nigra, nerve, nerves, chiasm, eye, eyes, eyeball, eyeballs, lens, cochlea, orbit,
-    skull, bone, bones, scalp, vessel, vessels, artery, arteries, vein, veins, sinus, csf,
-    liquor, plexus, pituitary, hypophysis, hypophyse, cortex, cortical, gray, grey, pons,
-    medulla, midbrain, mesencephalon, insula, cerebrum, hemisphere, hemispheres, lobe, lobes,
-    frontal, temporal, parietal, occipital, liver, prostate, gland, kidney, kidneys, spleen,
-    lung, lungs, heart, cord, spine, vertebra, vertebrae, muscle, organ, organs, oar, destrieux,
-    aal
+    hippocampal, hippo, cerebellum, cerebellar, kleinhirn, cervelet, callosum, caudate, caudatus,
+    putamen, pallidum, pallidus, amygdala, accumbens, striatum, ganglia, nucleus, nuclei, nigra,
+    nerve, nerves, chiasm, eye, eyes, eyeball, eyeballs, lens, cochlea, orbit, skull, bone, bones,
+    scalp, vessel, vessels, artery, arteries, vein, veins, sinus, csf, liquor, plexus, pituitary,
+    hypophysis, hypophyse, cortex, cortical, gray, grey, pons, medulla, midbrain, mesencephalon,
+    insula, cerebrum, hemisphere, hemispheres, lobe, lobes, frontal, temporal, parietal, occipital,
+    liver, prostate, gland, kidney, kidneys, spleen, lung, lungs, heart, cord, spine, vertebra,
+    vertebrae, muscle, organ, organs, oar, destrieux, aal
 """)
 )
 

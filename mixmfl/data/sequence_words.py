@@ -12,12 +12,7 @@ from dataclasses import dataclass
 
 from mixmfl.data.contrast_agent import agent_of, may_name_agent
 from mixmfl.data.sequence_phrases import Phrase, phrases_of, quoted_words
-from mixmfl.data.sequence_vocabulary import (
-    ASIDES,
-    FAT_AND_WATER,
-    GRADIENT_ECHOES,
-    KINDS,
-)
+from mixmfl.data.sequence_vocabulary import ASIDES, FAT_AND_WATER, GRADIENT_ECHOES, KINDS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced, stem_of
+from mixmfl.data.image_files import ImageFile, Parts, names_of, spaced
 from mixmfl.data.sequence_phrases import names_both_echoes
 from mixmfl.data.time_points import is_day, is_days_folder, names_patient
 
@@ -79,19 +79,17 @@ def _numbered_name(image: ImageFile) -> str:
 
 def _contrast(image: ImageFile) -> str:
     """Return the modality of a series, whose two echoes may be an image each: 12_pd_t2_e1."""
-    return "echoes" if names_both_echoes(stem_of(image.path)) else image.reading.modality or ""
+    return "echoes" if names_both_echoes(image.stem) else image.reading.modality or ""
 
 
-def _without_reformatted(
-    pairs: Sequence[tuple[ImageFile, int]],
-) -> list[tuple[ImageFile, int]]:
+def _without_reformatted(pairs: Sequence[tuple[ImageFile, int]]) -> list[tuple[ImageFile, int]]:
     """Leave out images of the modality and name of another, with more behind: 8_T1_KM_MPR_cor.
 
     Each image has its number with it.
     """
 
     def named(image: ImageFile) -> tuple[str, str]:
-        return _contrast(image), spaced(stem_of(image.path)[len(image.reading.head) :])
+        return _contrast(image), spaced(image.stem[len(image.reading.head) :])
 
     names = {named(image) for image, _ in pairs}
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mixmfl.core.errors import DataError
 from mixmfl.core.files import is_file, only_files
 from mixmfl.core.text import quoted, shorten
-from mixmfl.data.nifti import Header, not_an_image
+from mixmfl.data.nifti import Header, not_an_image, shape_of_volume
 
 NRRD, META = (".nrrd", ".nhdr"), (".mha", ".mhd")
 ENDINGS = (*NRRD, *META)
@@ -125,16 +125,6 @@ class _Text:
         if not 2 <= axes <= _MOST_AXES or len(words) != axes:
             raise self.refused(name, f"needed are as many sizes as axes, 2 to {_MOST_AXES}")
         return [int(word) for word in words]
-
-    def volume(self, sizes: Sequence[int]) -> tuple[int, int, int]:
-        """Return the shape (Z, Y, X) of sizes along X, Y, Z and axes of one entry."""
-        if len(sizes) < 3 or any(size != 1 for size in sizes[3:]):
-            raise DataError(
-                f"{self.path}: is {len(sizes)}-dimensional, {' x '.join(map(str, sizes))} voxels; "
-                "needed is one three-dimensional volume per file"
-            )
-        x, y, z = sizes[:3]
-        return z, y, x
 
     def one_per_voxel(self, count: int) -> None:
         """Check that a voxel has one number."""
@@ -259,7 +249,9 @@ class _Nrrd(_Text):
         spatial = self._spatial(len(sizes))
         self.one_per_voxel(math.prod(n for n, is_axis in zip(sizes, spatial, strict=True)
                                      if not is_axis))  # fmt: skip
-        shape = self.volume([n for n, is_axis in zip(sizes, spatial, strict=True) if is_axis])
+        shape = shape_of_volume(
+            self.path, [n for n, is_axis in zip(sizes, spatial, strict=True) if is_axis]
+        )
         voxels = self.beside(self.fields["datafile"]) if "datafile" in self.fields else self.path
         if voxels == self.path and self.path.name.lower().endswith(".nhdr"):
             raise not_an_image(self.path, "its header does not say where its voxels are")
@@ -346,7 +338,7 @@ class _Meta(_Text):
         axes = self.whole("NDims")
         sizes = self.sizes("DimSize", axes)
         self.one_per_voxel(self.whole("ElementNumberOfChannels", 1))
-        shape, name = self.volume(sizes), self.fields["ElementDataFile"]
+        shape, name = shape_of_volume(self.path, sizes), self.fields["ElementDataFile"]
         local = name in ("LOCAL", "Local", "local")
         skipped = self.whole("HeaderSize", 0)
         if skipped < -1 or (local and skipped > 0):

@@ -2,18 +2,12 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mixmfl.data.file_names import (
-    BY_PROGRAM,
-    MADE_IN_BIDS,
-    SHORT_MAKERS,
-    FileName,
-    maker_in,
-)
-from mixmfl.data.image_files import ImageFile, Parts, shape_of, spaced, stem_of
+from mixmfl.data.file_names import BY_PROGRAM, MADE_IN_BIDS, SHORT_MAKERS, FileName, maker_in
+from mixmfl.data.image_files import ImageFile, Parts, shape_of, spaced
 from mixmfl.data.patients import names_site
 from mixmfl.data.sequence_phrases import without_accents
 from mixmfl.data.sequence_vocabulary import EXTRACTED
@@ -22,6 +16,7 @@ from mixmfl.data.sequence_vocabulary import EXTRACTED
 _SPM = re.compile(r"(?:s\d{0,2}|r|w|m|c[1-6]|p[0-7]|i?y_|u_|ples_l[gp]a_)+")
 
 _LONGEST_PREFIX = 16
+_Stems = Mapping[Path, Mapping[str, ImageFile]]
 # of a side, or of a version of an atlas: lh.hippoAmygLabels-T1.v21, ThalamicNuclei.v13.T1
 _OF_FREESURFER = re.compile(r"[lr]h\..+|.+\.v\d{1,2}(?:\..+)?")
 _TISSUE = re.compile(r"_label-(?:gm|wm|csf)_probseg$")
@@ -69,42 +64,40 @@ def _root_in_bids(file: ImageFile) -> Parts | None:
 
 
 def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
-    """Set aside what SPM, dcm2nii or fsl_anat made of an image beside it or in the folder above.
-
-    SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
-    upright, and ``co`` before that of the one that it cropped, too; fsl_anat a folder ``T1.anat``
-    beside ``T1``, or one in which ``T1`` alone is left of the image that it read. Parts of a T1 by
-    FreeSurfer lie beside no image of their name.
-    """
+    """Set aside what programs made of an image beside it or in the folder above."""
     by_stem: dict[Path, dict[str, ImageFile]] = defaultdict(dict)
     for file in files:
-        by_stem[file.path.parent][stem_of(file.path)] = file
+        by_stem[file.path.parent][file.stem] = file
+    changed = (
+        _by_spm_or_dcm2nii(files, by_stem) | _by_freesurfer(files) | _by_fsl_or_ge(files, by_stem)
+    )
+    return [changed.get(file.path, file) for file in files]
 
-    def is_of_dcm2nii(prefix: str, original: ImageFile) -> bool:
-        name, beside = stem_of(original.path), by_stem[original.path.parent]
-        both = f"o{name}" in beside and f"co{name}" in beside
-        return prefix in ("o", "co") and (both or bool(re.match(r"\d{8}", name)))
 
-    def original_of(file: ImageFile) -> tuple[int, ImageFile | None]:
-        stem, folder = stem_of(file.path), file.path.parent
-        for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
-            name = stem[at:]
-            original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
-            if original and (_SPM.fullmatch(stem[:at]) or is_of_dcm2nii(stem[:at], original)):
-                return at, original
-        return 0, None
+def _by_fsl_or_ge(files: Sequence[ImageFile], by_stem: _Stems) -> dict[Path, ImageFile]:
+    """Return what fsl_anat made, and GE's images before a filter, beside those behind it.
 
-    def fsl_original_of(file: ImageFile) -> ImageFile | None:
+    fsl_anat writes a folder ``T1.anat`` beside ``T1``, or one in which ``T1`` alone is left of the
+    image that it read.
+    """
+    changed = {}
+    for file in files:
         made = next((each for each in file.path.parents if each.suffix == ".anat"), None)
-        if not made:
-            return None
-        original = by_stem.get(made.parent, {}).get(made.stem) or by_stem[made].get(made.stem)
-        return original if original is not file else None
+        beside = by_stem.get(made.parent, {}).get(made.stem) if made else None
+        original = beside or (by_stem.get(made, {}).get(made.stem) if made else None)
+        if original and original is not file:
+            changed[file.path] = _made_of(file, original, "fsl_anat")
+        elif file.stem.removeprefix("ORIG_") in by_stem[file.path.parent].keys() - {file.stem}:
+            why = "an image before the filter of GE's scanner"
+            changed[file.path] = replace(file, reading=file.reading.set_aside(why))
+    return changed
 
-    def is_unfiltered(file: ImageFile) -> bool:
-        stem = stem_of(file.path)
-        return stem.startswith("ORIG_") and stem[len("ORIG_") :] in by_stem[file.path.parent]
 
+def _by_freesurfer(files: Sequence[ImageFile]) -> dict[Path, ImageFile]:
+    """Return images in FreeSurfer's folder ``mri``, of a subject who has others, or by its names.
+
+    Parts of a T1 lie beside no image of their name.
+    """
     image_of: dict[str, ImageFile] = {}
     modalities_of: dict[str, set[str]] = defaultdict(set)
     for file in files:
@@ -115,7 +108,7 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     image_of.pop("", None)
     shapes = {shape_of(name) for name in image_of}
 
-    def freesurfer_owner(subject: str) -> str:
+    def owner_of(subject: str) -> str:
         if not subject or subject in image_of:
             return subject
         begun = [
@@ -129,48 +122,70 @@ def without_products_of_tools(files: Sequence[ImageFile]) -> list[ImageFile]:
     # of several times FreeSurfer makes a template, and each of them once more on it
     joined = {name for name in subjects if ".long." in name}
     joined |= {name.split(".long.")[1] for name in joined}
-    originals = [original_of(file) for file in files]
+    changed = {}
+    for file in files:
+        reading, subject = file.reading, _subject_of_freesurfer(file.path)
+        is_part = file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(file.stem.lower())
+        if owner := owner_of(subject):
+            is_new = reading.modality not in (None, *modalities_of[owner])
+            if is_new and subject not in joined:
+                changed[file.path] = _only_by_freesurfer(file, image_of[owner])
+            else:
+                changed[file.path] = _made_of(file, image_of[owner], "FreeSurfer")
+            continue
+        if subject in joined:
+            why = "an image that FreeSurfer made of several examinations"
+            reading = replace(reading.set_aside(why), is_nobodys=True)
+        elif is_part:
+            reading = reading.set_aside("a part of an image that FreeSurfer made")
+        elif subject and image_of and shape_of(subject) not in shapes and reading.modality:
+            doubt = f"is FreeSurfer's of {subject!r}, who may be one of the others by another name"
+            reading = replace(reading, modality=None, doubt=doubt)
+        else:
+            continue
+        changed[file.path] = replace(file, reading=reading)
+    return changed
+
+
+def _by_spm_or_dcm2nii(files: Sequence[ImageFile], by_stem: _Stems) -> dict[Path, ImageFile]:
+    """Return images whose names are those of others behind what a program writes before it.
+
+    SPM writes ``c1T1`` and ``wmT1``; dcm2nii ``o`` before the name of the image that it turned
+    upright, and ``co`` before that of the one that it cropped, too.
+    """
+
+    def is_of_dcm2nii(prefix: str, original: ImageFile) -> bool:
+        name, beside = original.stem, by_stem[original.path.parent]
+        both = f"o{name}" in beside and f"co{name}" in beside
+        return prefix in ("o", "co") and (both or bool(re.match(r"\d{8}", name)))
+
+    def original_of(file: ImageFile) -> tuple[str, ImageFile | None]:
+        stem, folder = file.stem, file.path.parent
+        for at in reversed(range(1, min(len(stem), _LONGEST_PREFIX))):
+            name, prefix = stem[at:], stem[:at]
+            original = by_stem[folder].get(name) or by_stem.get(folder.parent, {}).get(name)
+            if original and (_SPM.fullmatch(prefix) or is_of_dcm2nii(prefix, original)):
+                return prefix, original
+        return "", None
+
+    found = {file.path: (file, *original_of(file)) for file in files}
     # letters alone may begin a patient's name, as in sam_T1 beside am_T1
     sure = {
         original.path.parent
-        for file, (at, original) in zip(files, originals, strict=True)
-        if original and re.search(r"[\d_]", stem_of(file.path)[:at])
+        for _, prefix, original in found.values()
+        if original and re.search(r"[\d_]", prefix)
     }
-    left = []
-    for file, (at, original) in zip(files, originals, strict=True):
-        if anatomical := fsl_original_of(file):
-            file = _made_of(file, anatomical, "fsl_anat")
-        elif is_unfiltered(file):
-            why = "an image before the filter of GE's scanner"
-            file = replace(file, reading=file.reading.set_aside(why))
-        elif owner := freesurfer_owner(subject := _subject_of_freesurfer(file.path)):
-            is_new = file.reading.modality not in (None, *modalities_of[owner])
-            if is_new and subject not in joined:
-                file = _only_by_freesurfer(file, image_of[owner])
-            else:
-                file = _made_of(file, image_of[owner], "FreeSurfer")
-        elif subject in joined:
-            why = "an image that FreeSurfer made of several examinations"
-            file = replace(file, reading=replace(file.reading.set_aside(why), is_nobodys=True))
-        elif file.path.suffix.lower() == ".mgz" and _OF_FREESURFER.fullmatch(
-            stem_of(file.path).lower()
-        ):
-            why = "a part of an image that FreeSurfer made"
-            file = replace(file, reading=file.reading.set_aside(why))
-        elif subject and image_of and shape_of(subject) not in shapes and file.reading.modality:
-            doubt = f"is FreeSurfer's of {subject!r}, who may be one of the others by another name"
-            file = replace(file, reading=replace(file.reading, modality=None, doubt=doubt))
-        elif original:
-            stem, name = stem_of(file.path), stem_of(original.path)
-            turned = is_of_dcm2nii(stem[:at], original)
-            clear = re.search(r"[\d_]", stem[:at]) or (
+    changed = {}
+    for path, (file, prefix, original) in found.items():
+        if original:
+            turned = is_of_dcm2nii(prefix, original)
+            clear = re.search(r"[\d_]", prefix) or (
                 not original.reading.case or original.path.parent in sure
             )
-            is_patient = at == 1 and name[0].isdecimal()  # s01_T1 beside 01_T1
+            is_patient = len(prefix) == 1 and original.stem[0].isdecimal()  # s01_T1 beside 01_T1
             if turned or (clear and not is_patient):
-                file = _made_of(file, original, "dcm2nii" if turned else "SPM")
-        left.append(file)
-    return left
+                changed[path] = _made_of(file, original, "dcm2nii" if turned else "SPM")
+    return changed
 
 
 def _subject_of_freesurfer(path: Path) -> str:
@@ -185,7 +200,7 @@ def _subject_of_freesurfer(path: Path) -> str:
 
 
 def _made_of(file: ImageFile, original: ImageFile, program: str) -> ImageFile:
-    aside = f"an image that {program} made of {stem_of(original.path)}"
+    aside = f"an image that {program} made of {original.stem}"
     reading = FileName(original.reading.case, head=original.reading.head, aside=aside)
     return replace(file, reading=reading, place=original.place, home=original.home)
 
@@ -194,10 +209,7 @@ def _only_by_freesurfer(file: ImageFile, other: ImageFile) -> ImageFile:
     """Return an image by FreeSurfer of a modality that its subject has no other image of."""
     remark = "is by FreeSurfer, and the image that it was made of is not here; see that it lies on "
     reading = replace(
-        file.reading,
-        case=other.reading.case,
-        head=other.reading.head,
-        remark=f"{remark}the others",
+        file.reading, case=other.reading.case, head=other.reading.head, remark=f"{remark}the others"
     )
     return replace(file, reading=reading, place=other.place, home=other.home)
 
@@ -220,12 +232,12 @@ def without_segmentations_of_tools(files: Sequence[ImageFile]) -> list[ImageFile
     beside: dict[Path, set[str]] = defaultdict(set)
     images: dict[Path, set[str]] = defaultdict(set)
     for file in files:
-        beside[file.path.parent].add(stem_of(file.path).lower())
+        beside[file.path.parent].add(file.stem.lower())
         if file.reading.modality:
-            images[file.path.parent].add(stem_of(file.path).lower())
+            images[file.path.parent].add(file.stem.lower())
 
     def maker(file: ImageFile) -> str:
-        stem, others = stem_of(file.path).lower(), beside[file.path.parent]
+        stem, others = file.stem.lower(), beside[file.path.parent]
         image = re.sub(r"_seg$", "", stem)
         if image != stem and any(
             other.startswith((f"{image}_pve", f"{image}_mixel")) for other in others

@@ -11,8 +11,15 @@ from pathlib import Path
 
 from mixmfl.core.errors import Refused
 from mixmfl.data.accounting import LABEL
-from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases, holds_images
-from mixmfl.data.dicom.cases import DicomCases, Row, combine, find_dicom, split_mapping
+from mixmfl.data.cases import Case, FolderCases, MappingEntry, account, find_cases
+from mixmfl.data.dicom.cases import (
+    DicomCases,
+    Row,
+    combine,
+    find_dicom,
+    find_files_beside,
+    split_mapping,
+)
 from mixmfl.data.dicom.masks import MODALITY, DrawnMask
 from mixmfl.data.dicom.series import Series
 from mixmfl.data.image import Source
@@ -52,10 +59,7 @@ def find_training_cases(
     if not (dicom.rows or dicom.damaged):
         found = find_cases(folder, modalities, labels_needed=True, mapping=of_files)
         return account(found, described), ()
-    found = FolderCases((), (), (), "DICOM", None, folder)
-    if holds_images(folder) or of_files:
-        found = find_cases(folder, modalities, mapping=of_files)
-        found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    found = find_files_beside(folder, modalities, of_files)
     labels, cases, why = describe(), [], {}
     taken: set[str] = set()
     rows = tuple(_as_mask(row) for row in dicom.rows)

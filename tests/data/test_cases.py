@@ -206,7 +206,7 @@ def test_bids_sessions_are_cases_and_derivatives_give_labels_alone(tmp_path: Pat
         },
         "sub-01_ses-2": {"flair": "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz"},
     }
-    assert found.ignored == (tmp_path / f"{derived}_space-MNI_T1w.nii.gz",)
+    assert [each.path for each in found.aside] == [tmp_path / f"{derived}_space-MNI_T1w.nii.gz"]
 
 
 def test_labels_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_hidden_files_are_passed_over_and_links_in_circles_end(tmp_path: Path) -
     os.symlink(tmp_path.parent / "elsewhere", tmp_path / "p2")
     found = find_cases(tmp_path)
     assert taken(found) == {"p1": {"t1": "p1/T1.nii.gz"}, "p2": {"t2": "p2/T2.nii.gz"}}
-    assert found.ignored == ()
+    assert found.aside == ()
 
 
 # --- what is refused and what is ignored
@@ -329,7 +329,7 @@ def test_unknown_files_beside_a_case_are_ignored_and_listed(tmp_path: Path) -> N
     make_files(tmp_path, "p4/T1.nii.gz", "p4/raw/bold.nii.gz")
     found = find_cases(tmp_path)
     assert list(taken(found)) == ["p1", "p2", "p4", "patient3"]
-    assert [path.relative_to(tmp_path).as_posix() for path in found.ignored] == [
+    assert [each.path.relative_to(tmp_path).as_posix() for each in found.aside] == [
         "p1/brain_mask.nii.gz",
         "p2_bold.nii.gz",
         "p4/raw/bold.nii.gz",
@@ -337,7 +337,7 @@ def test_unknown_files_beside_a_case_are_ignored_and_listed(tmp_path: Path) -> N
     ]
     alone = find_cases(tmp_path / "p1")
     assert list(taken(alone)) == ["p1"]
-    assert [path.name for path in alone.ignored] == ["brain_mask.nii.gz"]
+    assert [each.path.name for each in alone.aside] == ["brain_mask.nii.gz"]
 
 
 def test_training_refuses_a_case_without_label(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def case(name: str, modalities: Sequence[str] = ALL) -> Case:
 
 
 def found(*cases: Case) -> FolderCases:
-    return FolderCases(cases, (), (), "by hand", None, Path("cases"))
+    return FolderCases(cases, (), "by hand", None, Path("cases"))
 
 
 def write_brats(folder: Path, name: str, words: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ from mixmfl.data.dicom.sequence_type import (
     why_set_aside,
 )
 from mixmfl.data.dicom.series import Series, find_series
-from mixmfl.data.dicom.series_choice import YOU_DECIDE, Candidate, choose
+from mixmfl.data.dicom.series_choice import YOU_DECIDE, choose
 from mixmfl.data.dicom.shared_series import shared_series
 from mixmfl.data.modalities import Modalities
 from mixmfl.data.one_examination import SCANNER, of_other_scanners, on_other_days
@@ -96,9 +96,7 @@ class DicomCases:
 
 
 def find_dicom(
-    folder: Path,
-    modalities: Modalities,
-    mapping: Mapping[str, MappingEntry] | None = None,
+    folder: Path, modalities: Modalities, mapping: Mapping[str, MappingEntry] | None = None
 ) -> DicomCases:
     """Find the cases of a folder among its DICOM files, whatever their names and nesting.
 
@@ -216,15 +214,13 @@ def _with_doubts_of_one_visit(cases: Sequence[Case]) -> list[Case]:
                 f"is of the same patient, day and frame of reference as {', '.join(sorted(beside))}"
                 ", and may be of one examination with it; if so, give both one case by --mapping"
             )
-            case = dataclasses.replace(case, warnings=(*case.warnings, doubt))
+            case = case.with_warnings([doubt])
         doubted.append(case)
     return doubted
 
 
 def find_all(
-    folder: Path,
-    modalities: Modalities,
-    mapping: Mapping[str, MappingEntry] | None = None,
+    folder: Path, modalities: Modalities, mapping: Mapping[str, MappingEntry] | None = None
 ) -> tuple[FolderCases, tuple[Row, ...]]:
     """Find the cases of a folder among DICOM files and in all layouts of ``cases.find_cases``.
 
@@ -239,15 +235,22 @@ def find_all(
     dicom = find_dicom(folder, modalities, of_series) if folder.is_dir() else None
     if dicom is None or not (dicom.rows or dicom.damaged):
         return account(find_cases(folder, modalities, mapping=of_files)), ()
-    found = FolderCases((), (), (), "DICOM", None, folder)
-    if holds_images(folder) or of_files:
-        found = find_cases(folder, modalities, mapping=of_files)
-        found = dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
+    found = find_files_beside(folder, modalities, of_files)
     paths = [inside(each.path, folder) for each in found.records]
     by_path = with_known_paths(of_files, paths)
     given = {path for path, entry in by_path.items() if entry.modality != OPEN}
     found, cases = _without_converted(found, dicom.cases, given)
     return combine(found, dataclasses.replace(dicom, cases=cases)), dicom.rows
+
+
+def find_files_beside(
+    folder: Path, modalities: Modalities, mapping: Mapping[str, MappingEntry]
+) -> FolderCases:
+    """Find the cases of files in a folder that holds DICOM, too; there may be none."""
+    if not (holds_images(folder) or mapping):
+        return FolderCases((), (), "DICOM", None, folder)
+    found = find_cases(folder, modalities, mapping=mapping)
+    return dataclasses.replace(found, layout=f"DICOM, and {found.layout}")
 
 
 def _without_converted(
@@ -277,7 +280,7 @@ def _without_converted(
                 f"its DICOM series are taken, and not {names}, which may be made of them; to take "
                 "files, set the series aside by --mapping"
             )
-            case = dataclasses.replace(case, warnings=(*case.warnings, doubt))
+            case = case.with_warnings([doubt])
         cases.append(case)
     records = [
         dataclasses.replace(each, modality="", why=aside[each.path]) if each.path in aside else each
@@ -518,17 +521,13 @@ def _without_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
             reason = f"another {modality}; {mapped[0].series.name} is taken"
             chosen += [_aside(row, reason) for row in mine if row not in mapped]
             continue
-        candidates = {
-            id(row.series): (row, Candidate(row.series, row.why, row.is_certain)) for row in mine
-        }
-        choice = choose(
-            modality,
-            [candidate for _, candidate in candidates.values()],
-            is_agent_named="t1c" in by_modality,
-        )
+        row_of = {id(row.series): row for row in mine}
+        series = [row.series for row in mine]
+        guessed = {id(row.series) for row in mine if not row.is_certain}
+        choice = choose(modality, series, guessed, is_agent_named="t1c" in by_modality)
         if choice.taken is not None:
-            chosen.append(candidates[id(choice.taken.series)][0])
-        chosen += [_aside(candidates[id(c.series)][0], reason) for c, reason in choice.reasons]
+            chosen.append(row_of[id(choice.taken)])
+        chosen += [_aside(row_of[id(each)], reason) for each, reason in choice.reasons]
         warnings += [choice.warning] if choice.warning else []
     chosen, doubts = _without_other_parts(chosen)
     chosen.sort(key=lambda row: (row.series.header.number, row.series.uid))

@@ -237,11 +237,8 @@ def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | Non
     There one folder holds several series, and no series is spread over two folders; or each holds
     one in a frame of reference of its own, and is not named after that series.
     """
-    paths = [_below(each.file, folder).split("/") for each in instances]
-    depth = next(
-        (at for at, names in enumerate(itertools.zip_longest(*paths)) if len(set(names)) > 1), None
-    )
-    if depth is None or any(len(path) <= depth for path in paths):
+    paths, depth = _parting(instances, folder)
+    if depth is None:
         return None
     tops: dict[str, set[tuple[str, SeriesName]]] = defaultdict(set)
     for path, each in zip(paths, instances, strict=True):
@@ -258,6 +255,15 @@ def _depth_of_patients(instances: Sequence[Instance], folder: Path) -> int | Non
     return depth if apart and not _are_named_by_series(paths, instances, depth) else None
 
 
+def _parting(instances: Sequence[Instance], folder: Path) -> tuple[list[list[str]], int | None]:
+    """Return the folders of each file, and the depth of the first that differ, if all have one."""
+    paths = [_below(each.file, folder).split("/") for each in instances]
+    levels = enumerate(itertools.zip_longest(*paths))
+    depth = next((at for at, names in levels if len(set(names)) > 1), None)
+    is_level = depth is not None and all(len(path) > depth for path in paths)
+    return paths, depth if is_level else None
+
+
 def may_be_several(instances: Sequence[Instance], folder: Path) -> bool:
     """Say whether files taken for one examination may be of several patients.
 
@@ -266,11 +272,8 @@ def may_be_several(instances: Sequence[Instance], folder: Path) -> bool:
     """
     if not any(each.is_anonymous for each in instances):
         return False
-    paths = [_below(each.file, folder).split("/") for each in instances]
-    depth = next(
-        (at for at, names in enumerate(itertools.zip_longest(*paths)) if len(set(names)) > 1), None
-    )
-    if depth is None or any(len(path) <= depth for path in paths):
+    paths, depth = _parting(instances, folder)
+    if depth is None:
         return False
     held: dict[str, set[SeriesName]] = defaultdict(set)
     for path, each in zip(paths, instances, strict=True):

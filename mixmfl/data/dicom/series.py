@@ -257,12 +257,7 @@ def _images(
 ) -> list[Series]:
     """Return the images of a series: one, or its echoes or components.
 
-    Args:
-        uid: The UID for all of them.
-        examination: The name of their examination.
-        instances: The files of the series.
-        warnings: Doubts about its completeness.
-        divided: The reason why a part of it is elsewhere, or nothing.
+    ``divided`` is the reason why a part of it is elsewhere, or nothing.
     """
     planes, strays = without_strays([plane for each in instances for plane in each.planes])
     parts = separate(planes)
@@ -394,9 +389,7 @@ def _moments(planes: Sequence[Plane]) -> tuple[int, int]:
 def _doubts(instances: Sequence[Instance], strays: Sequence[Sequence[Instance]]) -> tuple[str, ...]:
     """Return warnings that images may be missing or damaged where the grid shows no gap.
 
-    Args:
-        instances: The files of a series.
-        strays: The files of every series that has too few images.
+    ``strays`` are the files of every series that has too few images.
     """
     doubts = []
     folders, header = {each.file.parent for each in instances}, _usual(instances)

@@ -11,7 +11,7 @@ are parts of one acquisition.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,21 +38,6 @@ _REFORMATTED = re.compile(r"(?i)reform(at)?|rfmt|reconstructed|umgerechnet")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A series that fits a modality.
-
-    Attributes:
-        series: The series.
-        why: The reason why it fits.
-        is_certain: Whether the reason is a field or words, not times.
-    """
-
-    series: Series
-    why: str
-    is_certain: bool
-
-
-@dataclass(frozen=True)
 class Choice:
     """The result of a choice.
 
@@ -62,38 +47,43 @@ class Choice:
         warning: A warning to the user; empty where there is none.
     """
 
-    taken: Candidate | None
-    reasons: tuple[tuple[Candidate, str], ...]
+    taken: Series | None
+    reasons: tuple[tuple[Series, str], ...]
     warning: str = ""
 
 
 def choose(
-    modality: str, candidates: Sequence[Candidate], *, is_agent_named: bool = False
+    modality: str, candidates: Sequence[Series], guessed: Set[int], *, is_agent_named: bool = False
 ) -> Choice:
     """Choose the series of a modality by the rules of the module.
 
     Args:
         modality: The modality.
         candidates: The series that fit it.
+        guessed: The ``id`` of those that times alone say to fit.
         is_agent_named: Whether the examination's headers tell its T1 with a contrast agent, so
             that one which they do not is before it.
     """
     if len(candidates) == 1:
         return Choice(candidates[0], ())
-    faults = {id(each): each.series.fault for each in candidates}
+    faults = {id(each): each.fault for each in candidates}
     readable = [each for each in candidates if not faults[id(each)]]
-    taken, rivals, warning = _best(modality, readable or candidates, is_agent_named)
-    while taken is not None and readable and taken.series.is_compressed:
+
+    def best() -> tuple[Series | None, list[Series], str]:
+        return _best(modality, readable or candidates, guessed, is_agent_named)
+
+    taken, rivals, warning = best()
+    while taken is not None and readable and taken.is_compressed:
         try:
-            taken.series.read()
+            taken.read()
         except DataError as error:
-            faults[id(taken)] = str(error).removeprefix(f"{taken.series.name}: ")
+            faults[id(taken)] = str(error).removeprefix(f"{taken.name}: ")
             readable = [each for each in candidates if not faults[id(each)]]
-            taken, rivals, warning = _best(modality, readable or candidates, is_agent_named)
+            taken, rivals, warning = best()
         else:
             break
     if taken is not None:
-        parts = [each for each in readable if _are_parts(taken.series, each.series)]
+        parts = [each for each in readable if _are_parts(taken, each)]
         if parts:
             rivals, taken = [taken, *parts], None
             warning = (
@@ -110,83 +100,65 @@ def choose(
         if fault := faults[id(each)]:
             reason = f"another {modality}, which cannot be read: {fault}"
             if readable:
-                warnings.append(f"{each.series.name} is no {modality}: it cannot be read ({fault})")
+                warnings.append(f"{each.name} is no {modality}: it cannot be read ({fault})")
         elif taken is None and each in rivals:
             others = _names([r for r in rivals if r is not each])
             reason = f"fits {modality} as well as {others}; {YOU_DECIDE}"
         else:
-            after = taken.series.name if taken is not None else "a better one"
+            after = taken.name if taken is not None else "a better one"
             reason = f"another {modality}; {after} is taken"
         reasons.append((each, reason))
     return Choice(taken, tuple(reasons), "; ".join(warnings))
 
 
 def _best(
-    modality: str, candidates: Sequence[Candidate], is_agent_named: bool
-) -> tuple[Candidate | None, list[Candidate], str]:
+    modality: str, candidates: Sequence[Series], guessed: Set[int], is_agent_named: bool
+) -> tuple[Series | None, list[Series], str]:
     """Return the best series or None, the equally good ones, and a warning or nothing."""
     left = list(candidates)
-    largest = max(_extent(each.series) for each in left)
+    largest = max(_extent(each) for each in left)
+    natives = (each.header for each in left if modality == "t1" and not is_agent_named)
     last_native = max(
-        (
-            each.series.header.number
-            for each in left
-            if modality == "t1"
-            and not is_agent_named
-            and not is_silent_on_agent(each.series.header)
-        ),
-        default=math.inf,
+        (header.number for header in natives if not is_silent_on_agent(header)), default=math.inf
     )
     for is_better in (
-        lambda each: each.is_certain,
-        lambda each: each.series.header.number <= last_native,
-        lambda each: not _is_derived(each.series),
-        lambda each: _extent(each.series) >= MOST_BODY * largest,
+        lambda each: id(each) not in guessed,
+        lambda each: each.header.number <= last_native,
+        lambda each: not _is_derived(each),
+        lambda each: _extent(each) >= MOST_BODY * largest,
     ):
         left = _narrowed(left, is_better)
-    most = max(each.series.size for each in left)
+    most = max(each.size for each in left)
     others = left
     for is_better in (
-        lambda each: each.series.size >= MOST_VOXELS * most,
-        lambda each: bool(_CORRECTED & set(each.series.header.image_type)),
-        lambda each: _is_axial(each.series),
-        lambda each: not any(_is_worse_twin(each.series, other.series) for other in others),
+        lambda each: each.size >= MOST_VOXELS * most,
+        lambda each: bool(_CORRECTED & set(each.header.image_type)),
+        _is_axial,
+        lambda each: not any(_is_worse_twin(each, other) for other in others),
     ):
         left = _narrowed(left, is_better)
     left = _without_copies(left)
     if len(left) == 1:
         return left[0], left, ""
     names = _names(left)
-    if len({_protocol(each.series) for each in left}) > 1:
+    if len({_protocol(each) for each in left}) > 1:
         return None, left, f"{modality} is left out: {names} fit it equally well; {YOU_DECIDE}"
-    if modality == "t1" and any(is_silent_on_agent(each.series.header) for each in left):
-        return (
-            None,
-            left,
-            (
-                f"{modality} is left out: {names} are alike, and the later may be after a contrast "
-                f"agent; {YOU_DECIDE}"
-            ),
-        )
-    order = {each.series.header.number for each in left}
+    if modality == "t1" and any(is_silent_on_agent(each.header) for each in left):
+        why = "the later may be after a contrast agent"
+        return None, left, f"{modality} is left out: {names} are alike, and {why}; {YOU_DECIDE}"
+    order = {each.header.number for each in left}
     if len(order) < len(left) or 0 in order:
-        return (
-            None,
-            left,
-            (
-                f"{modality} is left out: {names} are alike, and their numbers do not say which is "
-                f"the last; {YOU_DECIDE}"
-            ),
-        )
-    last = max(left, key=lambda each: each.series.header.number)
+        why = "their numbers do not say which is the last"
+        return None, left, f"{modality} is left out: {names} are alike, and {why}; {YOU_DECIDE}"
+    last = max(left, key=lambda each: each.header.number)
     return last, left, f"{modality} was made more than once, as {names}; the last is taken"
 
 
-def _without_copies(candidates: Sequence[Candidate]) -> list[Candidate]:
+def _without_copies(candidates: Sequence[Series]) -> list[Series]:
     """Return the series that differ: an archive may give the same images new identifiers."""
-    different: list[Candidate] = []
+    different: list[Series] = []
     for each in candidates:
-        if not any(_are_same(each.series, other.series) for other in different):
+        if not any(_are_same(each, other) for other in different):
             different.append(each)
     return different
 
@@ -202,8 +174,8 @@ def _are_same(one: Series, other: Series) -> bool:
 
 
 def _before_agent(
-    taken: Candidate, candidates: Sequence[Candidate], rivals: list[Candidate], warning: str
-) -> tuple[Candidate | None, list[Candidate], str]:
+    taken: Series, candidates: Sequence[Series], rivals: list[Series], warning: str
+) -> tuple[Series | None, list[Series], str]:
     """Doubt a T1 after another one, between which a contrast agent may have been given.
 
     Returns:
@@ -213,18 +185,18 @@ def _before_agent(
         each
         for each in candidates
         if each is not taken
-        and not _is_derived(each.series)
-        and not _is_worse_twin(each.series, taken.series)
-        and each.series.header.number <= taken.series.header.number
-        and is_silent_on_agent(each.series.header)
+        and not _is_derived(each)
+        and not _is_worse_twin(each, taken)
+        and each.header.number <= taken.header.number
+        and is_silent_on_agent(each.header)
     ]
-    if not earlier or not is_silent_on_agent(taken.series.header):
+    if not earlier or not is_silent_on_agent(taken.header):
         return taken, rivals, warning
     doubt = (
-        f"{taken.series.name} was made after {_names(earlier)}, and nothing says whether a "
+        f"{taken.name} was made after {_names(earlier)}, and nothing says whether a "
         "contrast agent was given before it"
     )
-    if is_wordless(taken.series.header):
+    if is_wordless(taken.header):
         return None, [taken, *earlier], f"t1 is left out: {doubt}; {YOU_DECIDE}"
     return taken, rivals, f"{warning}; {doubt}" if warning else f"t1: {doubt}; look at it"
 
@@ -249,13 +221,11 @@ def _are_parts(one: Series, other: Series) -> bool:
     return max(x, y) < PART and (is_between or abs(z - slices) < PART)
 
 
-def _names(candidates: Sequence[Candidate]) -> str:
-    return " and ".join(each.series.name for each in candidates)
+def _names(candidates: Sequence[Series]) -> str:
+    return " and ".join(each.name for each in candidates)
 
 
-def _narrowed(
-    candidates: list[Candidate], is_better: Callable[[Candidate], bool]
-) -> list[Candidate]:
+def _narrowed(candidates: list[Series], is_better: Callable[[Series], bool]) -> list[Series]:
     return [each for each in candidates if is_better(each)] or candidates
 
 

@@ -163,9 +163,7 @@ class Settings:
 
 
 def write_federation(
-    folder: Path,
-    settings: Settings,
-    watch: Callable[[Sequence[Case]], Iterable[Case]] = iter,
+    folder: Path, settings: Settings, watch: Callable[[Sequence[Case]], Iterable[Case]] = iter
 ) -> list[Case]:
     """Write a phantom federation, or the missing part of one that was begun.
 
