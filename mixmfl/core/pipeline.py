@@ -144,21 +144,22 @@ class PrefetchProcess:
             TimeoutError: Nothing came in time.
             EOFError: The process has ended.
         """
-        head, sizes = pickle.loads(self._part())
+        head, sizes = self._wait().recv()
         buffers = [bytearray(size) for size in sizes]
         for buffer in buffers:
             place = memoryview(buffer)
             while place:
-                piece = isal_zlib.decompress(self._part(), bufsize=min(len(place), _CHUNK))
+                deflated = self._wait().recv_bytes()
+                piece = isal_zlib.decompress(deflated, bufsize=min(len(place), _CHUNK))
                 place[: len(piece)] = piece
                 place = place[len(piece) :]
         return pickle.loads(head, buffers=buffers)
 
-    def _part(self) -> bytes:
+    def _wait(self) -> Connection:
         assert self._connection is not None
         if not self._connection.poll(max(0.0, self._deadline - time.monotonic())):
             raise TimeoutError
-        return self._connection.recv_bytes()
+        return self._connection
 
 
 @contextlib.contextmanager
@@ -174,34 +175,33 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _packed(message: tuple[str, Any]) -> list[bytes]:
-    """Return a message as pickled parts, its arrays deflated: images take a fifth of their bytes.
+def _packed(message: tuple[str, Any]) -> tuple[tuple[bytes, list[int]], list[bytes]]:
+    """Return a message pickled without its arrays, their sizes, and the arrays deflated, in pieces.
 
-    So little is in memory while the result of a job waits until it is wanted.
+    Images take a fifth of their bytes then, while the result of a job waits until it is wanted.
     """
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
-    return [
-        pickle.dumps((head, [view.nbytes for view in raw])),
-        *(
-            isal_zlib.compress(view[start : start + _CHUNK], isal_zlib.ISAL_BEST_SPEED)
-            for view in raw
-            for start in range(0, view.nbytes, _CHUNK)
-        ),
+    pieces = [
+        isal_zlib.compress(view[start : start + _CHUNK], isal_zlib.ISAL_BEST_SPEED)
+        for view in raw
+        for start in range(0, view.nbytes, _CHUNK)
     ]
+    return (head, [view.nbytes for view in raw]), pieces
 
 
 def _serve(connection: Connection, function: Any, constant: Any) -> None:
     """Do jobs until the other end is closed; this is the main function of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this one
 
-    def send(parts: list[bytes]) -> None:
-        for part in parts:
-            connection.send_bytes(part)
+    def send(first: tuple[bytes, list[int]], pieces: list[bytes]) -> None:
+        connection.send(first)
+        for piece in pieces:
+            connection.send_bytes(piece)
 
     def wait_turn() -> None:
-        send(_packed((_WAITING, None)))
+        send(*_packed((_WAITING, None)))
         connection.recv()
 
     while True:
@@ -210,15 +210,15 @@ def _serve(connection: Connection, function: Any, constant: Any) -> None:
         except (EOFError, OSError):
             return
         try:
-            parts = _packed((_DONE, function(wait_turn, constant, job)))
+            packed = _packed((_DONE, function(wait_turn, constant, job)))
         except Exception as error:  # whatever it is, it costs this job alone
-            parts = _packed((_FAILED, reason_of(error)))
+            packed = _packed((_FAILED, reason_of(error)))
         give_back_memory()
         try:
-            send(parts)
+            send(*packed)
         except OSError:  # the other end is gone
             return
-        del parts
+        del packed
 
 
 class WriterThread:

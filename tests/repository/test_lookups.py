@@ -60,6 +60,7 @@ ALLOWED = {
         "process_memory.py",
         "getattr(ctypes.CDLL(None), name, None)",
     ): "two literal names here",
+    ("itk.py", "getattr(SimpleITK, name)"): "what image.py and registration.py call, by literals",
     ("planes.py", "getattr(plane, name)"): "literal names, in this module",
     ("metrics.py", "getattr(each, metric)"): "the names of METRICS",
     ("prototypes.py", "getattr(self, part)"): "PARTS, the fields of our own dataclass",
