@@ -17,7 +17,7 @@ from mixmfl.core.pipeline import reason_of
 from mixmfl.core.text import each_once, plural
 from mixmfl.data import image
 from mixmfl.data.cases import Case
-from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs
+from mixmfl.data.content_doubts import doubts_about_content, doubts_about_pairs, some_voxels
 from mixmfl.data.grid import Grid, canonical_grid, grid_difference, is_on_qform, to_canonical
 from mixmfl.data.grid_doubts import doubts_of_grid
 from mixmfl.data.image import Source
@@ -42,7 +42,6 @@ NEAR_LIMIT = 24000  # an image beyond it on both sides of 0 fills the range of 1
 CLEARLY_SMOOTHER = 0.5  # from which a smaller roughness counts
 LEAST_SHOWN = 0.02  # of the voxels, below which an image shows less than a head in a large box
 SAME_IMAGE = 0.9999  # correlation; of T1 before and after a contrast agent it was up to 0.992
-MOST_COMPARED = 2**18  # voxels of an image, to see whether it is another one
 SMALLEST_SIZE, LARGEST_SIZE = 2.0**-16, 2.0**40  # largest values of images that are not rescaled
 
 S = TypeVar("S")
@@ -220,7 +219,7 @@ def _each_reason_once(case: Case, unusable: Mapping[str, Exception]) -> str:
 
 def _twins(images: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:
     """Return a warning for each two modalities that are one image, maybe on another scale."""
-    few = [array.flat[:: max(1, array.size // MOST_COMPARED)] for array in images.values()]
+    few = some_voxels(images.values())
     with np.errstate(divide="ignore", invalid="ignore"):  # of one value alone; it is like no other
         alike = np.atleast_2d(np.corrcoef(few)) > SAME_IMAGE
     return [

@@ -6,6 +6,7 @@ like them when it is mirrored, was mirrored.
 """
 
 import math
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def doubts_about_slices(array: npt.NDArray[Any], grid: Grid) -> list[str]:
     axis = axis if grid.spacing[axis] > _THICKER * sorted(grid.spacing)[1] else 0
     slices = np.moveaxis(array, axis, 0)
     step = max(1, math.isqrt(slices[0].size // MOST_PIXELS))
-    few = slices[:, ::step, ::step].astype(np.float64)
+    few = slices[:, ::step, ::step]
     if len(few) < FEWEST_SLICES or few[0].size < FEWEST_PIXELS:
         return []
     inner = range(1, len(few) - 1)
@@ -65,19 +66,19 @@ def doubts_about_slices(array: npt.NDArray[Any], grid: Grid) -> list[str]:
     ]
 
 
-def _empty(slices: npt.NDArray[np.float64]) -> list[int]:
+def _empty(slices: npt.NDArray[Any]) -> list[int]:
     """Return the numbers of slices of one value between slices that show the head."""
     shown = [z for z, slice_ in enumerate(slices) if np.count_nonzero(slice_) >= FEWEST_PIXELS]
     between = range(min(shown, default=0) + 1, max(shown, default=0))
     return [z + 1 for z in between if not np.ptp(slices[z]) > 0]
 
 
-def _copied(slices: npt.NDArray[np.float64]) -> list[int]:
+def _copied(slices: npt.NDArray[Any]) -> list[int]:
     """Return the numbers of slices that show the head, and are the same as one before."""
     seen: set[bytes] = set()
     copied = []
     for number, slice_ in enumerate(slices, start=1):
-        content = slice_.tobytes()
+        content = sha256(slice_.tobytes()).digest()
         if content in seen:
             copied.append(number)
         elif np.count_nonzero(slice_) >= FEWEST_PIXELS and np.ptp(slice_) > 0:
@@ -86,13 +87,13 @@ def _copied(slices: npt.NDArray[np.float64]) -> list[int]:
 
 
 def _is_mirrored(
-    before: npt.NDArray[np.float64], slice_: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
+    before: npt.NDArray[Any], slice_: npt.NDArray[Any], after: npt.NDArray[Any]
 ) -> bool:
     """Say whether a slice is clearly more like both neighbours once it is mirrored."""
     if min(map(np.count_nonzero, (before, slice_, after))) < FEWEST_PIXELS:
         return False
     ways = slice_, slice_[:, ::-1], slice_[::-1], slice_[::-1, ::-1]
-    flat = np.stack([each.ravel() for each in (before, after, *ways)])
+    flat = np.stack([each.ravel() for each in (before, after, *ways)], dtype=np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     flat /= np.where(length > 0, length, 1)
@@ -103,14 +104,12 @@ def _is_mirrored(
     )
 
 
-def _is_unlike(
-    before: npt.NDArray[np.float64], slice_: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
-) -> bool:
+def _is_unlike(before: npt.NDArray[Any], slice_: npt.NDArray[Any], after: npt.NDArray[Any]) -> bool:
     """Say whether a slice is like neither neighbour where both show the head."""
     head = (before != 0) & (after != 0)
     if np.count_nonzero(head) < FEWEST_PIXELS:
         return False
-    three = np.stack([before[head], slice_[head], after[head]])
+    three = np.stack([before[head], slice_[head], after[head]], dtype=np.float64)
     three -= three.mean(axis=1, keepdims=True)
     length = np.linalg.norm(three, axis=1, keepdims=True)
     three /= np.where(length > 0, length, 1)
