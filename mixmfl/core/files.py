@@ -252,6 +252,11 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def absolute(path: Path) -> Path:
+    """Return a path from the root on, without ``.`` and ``..``; links stay."""
+    return Path(os.path.abspath(path))
+
+
 def is_file(path: Path) -> bool:
     """Say whether a path is a file; False for a name that no disk can have."""
     return exists(path) and path.is_file()
@@ -329,7 +334,7 @@ def who_may_write(path: Path) -> tuple[str, Path] | None:
 
     whole = path.resolve()
     for bit in (stat.S_IWOTH, stat.S_IWGRP):
-        for place in (whole, whole.parent, path.absolute().parent):  # a link may be exchanged, too
+        for place in (whole, whole.parent, absolute(path).parent):  # a link may be exchanged, too
             of_place = place.stat()
             if not of_place.st_mode & bit or (place != whole and of_place.st_mode & stat.S_ISVTX):
                 continue

@@ -1,10 +1,10 @@
 """An account of every file and folder: used, set aside with a reason, or refused."""
 
-import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixmfl.core.files import absolute
 from mixmfl.core.spreadsheet import table
 from mixmfl.data.image import DETACHED, FILE_ENDINGS, OTHER_FORMATS, files_of
 
@@ -43,7 +43,7 @@ def rest_below(folder: Path, known: Collection[Path]) -> Iterator[FileRecord]:
         folder: The folder to search, with its subfolders.
         known: Files that have a record already.
     """
-    known_paths = {_here(path) for path in known}
+    known_paths = {absolute(path) for path in known}
     yield from _rest(folder, known_paths, ())
 
 
@@ -62,7 +62,7 @@ def _rest(folder: Path, known_paths: set[Path], above: tuple[Path, ...]) -> Iter
     for entry in entries:
         if entry.name.startswith("."):
             yield FileRecord(entry, "hidden: its name begins with a dot")
-        elif _here(entry) in known_paths:
+        elif absolute(entry) in known_paths:
             pass
         elif is_twin(entry, (*above, real)[0]):
             kind = "folder" if entry.is_dir() else "file"
@@ -132,11 +132,6 @@ def why_other(path: Path) -> str:
     elif "header" in what:
         do = "copy its header (.hdr), too"
     return f"{what} is not read; {do}"
-
-
-def _here(path: Path) -> Path:
-    """Return the absolute path, by which records of one file are equal; links are not resolved."""
-    return Path(os.path.abspath(path))
 
 
 def aside_table(records: Iterable[FileRecord], folder: Path) -> str:

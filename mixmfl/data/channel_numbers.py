@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import absolute
 from mixmfl.data.case_drafts import Draft
 from mixmfl.data.file_names import FileName, maker_in
 from mixmfl.data.image_files import images_below, stem_of
@@ -51,7 +52,7 @@ def draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft
     files = {path: CHANNEL_FILE.fullmatch(stem_of(path)) for path in images_below(images)}
     if not any(files.values()):
         return None
-    for source in (folder, folder.absolute().parent):  # its own description, or its federation's
+    for source in (folder, absolute(folder).parent):  # its own description, or its federation's
         content = read_dataset_json(source)
         earlier = content.get("modality")  # nnU-Net v1's key
         written = content.get("channel_names", earlier)
@@ -73,8 +74,9 @@ def draft_from_channels(folder: Path, modalities: Modalities) -> dict[str, Draft
             drafts[match[1]].faults.append(
                 f"{path.name} is channel {int(match[2])}, but channel_names has {sorted(channels)}"
             )
-    labels = images.absolute().parent / images.absolute().name.replace("images", "labels")
-    if labels != images.absolute() and labels.is_dir():
+    whole = absolute(images)
+    labels = whole.with_name(whole.name.replace("images", "labels"))
+    if labels != whole and labels.is_dir():
         for path in images_below(labels):
             drafts[stem_of(path)].add(path, FileName(stem_of(path), is_label=True))
     return drafts

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from mixmfl.core.declarations import entries, one_of, text
 from mixmfl.core.errors import DataError
+from mixmfl.core.files import absolute
 from mixmfl.core.records import read_record
 from mixmfl.core.text import one_line, quoted
 from mixmfl.data.body_parts import ANATOMIES
@@ -104,7 +105,7 @@ def find_card(place: Path) -> DatasetCard:
         DataError: A file is damaged, or a field is wrong.
     """
     stated: dict[str, Any] = {}
-    for folder in (place.absolute().parent, place):
+    for folder in (absolute(place).parent, place):
         content = read_dataset_json(folder)
         read_card(content, str(folder / "dataset.json"))  # an error names the file it is in
         stated |= {name: value for name, value in content.items() if value}
@@ -117,8 +118,8 @@ def subjects_of(place: Path) -> str:
     Raises:
         DataError: A file is damaged, or a field is wrong.
     """
-    absolute = place.absolute()
-    for folder in (absolute, *absolute.parents[:LEVELS_UP]):
+    whole = absolute(place)
+    for folder in (whole, *whole.parents[:LEVELS_UP]):
         card = read_card(read_dataset_json(folder), str(folder / "dataset.json"))
         if card.subjects:
             return card.subjects

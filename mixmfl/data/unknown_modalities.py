@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mixmfl.core.errors import DataError
-from mixmfl.core.files import files_below
+from mixmfl.core.files import absolute, files_below
 from mixmfl.data.cases import FolderCases
 from mixmfl.data.file_names import read_name
 from mixmfl.data.image import ending_of
@@ -57,7 +57,7 @@ def _images(found: FolderCases, modalities: Modalities) -> Iterable[tuple[Path, 
     labels = {case.label for case in found.cases}
     channels = {
         str(number): str(name)
-        for place in (found.folder, found.folder.absolute().parent)
+        for place in (found.folder, absolute(found.folder).parent)
         for name_of_all in ("channel_names", "modality")
         for number, name in _pairs(read_dataset_json(place).get(name_of_all))
     }

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mixmfl.core.errors import DataError, MixmflError
+from mixmfl.core.files import absolute
 from mixmfl.core.nan import defined, deviation, mean
 from mixmfl.core.spreadsheet import write_table
 from mixmfl.core.text import shorten
@@ -181,7 +182,7 @@ def find_label_description(masks: Path, reference: Path) -> Path:
     Raises:
         DataError: There is none.
     """
-    folders = (reference, reference.absolute().parent, masks)
+    folders = (reference, absolute(reference).parent, masks)
     for folder in folders:
         if (folder / "dataset.json").is_file():
             return folder / "dataset.json"
@@ -216,7 +217,7 @@ def read_descriptions(
     labels = Labels.load(named) if named else read_folder_labels(masks)
     source = named or masks / "dataset.json"
     if labels is not None and reference_labels is None:
-        for folder in (reference, reference.absolute().parent):
+        for folder in (reference, absolute(reference).parent):
             try:
                 beside = read_folder_labels(folder)
             except DataError:  # it may be why another is named

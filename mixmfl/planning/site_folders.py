@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixmfl.core.errors import DataError, NoImageError
-from mixmfl.core.files import json_digest, read_json, sha256
+from mixmfl.core.files import absolute, json_digest, read_json, sha256
 from mixmfl.core.json_fields import is_word
 from mixmfl.core.text import can_name_file, quoted
 from mixmfl.data.cases import Case, FolderCases
@@ -153,7 +153,7 @@ def find_site(
         reasons = "\n".join(f"  {refused.name}: {refused.reason}" for refused in found.refused[:20])
         raise DataError(f"{folder}: holds no case that can be trained on\n{reasons}")
     return SiteFolder(
-        folder.absolute().name,  # not resolve(): a link is named by itself, not by its target
+        absolute(folder).name,  # not resolve(): a link is named by itself, not by its target
         found,
         labels_of(),
         alignment or AlignmentOptions(),
@@ -168,7 +168,7 @@ def check_site_name(folder: Path) -> None:
     Raises:
         DataError: It cannot.
     """
-    name = folder.absolute().name
+    name = absolute(folder).name
     if len(name) > _LONGEST_NAME or not can_name_file(name):
         raise DataError(
             f"{quoted(name)}: is a folder of a site, and so the site's name; needed are 1 to "
@@ -180,7 +180,7 @@ def _labels_of(folder: Path, labels_file: Path | None) -> Labels:
     if labels_file is not None:
         return Labels.load(labels_file)
     described = folder if read_dataset_json(folder) else only_data_set(folder, images_below(folder))
-    return read_site_labels(described, folder.absolute().parent)
+    return read_site_labels(described, absolute(folder).parent)
 
 
 def _kept_from_training(file: Path) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -88,6 +88,13 @@ def test_what_cases_are_of_is_said_at_most_three_folders_up(tmp_path: Path) -> N
     assert subjects_of(deep) == "unknown"
 
 
+def test_what_lies_in_a_folder_that_a_path_leaves_again_says_nothing(tmp_path: Path) -> None:
+    for name in ("here", "cases"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "dataset.json").write_text('{"subjects": "simulated"}')
+    assert subjects_of(tmp_path / "here" / ".." / "cases") == "unknown"
+
+
 def test_parts_of_the_body_agree_where_they_share_a_region() -> None:
     assert is_elsewhere("PROSTATE", ["brain"])
     assert is_elsewhere("breast", ["brain", "head"])
