@@ -1,8 +1,8 @@
 """Predict a folder of cases by ``mixmfl_predict`` and by ``nnUNetv2_predict``, in turn.
 
-Where the CPU multiplies 8-bit integers natively, ``mixmfl_predict --fast`` is a third. All get the
-same files, plans, patch, step and mirroring, one process to read ahead and one (ours: a thread) to
-write. With ``--as-they-come`` each has its own defaults: nnU-Net mirrors, in up to eight passes,
+``mixmfl_predict`` runs with its own distance of patches, with nnU-Net's, and with ``--fast``. All
+get the same files, plans, patch and mirroring, one process to read ahead and one (ours: a thread)
+to write. With ``--as-they-come`` each has its own defaults: nnU-Net mirrors, in up to eight passes,
 and has three processes to read and three to write. Networks have random weights: nnU-Net's is its
 plain U-Net with a channel per modality, ours has encoders for each modality.
 """
@@ -23,8 +23,6 @@ from side_by_side import (
     write_peer_model,
 )
 
-from mixmfl.core.devices import multiplies_bytes
-
 PEER = "nnUNetv2_predict"
 
 
@@ -40,7 +38,8 @@ def main() -> None:
     write_peer_model(bench)
     ways = {
         "mixmfl_predict": [],
-        **({"mixmfl_predict --fast": ["--fast"]} if multiplies_bytes() else {}),
+        "mixmfl_predict --step 0.5": ["--step", "0.5"],
+        "mixmfl_predict --fast": ["--fast"],
     }
     masks = {name: bench.folder / name for name in (*ways, PEER)}
     alike = ["-npp", "1", "-nps", "1", *([] if options.mirror else ["--disable_tta"])]

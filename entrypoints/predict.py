@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mixmfl.core import devices
 from mixmfl.core.errors import MixmflError, ModelError
+from mixmfl.inference.steps import FAST_STEP, STEP
 
 from . import _options, _paths, _runner
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from mixmfl.inference.outcomes import Outcome
 
 log = logging.getLogger("mixmfl.predict")
-
-_STEP, _FAST_STEP = 0.5, 0.6
 
 DESCRIPTION = """\
 Segment every case of a folder: images in any layout that training reads, or DICOM in any nesting;
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--step",
         type=float,
         help="distance of patches as a share of their size; "
-        f"default: {_STEP:g}, with --fast {_FAST_STEP:g}",
+        f"default: {STEP:g}, with --fast {FAST_STEP:g}",
     )
     parser.add_argument(
         "--mirror", action="store_true", help="average over mirrored patches (slower)"
@@ -170,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     if options.step is None:
-        options.step = _FAST_STEP if options.fast else _STEP
+        options.step = FAST_STEP if options.fast else STEP
     if not 0 < options.step <= 1:
         raise MixmflError(f"--step {options.step:g}: must be above 0 and at most 1")
     if not 0 <= options.min_expected_dice <= 1:

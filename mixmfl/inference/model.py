@@ -25,6 +25,7 @@ from mixmfl.inference.cpu_network import CPUNetwork
 from mixmfl.inference.predictor import case_predictor
 from mixmfl.inference.segmentation import Options, predict_case
 from mixmfl.inference.sliding_window import Predictor
+from mixmfl.inference.steps import STEP
 from mixmfl.networks.base import SegmentationNet
 from mixmfl.networks.build import build_outline
 from mixmfl.networks.parameters import assign_parameters
@@ -94,7 +95,7 @@ class Model:
         *,
         reference: str = "",
         register: bool = False,
-        step: float = 0.5,
+        step: float = STEP,
         mirror: bool = False,
         brain_only: bool = False,
         brain_command: str = "",

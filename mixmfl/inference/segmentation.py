@@ -31,6 +31,7 @@ from mixmfl.inference.case_preparation import (
 from mixmfl.inference.confidence import confidences, heads_of, volume_ranges
 from mixmfl.inference.predictor import patches_at_a_time
 from mixmfl.inference.sliding_window import Predictor, predict_volume
+from mixmfl.inference.steps import STEP
 from mixmfl.planning.brains import BrainExtraction
 from mixmfl.planning.model_card import misuse_of_any
 from mixmfl.planning.nnunet_labels import label_manager
@@ -83,7 +84,7 @@ class Options:
             as measured of the mean of these models; None: what all of them would remove goes.
     """
 
-    step: float = 0.5
+    step: float = STEP
     mirror: bool = False
     small_parts: Mapping[str, float] | None = None
 

@@ -164,7 +164,7 @@ def test_fast_masks_are_made_apart_and_only_where_the_cpu_can(
     assert max(differ) < 0.1  # of a network that nothing was trained in
     made = json.loads((tmp_path / "masks" / "cases.json").read_text())["cases"]
     assert all(case["settings"]["fast"] for case in made.values())
-    assert all(case["settings"]["step"] == 0.6 for case in made.values())
+    assert all(case["settings"]["step"] == 0.67 for case in made.values())
     run("--fast", "--step", "0.5")
     made = json.loads((tmp_path / "masks" / "cases.json").read_text())["cases"]
     assert all(case["settings"]["step"] == 0.5 for case in made.values())
