@@ -21,7 +21,7 @@ def predict_volume(
     images: Tensor,
     patch_size: Sequence[int],
     *,
-    step: float = 0.5,
+    step: float,
     mirror_axes: Sequence[int] = (),
     batch_size: int = 1,
     device: torch.device,

@@ -30,6 +30,7 @@ from mixmfl.inference.model_folder import (
 )
 from mixmfl.inference.segmentation import Options, predict_case, segment
 from mixmfl.inference.sliding_window import predict_volume
+from mixmfl.inference.steps import STEP
 from mixmfl.planning.nnunet_preprocessing import class_indices_of, probabilities_of, restore
 
 GAINS = {
@@ -64,6 +65,7 @@ def logits_of(model: Model, images: np.ndarray) -> torch.Tensor:
         model.predictor(("t1", "t2")),
         torch.from_numpy(images),
         model.plans.configuration("2d")["patch_size"],
+        step=STEP,
         device=model.device,
         dtype=torch.float16,
     )

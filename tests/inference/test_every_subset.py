@@ -116,5 +116,7 @@ def test_each_modality_is_encoded_once_for_all_subsets(monkeypatch: pytest.Monke
         encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     predictor = subsets_predictor(built, {}, MODALITIES, SUBSETS)
     with torch.inference_mode():
-        predict_volume(predictor, images[0][:, None], (16, 16), device=torch.device("cpu"))
+        predict_volume(
+            predictor, images[0][:, None], (16, 16), step=0.5, device=torch.device("cpu")
+        )
     assert sum(seen) == 2 * len(MODALITIES)  # by its own encoder and by the shared one

@@ -67,7 +67,8 @@ def test_blended_logits_agree_with_nnunets_predictor(
 def test_patches_of_a_batch_are_predicted_as_one_by_one() -> None:
     network, images = plain_network(3), torch.randn(2, 13, 30, 21)
     one, many = (
-        predict_volume(network, images, (8, 16, 16), batch_size=n, device=CPU) for n in (1, 5)
+        predict_volume(network, images, (8, 16, 16), step=0.5, batch_size=n, device=CPU)
+        for n in (1, 5)
     )
     assert torch.allclose(one, many, atol=1e-5)
 

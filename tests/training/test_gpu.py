@@ -50,6 +50,6 @@ def test_a_volume_is_predicted_on_the_gpu_as_on_the_cpu() -> None:
     for name in ("cpu", "cuda"):
         device = torch.device(name)
         predictor = case_predictor(network.to(device), {}, ("t1", "t2"))
-        found = predict_volume(predictor, images, (16, 16), batch_size=3, device=device)
+        found = predict_volume(predictor, images, (16, 16), step=0.5, batch_size=3, device=device)
         logits.append(found.cpu())
     assert torch.allclose(logits[0], logits[1], atol=0.05)
