@@ -78,14 +78,15 @@ def predict_volume(
         done = (following[0][0].start if following else padded.shape[1]) - low
         for plane in range(done):  # these get no more
             volume[:, low + plane] = blended[:, plane] / total[plane]
-        _move_up(blended.transpose(0, 1), done)
-        _move_up(total, done)
+        if done:
+            _move_up(blended.transpose(0, 1), done)
+            _move_up(total, done)
     return volume[(slice(None), *original[1:])]
 
 
 def _move_up(planes: Tensor, by: int) -> None:
     """Move planes ``(Z, ...)`` to the front in place, over the first ``by``; zeros come behind."""
-    for plane in range(len(planes) - by if by else 0):
+    for plane in range(len(planes) - by):
         planes[plane] = planes[plane + by]
     planes[len(planes) - by :] = 0
 
