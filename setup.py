@@ -18,6 +18,15 @@ setup(
             optional=True,  # without a compiler norms.py does without
         ),
         Extension(
+            "mixmfl.networks._winograd",
+            ["mixmfl/networks/_winograd.c"],
+            depends=["mixmfl/networks/_winograd.h"],
+            define_macros=[("Py_LIMITED_API", "0x030a0000")],
+            extra_compile_args=["-O3", "-Wno-psabi"],
+            py_limited_api=True,
+            optional=True,  # and so does winograd.py
+        ),
+        Extension(
             "mixmfl.federated._sums",
             ["mixmfl/federated/_sums.c"],
             define_macros=[("Py_LIMITED_API", "0x030a0000")],

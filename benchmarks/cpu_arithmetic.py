@@ -1,8 +1,8 @@
 """Compare steps and patches by faster arithmetic with those by slower, on this CPU.
 
 A training step, and a patch of optimised prediction, by torch's norms and by the compiled ones; the
-patch then also with convolutions of 8-bit integers. All run in one process, in turn, on a batch
-that stays in memory, in seconds of the processor.
+patch then also by torch's convolutions and by those in fewer products. All run in one process, in
+turn, on a batch that stays in memory, in seconds of the processor.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from training_step import STEPS, Timed, draw, in_turn, mdm_step
 
-from mixmfl.core.devices import best_dtype, multiplies_bytes
+from mixmfl.core.devices import best_dtype
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.core.text import times
 from mixmfl.inference.cpu_network import CPUNetwork
-from mixmfl.networks import norms
+from mixmfl.networks import norms, winograd
 from mixmfl.networks.build import build_network
 from mixmfl.planning.plans import Plans
 
@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "-i", "--input", type=Path, required=True, metavar="WORK", help="of mixmfl_plan_preprocess"
     )
     parser.add_argument("-c", "--configuration", default="2d", help="2d (default) or 3d_fullres")
+    parser.add_argument(
+        "--patches", action="store_true", help="no training steps, which take minutes in 3-D"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="default: 7")
     options = parser.parse_args(argv)
     if not norms.compiled():
@@ -39,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     plans = Plans.load(options.input / "plans.json")
     batch = draw(options.input, plans, options.configuration)
     count = int(batch.present.sum(dim=1).max())
-    step = mdm_step(plans, options.configuration, batch, "cpu", count)
 
-    def patches(dtype: torch.dtype, *, eight_bits: bool = False) -> Work:
+    def patches(dtype: torch.dtype) -> Work:
         network = build_network(plans, options.configuration, seed=0).eval()
-        form = CPUNetwork(network, dtype, eight_bits=eight_bits)
+        form = CPUNetwork(network, dtype)
         predict = form.predictor({}, plans.modalities)
 
         def work() -> object:
@@ -61,15 +63,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     size = times(batch.images.shape[2:])
     print(f"patch {size}, {torch.get_num_threads()} threads; median of {options.repeats} rounds")
+    pairs = []
+    if not options.patches:
+        step = mdm_step(plans, options.configuration, batch, "cpu", count)
+        name = f"training step, {count} modalities, norms by torch and compiled"
+        pairs.append((name, by_torch(step), step))
     patch = patches(best_dtype())
-    pairs = [
-        (f"training step, {count} modalities, norms by torch and compiled", by_torch(step), step),
-        ("prediction of a patch, norms by torch and compiled", by_torch(patch), patch),
-    ]
-    if multiplies_bytes():
-        for dtype in dict.fromkeys((best_dtype(), torch.float32)):
-            name = f"prediction of a patch, {str(dtype).removeprefix('torch.')} and 8 bits"
-            pairs.append((name, patches(dtype), patches(dtype, eight_bits=True)))
+    pairs.append(("prediction of a patch, norms by torch and compiled", by_torch(patch), patch))
+    for dtype in dict.fromkeys((best_dtype(), torch.float32)):
+        with winograd.by_torch():
+            usual = patches(dtype)
+        name = f"prediction of a patch, {str(dtype).removeprefix('torch.')}, convolutions"
+        pairs.append((f"{name} by torch and in fewer products", usual, patches(dtype)))
     for name, slow, fast in pairs:
         before, after = in_turn(timed(slow), timed(fast), options.repeats)
         print(f"{name}: {before:.4f} and {after:.4f} CPU s; ratio {before / after:.2f}")

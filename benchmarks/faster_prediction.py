@@ -2,8 +2,8 @@
 
 As in ``python benchmarks/faster_prediction.py -m model.safetensors -i north_tests south_tests``.
 Each labelled case is predicted from all modalities that it has and from each alone, in all ways in
-turn: with patches at several distances, and on CPUs that multiply them natively with convolutions
-of 8-bit integers. Labels have to be on the grid of the image that the mask gets.
+turn: with patches at several distances, and on a CPU with convolutions by torch and in fewer
+products. Labels have to be on the grid of the image that the mask gets.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixmfl.core.devices import multiplies_bytes
 from mixmfl.core.nan import mean
 from mixmfl.core.process_memory import keep_freed_memory
 from mixmfl.data.cases import Case, find_cases
@@ -24,6 +23,7 @@ from mixmfl.data.image import read_labels
 from mixmfl.evaluation.metrics import score
 from mixmfl.inference.model import Model
 from mixmfl.inference.model_file import load_model
+from mixmfl.networks import winograd
 
 STEPS = (0.5, 0.55, 0.6, 2 / 3, 0.75, 1.0)
 DRAWS = 10_000
@@ -32,10 +32,10 @@ LARGE = 30.0
 
 
 class Way(NamedTuple):
-    """A way of predicting: distance of patches, and whether a CPU computes with 8-bit integers."""
+    """A way of predicting: distance of patches, and whether convolutions are torch's."""
 
     step: float
-    fast: bool
+    by_torch: bool
 
 
 class Mask(NamedTuple):
@@ -68,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     keep_freed_memory()
-    forms = (False, True) if multiplies_bytes() else (False,)
-    ways = [Way(step, fast) for step in options.steps for fast in forms]
-    models = {fast: load_model(options.model, fast=fast) for fast in forms}
+    ways = [Way(step, by_torch) for step in options.steps for by_torch in (True, False)]
+    with winograd.by_torch():
+        usual = load_model(options.model)
+    models = {True: usual, False: load_model(options.model)}
     folders = [find_cases(folder, labels_needed=True) for folder in options.input]
     cases = [case for folder in folders for case in folder.cases]
     masks = [mask for case in cases for mask in measure(models, ways, case)]
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for way in ways[1:]:
         other = [mask for mask in masks if mask.way == way]
         ratio = sum(m.seconds for m in first) / sum(m.seconds for m in other)
-        form = ", 8 bits" if way.fast else ""
+        form = ", convolutions by torch" if way.by_torch else ""
         same = mean(m.same for m in other), min(m.same for m in other)
         print(f"step {way.step:.2f}{form}: {ratio:.2f} times as fast")
         print(
@@ -101,7 +102,7 @@ def measure(models: Mapping[bool, Model], ways: Sequence[Way], case: Case) -> It
     """Yield the masks of a case from all of its modalities and from each, in all ways.
 
     Args:
-        models: The model, by whether it is fast.
+        models: The model, by whether its convolutions are torch's.
         ways: Ways of predicting.
         case: A case with a label.
     """
@@ -115,7 +116,7 @@ def measure(models: Mapping[bool, Model], ways: Sequence[Way], case: Case) -> It
         for way in ways:
             began = time.process_time()
             with warnings.catch_warnings(action="ignore"):
-                mask = models[way.fast].predict(some, step=way.step, force=True).T
+                mask = models[way.by_torch].predict(some, step=way.step, force=True).T
             seconds = time.process_time() - began
             scores = score(mask, truth, model.plans.labels, grid.spacing)
             volume = sum(each.reference_volume_ml for each in scores)

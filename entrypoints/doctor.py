@@ -91,11 +91,8 @@ def _libraries(packages: "Sequence[Package]") -> Iterator[Line]:
 def _device(here: "Compute") -> str:
     bf16 = "with" if here.bf16 else "without"
     memory = f"{here.total_gb:.1f} GB of memory, {here.free_gb:.1f} free"
-    can = [f"{bf16} bf16"]
-    if here.device.type == "cpu":
-        can.append(f"{'with' if devices.multiplies_bytes() else 'without'} 8-bit integers (--fast)")
-    able = ", ".join(can)
-    return f"device {here.device}: {here.name}, {memory}, {able}; {devices.cores()} CPU cores"
+    cores = f"{devices.cores()} CPU cores"
+    return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {cores}"
 
 
 def _plans(work: Path, here: "Compute") -> Iterator[Line]:

@@ -50,14 +50,9 @@ def best_dtype() -> "torch.dtype":
     return torch.bfloat16 if _has_any("avx512_bf16", "amx_bf16") else torch.float32
 
 
-def multiplies_bytes() -> bool:
-    """Return whether this CPU multiplies 8-bit integers natively, and torch can let it do so."""
-    import torch
-
-    # without these, sums of products would be cut off at 16 bits
-    native = _has_any("avx512_vnni", "avx_vnni", "amx_int8")
-    # the operation has no public name; older versions of torch have it not
-    return native and hasattr(torch.ops.onednn, "qconv_pointwise")
+def has_matrix_units() -> bool:
+    """Return whether this CPU has units of their own for products of bfloat16 matrices (AMX)."""
+    return _has_any("amx_bf16")
 
 
 def _has_any(*instructions: str) -> bool:

@@ -5,7 +5,7 @@
 - bfloat16 where the CPU multiplies it natively, single precision elsewhere;
 - channels last, the order of axes in which oneDNN convolves without copying;
 - a bias that an instance norm cancels is not added;
-- if that is asked for, convolutions of 8-bit integers, which round more;
+- convolutions of 3 x 3 and 3 x 3 x 3 take fewer products, where ``winograd.py`` gains;
 - a modality's feature map is fused as soon as it is computed and then freed: one map per level
   is kept instead of one per modality, and nothing is computed for missing modalities.
 """
@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mixmfl.core.devices import best_dtype, multiplies_bytes
-from mixmfl.inference.eight_bits import ByteConvolution
+from mixmfl.core.devices import best_dtype
 from mixmfl.inference.sliding_window import Predictor
 from mixmfl.networks.base import Encoder, SegmentationNet, place_modalities
 from mixmfl.networks.layers import slope_of
 from mixmfl.networks.mdmnet import AddingDecoder, Fusion, MDMNet, shares_of_mean, shares_of_slots
-from mixmfl.networks.norms import LAST, Bytes, compiled, norm_relu_, norm_relu_bytes, to_bytes
+from mixmfl.networks.norms import LAST, compiled, norm_relu_
 from mixmfl.networks.prototypes import PrototypeMemory
 from mixmfl.networks.unet import StackedNet
+from mixmfl.networks.winograd import WinogradConvolution, gains
 
 _CONVOLVE = {4: functional.conv2d, 5: functional.conv3d}  # by the axes of a feature map
 
@@ -49,22 +49,10 @@ _TOGETHER = 1 << 18
 """Voxels of full resolution that are decoded at a time where several subsets are predicted from."""
 
 
-_FEW = 8
-"""Channels below which a convolution reads images, or gains nothing from 8 bits."""
-
-
-def fastest_form(
-    network: SegmentationNet, device: torch.device, *, fast: bool = False
-) -> "SegmentationNet | CPUNetwork":
-    """Return the form in which a device predicts fastest; on a CPU the network is taken over.
-
-    Args:
-        network: A network in prediction mode.
-        device: The device that computes.
-        fast: Whether 8-bit integers are used where the CPU multiplies these natively.
-    """
+def fastest_form(network: SegmentationNet, device: torch.device) -> "SegmentationNet | CPUNetwork":
+    """Return the form in which a device predicts fastest; on a CPU the network is taken over."""
     if device.type == "cpu" and supports(network):
-        return CPUNetwork(network, best_dtype(), eight_bits=fast and multiplies_bytes())
+        return CPUNetwork(network, best_dtype())
     return network
 
 
@@ -92,25 +80,14 @@ class CPUNetwork:
         dtype: Type of feature maps and convolutions; norms are computed in single precision.
     """
 
-    def __init__(
-        self, network: SegmentationNet, dtype: torch.dtype, *, eight_bits: bool = False
-    ) -> None:
-        """Take the network over; see the attributes.
-
-        Args:
-            network: See above.
-            dtype: See above.
-            eight_bits: Whether convolutions of feature maps are of 8-bit integers, which
-                ``multiplies_bytes`` must allow.
-        """
+    def __init__(self, network: SegmentationNet, dtype: torch.dtype) -> None:
+        """Take the network over; see the attributes."""
         self.network = network
         self.dtype = dtype
         # levels that are fused by the plain form need it whole
         plain = set(network.fusion.modules()) if isinstance(network, MDMNet) else set()
         self._units = {
-            module: _Unit(
-                module, _packed(module.conv, dtype, keep=module in plain), eight_bits=eight_bits
-            )
+            module: _Unit(module, dtype, keep=module in plain)
             for module in network.modules()
             if isinstance(module, ConvDropoutNormReLU)
         }
@@ -192,7 +169,6 @@ class CPUNetwork:
     def _encode(self, encoder: Encoder, images: Tensor) -> Iterator[Tensor]:
         """Yield the feature map ``(B, C, *P)`` of every level of images ``(B, N, *P)``."""
         maps = images.contiguous(memory_format=LAST[images.ndim])
-        read: Tensor | Bytes = maps  # what the next stage reads
         if isinstance(encoder, ResidualEncoder):
             maps = self._convolve(encoder.stem, [maps])
         for stage in encoder.stages:
@@ -200,7 +176,7 @@ class CPUNetwork:
                 for block in stage.blocks:
                     maps = self._add(block, maps)
             else:
-                maps, read = self._run(stage, [read], again=True)
+                maps = self._convolve(stage, [maps])
             yield maps
 
     def _add(self, block: BasicBlockD, maps: Tensor) -> Tensor:
@@ -274,57 +250,35 @@ class CPUNetwork:
 
     def _convolve(self, stage: nn.Module, inputs: list[Tensor]) -> Tensor:
         """Return what a stage makes of a map, which is taken off ``inputs``, to free it."""
-        return self._run(stage, inputs, again=False)[0]
-
-    def _run(
-        self, stage: nn.Module, inputs: list[Tensor] | list[Tensor | Bytes], *, again: bool
-    ) -> tuple[Tensor, Tensor | Bytes]:
-        """Return what a stage makes of a map, and the same as a further stage reads it.
-
-        Args:
-            stage: Convolutions, one after another.
-            inputs: The map, which is taken off the list, to free it.
-            again: Whether there may be a further stage, which reads bytes if this one does.
-        """
-        units = [self._units[m] for m in stage.modules() if isinstance(m, ConvDropoutNormReLU)]
-        read = inputs.pop()
-        for unit, following in zip(units, [*units[1:], None], strict=True):
-            maps = unit.convolve(read)
-            last = following is None
-            if (following or unit).eight_bits and (again or not last):
-                read, maps = unit.finish_as_bytes(maps, exact=last)
-            else:
-                read = maps = unit.finish(maps)
-        return maps, read
+        maps = inputs.pop()
+        for module in stage.modules():
+            if isinstance(module, ConvDropoutNormReLU):
+                unit = self._units[module]
+                maps = unit.convolve(maps)
+                maps = unit.finish(maps)
+        return maps
 
 
 class _Unit:
     """A convolution, its instance norm and its activation."""
 
-    def __init__(self, module: ConvDropoutNormReLU, weight: Tensor, *, eight_bits: bool) -> None:
-        """Args: the layers; the convolution's weight; whether it is of 8 bits if that gains."""
+    def __init__(self, module: ConvDropoutNormReLU, dtype: torch.dtype, *, keep: bool) -> None:
+        """Args: the layers; the type of maps; whether the layers keep their weights."""
         conv = module.conv
         self.stride, self.padding = conv.stride, conv.padding
         self.norm, self.slope = module.norm, slope_of(module)
-        gains = conv.in_channels >= _FEW and max(conv.kernel_size) > 1
-        self.eight_bits = eight_bits and gains and module.norm.affine
-        if self.eight_bits:
-            self._convolve_bytes = ByteConvolution(weight, self.stride, self.padding, weight.dtype)
+        self._winograd = None
+        if gains(conv, dtype):
+            self._winograd = WinogradConvolution(_packed(conv, torch.float32, keep=keep), dtype)
         else:
-            self.weight = weight
+            self.weight = _packed(conv, dtype, keep=keep)
 
-    def convolve(self, maps: Tensor | Bytes) -> Tensor:
+    def convolve(self, maps: Tensor) -> Tensor:
         """Return the convolved maps; without a bias, which the norm would cancel."""
-        if self.eight_bits:
-            return self._convolve_bytes(maps if isinstance(maps, Bytes) else to_bytes(maps))
-        assert isinstance(maps, Tensor)  # see CPUNetwork._run
+        if self._winograd is not None:
+            return self._winograd(maps)
         convolve = _CONVOLVE[maps.ndim]
         return convolve(maps, self.weight, None, self.stride, self.padding)
-
-    def finish_as_bytes(self, maps: Tensor, *, exact: bool) -> tuple[Bytes, Tensor]:
-        """Return what ``finish`` does, as bytes and, if ``exact``, as it is."""
-        norm = self.norm
-        return norm_relu_bytes(maps, norm.weight, norm.bias, norm.eps, self.slope, exact=exact)
 
     def finish(self, maps: Tensor) -> Tensor:
         """Return the convolved maps after norm and activation."""

@@ -179,17 +179,13 @@ def apply_personal_weights(path: Path, own: State, out: Path) -> None:
         write(temporary, merged, with_digests(merged, header))
 
 
-def load_model(
-    path: str | PathLike[str], device: torch.device | str = "cpu", *, fast: bool = False
-) -> Model:
+def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") -> Model:
     """Read a model file. Nothing in it is run: tensors and JSON only.
 
     Args:
         path: The model file, or the folder of a run with one model. A run in folds has several,
             whose mean is predicted by ``mixmfl_predict`` alone: name the file of one.
         device: Where the model computes, such as ``"cpu"`` or ``"cuda:0"``.
-        fast: Whether a CPU that multiplies 8-bit integers natively computes with these, which
-            rounds more.
 
     Raises:
         ModelError: The file is missing, is no model, is damaged or is of another format; or the
@@ -214,7 +210,7 @@ def load_model(
         raise _unreadable(path, error) from None
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError, MixmflError) as error:
         raise ModelError(f"{path}: header and tensors do not fit together ({error})") from None
-    runner = fastest_form(network, device, fast=fast)
+    runner = fastest_form(network, device)
     del network
     give_back_memory()  # the weights as they came are another copy
     return Model(

@@ -458,7 +458,6 @@ def _settings(prediction: PredictionOptions) -> dict[str, Any]:
         **dataclasses.asdict(prediction.alignment),
         **dataclasses.asdict(prediction.networks),
         **({} if brains == BrainExtraction() else {"brains": dataclasses.asdict(brains)}),
-        **({"fast": True} if prediction.fast else {}),
     }
 
 

@@ -24,7 +24,6 @@ class PredictionOptions:
         subjects: What the cases are, as ``dataset_card.subjects_of`` says.
         force: Whether to predict cases that a model was surely not made for, and images far from
             those that it was planned for, with a warning.
-        fast: Whether the models were loaded to compute with 8-bit integers where they can.
     """
 
     only: tuple[str, ...] = ()
@@ -34,7 +33,6 @@ class PredictionOptions:
     least_dice: float = 0.0
     subjects: str = UNKNOWN
     force: bool = False
-    fast: bool = False
 
 
 @dataclass(frozen=True)

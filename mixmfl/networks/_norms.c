@@ -9,9 +9,6 @@
  * All sums are of differences from the first voxel: the squares of bfloat16 numbers whose mean is
  * far from zero would cancel. They run in float32 over 256 rows, then in double.
  *
- * y may also be written as bytes, round(y / s) + z, for convolutions of 8 bits: s and z follow from
- * the least and greatest x of each channel, which are found on the way.
- *
  * The loops are written for vectors of 16 numbers, which GCC and clang know on every processor. GCC
  * compiles them for AVX-512, AVX2 and the plain instruction set, and the loader picks one.
  */
@@ -32,7 +29,6 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 enum { LANES = 16, BLOCK = 4, ROW = LANES * BLOCK, FLUSH = 256 };
 
@@ -122,17 +118,6 @@ INLINE void first_of(Floats *zero, const void *map, long block, long channels, i
             zero[v][i] = get_one(map, (block + v * LANES + i) % channels, half);
 }
 
-/* Widens the ranges of the channels by those of a block. */
-INLINE void widen_ranges(const Floats *least, const Floats *most, float *ranges, long block,
-                         long channels) {
-    for (int v = 0; v < BLOCK; v++)
-        for (int i = 0; i < LANES; i++) {
-            float *low = ranges + (block + v * LANES + i) % channels, *high = low + channels;
-            if (least[v][i] < *low) *low = least[v][i];
-            if (most[v][i] > *high) *high = most[v][i];
-        }
-}
-
 /* Adds a block's float32 sums to those of the channels, in double. */
 INLINE void flush(const Floats *block_sums, double *sums, long block, long channels) {
     for (int v = 0; v < BLOCK; v++)
@@ -140,24 +125,18 @@ INLINE void flush(const Floats *block_sums, double *sums, long block, long chann
             sums[(block + v * LANES + i) % channels] += block_sums[v][i];
 }
 
-/* sums: (cases, 2, channels) double, of x - x0 and of its square, x0 being the case's first voxel.
- * ranges: (cases, 2, channels) float32, the least and the greatest x; not touched unless ranged. */
-INLINE void sums_of(const void *x, double *sums, float *ranges, Part part, int half, int ranged) {
+/* sums: (cases, 2, channels) double, of x - x0 and of its square, x0 being the case's first voxel. */
+INLINE void sums_of(const void *x, double *sums, Part part, int half) {
     long channels = part.channels, row = row_of(channels);
     for (long n = 0; n < part.cases; n++) {
         const char *map = (const char *)x + n * part.voxels * channels * (half ? 2 : 4);
         double *sum = sums + n * 2 * channels, *square = sum + channels;
         long start = part.first * channels, end = part.last * channels;
         long rows = (end - start) / row;
-        float *range = ranged ? ranges + n * 2 * channels : NULL;
         memset(sum, 0, 2 * channels * sizeof *sum);
-        for (long c = 0; ranged && c < channels; c++)
-            range[c] = range[channels + c] = get_one(map, c, half);
         for (long block = 0; block < row; block += ROW) {
-            Floats zero[BLOCK], least[BLOCK], most[BLOCK];
+            Floats zero[BLOCK];
             first_of(zero, map, block, channels, half);
-            memcpy(least, zero, sizeof zero);
-            memcpy(most, zero, sizeof zero);
             for (long from = 0; from < rows; from += FLUSH) {
                 long to = from + FLUSH < rows ? from + FLUSH : rows;
                 Floats s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, q0 = {0}, q1 = {0}, q2 = {0}, q3 = {0};
@@ -169,46 +148,28 @@ INLINE void sums_of(const void *x, double *sums, float *ranges, Part part, int h
                     Floats d3 = get(map, at + 3 * LANES, half) - zero[3];
                     s0 += d0, s1 += d1, s2 += d2, s3 += d3;
                     q0 += d0 * d0, q1 += d1 * d1, q2 += d2 * d2, q3 += d3 * d3;
-                    for (int v = 0; ranged && v < BLOCK; v++) {
-                        Floats value = get(map, at + v * LANES, half);
-                        least[v] = choose(value < least[v], value, least[v]);
-                        most[v] = choose(value > most[v], value, most[v]);
-                    }
                 }
                 Floats s[BLOCK] = {s0, s1, s2, s3}, q[BLOCK] = {q0, q1, q2, q3};
                 flush(s, sum, block, channels);
                 flush(q, square, block, channels);
             }
-            if (ranged) widen_ranges(least, most, range, block, channels);
         }
         for (long at = start + rows * row; at < end; at++) {
-            float value = get_one(map, at, half), d = value - get_one(map, at % channels, half);
+            float d = get_one(map, at, half) - get_one(map, at % channels, half);
             sum[at % channels] += d;
             square[at % channels] += d * d;
-            if (ranged && value < range[at % channels]) range[at % channels] = value;
-            if (ranged && value > range[channels + at % channels]) range[channels + at % channels] = value;
         }
     }
 }
 
-/* round(y / step) + zero as a byte; what does not fit becomes the nearest that does. */
-INLINE Bytes to_bytes(Floats y, float inverse_step, float zero) {
-    Floats value = y * inverse_step + (zero + 0.5f), nothing = {0};
-    value = choose(value > 0, value, nothing);
-    value = choose(value < 255, value, nothing + 255);
-    return __builtin_convertvector(__builtin_convertvector(value, Ints), Bytes);
-}
-
-/* y = f(scale x + offset), with tables (cases, channels), as it is and as bytes. Either may be NULL,
- * and is then not written. */
-INLINE void apply_of(const void *x, void *y, uint8_t *bytes, const float *scale, const float *offset,
-                     float slope, float inverse_step, float zero, Part part, int half) {
+/* y = f(scale x + offset), with tables (cases, channels). */
+INLINE void apply_of(const void *x, void *y, const float *scale, const float *offset, float slope,
+                     Part part, int half) {
     long channels = part.channels, row = row_of(channels), size = half ? 2 : 4;
     for (long n = 0; n < part.cases; n++) {
-        long map = n * part.voxels * channels;
-        const char *from = (const char *)x + map * size;
-        char *to = y ? (char *)y + map * size : NULL;
-        uint8_t *byte = bytes ? bytes + map : NULL;
+        long map = n * part.voxels * channels * size;
+        const char *from = (const char *)x + map;
+        char *to = (char *)y + map;
         const float *a = scale + n * channels, *b = offset + n * channels;
         long start = part.first * channels, end = part.last * channels;
         long rows = (end - start) / row;
@@ -222,20 +183,13 @@ INLINE void apply_of(const void *x, void *y, uint8_t *bytes, const float *scale,
                 long at = start + r * row + block;
                 for (int v = 0; v < BLOCK; v++) {
                     Floats z = as[v] * get(from, at + v * LANES, half) + bs[v];
-                    z = choose(z > 0, z, z * slope);
-                    if (byte) {
-                        Bytes rounded = to_bytes(z, inverse_step, zero);
-                        memcpy(byte + at + v * LANES, &rounded, sizeof rounded);
-                    }
-                    if (to) put(to, at + v * LANES, z, half);
+                    put(to, at + v * LANES, choose(z > 0, z, z * slope), half);
                 }
             }
         }
         for (long at = start + rows * row; at < end; at++) {
             float z = a[at % channels] * get_one(from, at, half) + b[at % channels];
-            z = z > 0 ? z : z * slope;
-            if (byte) byte[at] = to_bytes(z + (Floats){0}, inverse_step, zero)[0];
-            if (to) put_one(to, at, z, half);
+            put_one(to, at, z > 0 ? z : z * slope, half);
         }
     }
 }
@@ -327,27 +281,14 @@ INLINE void gradient_of(const void *x, const void *dy, void *dx, const float *sc
 
 /* Each is compiled for both types; the type is known to the compiler. */
 EACH_PROCESSOR static void sums(const void *x, double *out, Part part, int half) {
-    if (half) sums_of(x, out, NULL, part, 1, 0);
-    else sums_of(x, out, NULL, part, 0, 0);
-}
-
-EACH_PROCESSOR static void sums_and_ranges(const void *x, double *out, float *ranges, Part part,
-                                           int half) {
-    if (half) sums_of(x, out, ranges, part, 1, 1);
-    else sums_of(x, out, ranges, part, 0, 1);
-}
-
-EACH_PROCESSOR static void apply_bytes(const void *x, void *y, uint8_t *bytes, const float *scale,
-                                       const float *offset, float slope, float inverse_step, float zero,
-                                       Part part, int half) {
-    if (half) apply_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 1);
-    else apply_of(x, y, bytes, scale, offset, slope, inverse_step, zero, part, 0);
+    if (half) sums_of(x, out, part, 1);
+    else sums_of(x, out, part, 0);
 }
 
 EACH_PROCESSOR static void apply(const void *x, void *y, const float *scale, const float *offset,
                                  float slope, Part part, int half) {
-    if (half) apply_of(x, y, NULL, scale, offset, slope, 0, 0, part, 1);
-    else apply_of(x, y, NULL, scale, offset, slope, 0, 0, part, 0);
+    if (half) apply_of(x, y, scale, offset, slope, part, 1);
+    else apply_of(x, y, scale, offset, slope, part, 0);
 }
 
 EACH_PROCESSOR static void gradient_sums(const void *x, const void *dy, double *out,
@@ -382,33 +323,6 @@ static PyObject *py_sums(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *py_sums_and_ranges(PyObject *self, PyObject *args) {
-    Py_ssize_t x, out, ranges;
-    Part part;
-    int half;
-    if (!PyArg_ParseTuple(args, "nnn" PART "p", &x, &out, &ranges, PARTS, &half)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    sums_and_ranges((const void *)x, (double *)out, (float *)ranges, part, half);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
-static PyObject *py_apply_bytes(PyObject *self, PyObject *args) {
-    Py_ssize_t x, y, bytes, tables;
-    Part part;
-    float slope, inverse_step, zero;
-    int half;
-    if (!PyArg_ParseTuple(args, "nnnn" PART "fffp", &x, &y, &bytes, &tables, PARTS, &slope,
-                          &inverse_step, &zero, &half))
-        return NULL;
-    const float *scale = (const float *)tables, *offset = scale + part.cases * part.channels;
-    Py_BEGIN_ALLOW_THREADS
-    apply_bytes((const void *)x, (void *)y, (uint8_t *)bytes, scale, offset, slope, inverse_step, zero,
-                part, half);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
 static PyObject *py_finish(PyObject *self, PyObject *args) {
     Py_ssize_t x, sum_at, weight_at, bias_at, tables;
     Part part;
@@ -436,32 +350,6 @@ static PyObject *py_finish(PyObject *self, PyObject *args) {
         }
     }
     Py_RETURN_NONE;
-}
-
-/* The least and the greatest number that apply makes of a map, from what sums_and_ranges found; tables
- * of 0: of the map itself. Both are NaN if the map has one, or an infinity: ranges do not show them. */
-static PyObject *py_result_range(PyObject *self, PyObject *args) {
-    Py_ssize_t sum_at, range_at, tables;
-    Part part;
-    float slope, ends[2] = {INFINITY, -INFINITY};
-    if (!PyArg_ParseTuple(args, "nnn" PART "f", &sum_at, &range_at, &tables, PARTS, &slope)) return NULL;
-    const double *sum = (const double *)sum_at;
-    const float *range = (const float *)range_at, *scale = (const float *)tables;
-    const float *offset = scale + part.cases * part.channels;
-    int finite = 1;
-    for (long n = 0; n < part.cases; n++)
-        for (long c = 0; c < part.channels; c++)
-            for (int end = 0; end < 2; end++) {
-                long at = n * part.channels + c, found = (2 * n + end) * part.channels + c;
-                float z = range[found];
-                if (tables) z = scale[at] * z + offset[at];
-                z = z > 0 ? z : z * slope;
-                finite = finite && isfinite(z) && isfinite(sum[found]);
-                if (z < ends[0]) ends[0] = z;
-                if (z > ends[1]) ends[1] = z;
-            }
-    if (!finite) ends[0] = ends[1] = NAN;
-    return Py_BuildValue("ff", ends[0], ends[1]);
 }
 
 static PyObject *py_apply(PyObject *self, PyObject *args) {
@@ -541,9 +429,6 @@ static PyObject *py_gradient(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
     {"sums", py_sums, METH_VARARGS, NULL},
-    {"sums_and_ranges", py_sums_and_ranges, METH_VARARGS, NULL},
-    {"result_range", py_result_range, METH_VARARGS, NULL},
-    {"apply_bytes", py_apply_bytes, METH_VARARGS, NULL},
     {"finish", py_finish, METH_VARARGS, NULL},
     {"apply", py_apply, METH_VARARGS, NULL},
     {"gradient_sums", py_gradient_sums, METH_VARARGS, NULL},

@@ -5,11 +5,9 @@ norm, of one channel each, does the same in more time. The compiled part reads m
 last, in which oneDNN convolves without copying; torch's is many times slower on these.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +23,6 @@ LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Memory formats with channels last, by the axes of a map."""
 
 _TYPES = (torch.float32, torch.bfloat16)
-
-_LEAST_STEP = 1e-30
-"""Least difference of neighbouring bytes; its inverse is a float32, too."""
 
 _ALONE = 1 << 18
 """Numbers of all maps up to which one thread is quicker than several."""
@@ -86,106 +81,6 @@ def copied_channels_last(maps: Tensor) -> Tensor:
     """Return a copy of maps ``(B, C, *P)`` as ``channels_last`` has them."""
     # clone() and not contiguous(), which leaves the strides of a single channel as they are
     return maps.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Maps as bytes: a number is ``step * (byte - zero)``.
-
-    The range is that of the maps themselves, so that nothing is cut off and nothing is to be
-    calibrated.
-
-    Attributes:
-        numbers: ``(B, C, *P)`` uint8, with channels last.
-        step: Difference of neighbouring bytes.
-        zero: The byte that stands for 0.
-    """
-
-    numbers: Tensor
-    step: float
-    zero: int
-
-
-def to_bytes(maps: Tensor) -> Bytes:
-    """Return maps ``(B, C, *P)`` as bytes."""
-    maps = maps.contiguous(memory_format=LAST[maps.ndim])
-    if compiled() and maps.dtype in _TYPES:
-        sums, ranges = _sums_and_ranges(maps)
-        step, zero = _scale_of(_result_range(maps, sums, ranges))
-        unchanged = torch.zeros((2, *maps.shape[:2]))
-        unchanged[0] = 1
-        return Bytes(_apply_bytes(maps, None, unchanged, 1.0, step, zero), step, zero)
-    least, most = torch.aminmax(maps)
-    step, zero = _scale_of((float(least), float(most)))
-    numbers = (maps.float() * (1 / step)).add_(zero + 0.5).clamp_(0, 255).to(torch.uint8)
-    return Bytes(numbers, step, zero)
-
-
-def norm_relu_bytes(
-    maps: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float, *, exact: bool
-) -> tuple[Bytes, Tensor]:
-    """Return what ``norm_relu`` does as bytes and, if ``exact``, as it is; with channels last.
-
-    Args:
-        maps: ``(B, C, *P)``, without a gradient; they may be overwritten.
-        weight: ``(C,)``
-        bias: ``(C,)``
-        eps: Added to the variance.
-        slope: Slope of the leaky ReLU below 0.
-        exact: Whether the second result is needed; else its content is undefined.
-    """
-    maps = maps.contiguous(memory_format=LAST[maps.ndim])
-    if not compiled() or maps.dtype not in _TYPES:
-        done = norm_relu(maps, weight, bias, eps, slope).contiguous(memory_format=LAST[maps.ndim])
-        return to_bytes(done), done
-    sums, ranges = _sums_and_ranges(maps)
-    tables = _tables(maps, sums, weight, bias, eps)
-    step, zero = _scale_of(_result_range(maps, sums, ranges, tables, slope))
-    numbers = _apply_bytes(maps, maps if exact else None, tables, slope, step, zero)
-    return Bytes(numbers, step, zero), maps
-
-
-def _scale_of(ends: tuple[float, float]) -> tuple[float, int]:
-    """Return step and zero of bytes that hold 0 and all numbers between these two."""
-    low, high = min(ends[0], 0.0), max(ends[1], 0.0)
-    step = max((high - low) / 255, _LEAST_STEP)
-    return step, round(-low / step) if math.isfinite(step) else 0
-
-
-def _sums_and_ranges(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of a norm, and the least and greatest number of each channel, ``(B, 2, C)``.
-
-    Args:
-        maps: ``(B, C, *P)`` with channels last, float32 or bfloat16.
-    """
-    sums = _empty_sums(maps)
-    ranges = torch.empty(sums.shape)
-    _in_parts(_norms.sums_and_ranges, maps, (), sums=sums, ranges=ranges)
-    return sums, ranges
-
-
-def _result_range(
-    maps: Tensor,
-    sums: Tensor,
-    ranges: Tensor,
-    tables: Tensor | None = None,
-    slope: float = 1.0,
-) -> tuple[float, float]:
-    """Return the least and greatest number of what tables and activation make of maps.
-
-    Without tables it is that of the maps. If one of these is not finite, both are NaN.
-    """
-    at = sums.data_ptr(), ranges.data_ptr(), _address(tables)
-    return _norms.result_range(*at, _whole(maps), slope)
-
-
-def _apply_bytes(
-    maps: Tensor, result: Tensor | None, tables: Tensor, slope: float, step: float, zero: int
-) -> Tensor:
-    """Return the bytes of what tables and activation make of maps, which goes to ``result``."""
-    numbers = torch.empty_like(maps, dtype=torch.uint8)
-    _in_parts(_norms.apply_bytes, maps, (result, numbers, tables), slope, 1 / step, zero)
-    return numbers
 
 
 def norm_relu_(maps: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
@@ -262,10 +157,6 @@ def _empty_sums(maps: Tensor) -> Tensor:
     return maps.new_empty((len(maps), 2, maps.shape[1]), dtype=torch.float64)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _whole(maps: Tensor) -> tuple[int, int, int, int, int]:
     """Return cases, voxels, channels, and the first and last voxel, as the compiled part wants."""
     assert maps.is_contiguous(memory_format=LAST[maps.ndim])
@@ -280,43 +171,52 @@ _POOLS: dict[int, ThreadPoolExecutor] = {}
 def _in_parts(
     function: Callable[..., None],
     maps: Tensor,
-    others: Sequence[Tensor | None],
+    others: Sequence[Tensor],
     *rest: float,
     sums: Tensor | None = None,
-    ranges: Tensor | None = None,
 ) -> None:
     """Call a function of the compiled part for all voxels, in as many threads as torch has.
 
     Args:
-        function: Takes the addresses of the maps, of the others, of its sums and ranges; the part,
-            the rest, and whether the maps are in half precision.
+        function: Takes the addresses of the maps, of the others and of its sums; the part, the
+            rest, and whether the maps are in half precision.
         maps: The maps.
-        others: Other tensors that it reads and writes; None: an address of 0.
+        others: Other tensors that it reads and writes.
         rest: Further arguments.
         sums: What it writes its sums into, added up over the parts; None: it has none.
-        ranges: ``(B, 2, C)``; what it writes least and greatest numbers into. None: it has none.
     """
-    addresses = [*map(_address, (maps, *others))]
-    written = [each for each in (sums, ranges) if each is not None]
+    addresses = [each.data_ptr() for each in (maps, *others)]
     whole, half = _whole(maps), maps.dtype == torch.bfloat16
     cases, voxels, channels, _, _ = whole
-    threads = torch.get_num_threads()
-    if threads == 1 or cases * voxels * channels <= _ALONE:
-        function(*addresses, *map(_address, written), whole, *rest, half)
+    threads = threads_for(cases * voxels * channels)
+    partial = None if sums is None else sums.new_empty((threads, *sums.shape))
+
+    def work(part: int, first: int, last: int) -> None:
+        into = [] if partial is None else [partial[part].data_ptr()]
+        function(*addresses, *into, (cases, voxels, channels, first, last), *rest, half)
+
+    in_threads(work, voxels, threads)
+    if sums is not None and partial is not None:
+        torch.sum(partial, dim=0, out=sums)
+
+
+def threads_for(numbers: int) -> int:
+    """Return how many threads a compiled part has for maps of so many numbers: torch's, or one."""
+    return 1 if numbers <= _ALONE else torch.get_num_threads()
+
+
+def in_threads(work: Callable[[int, int, int], None], count: int, threads: int) -> None:
+    """Do the work of ``count`` units in threads of the compiled parts, which let the lock go.
+
+    Args:
+        work: Takes the number of a part, and its first unit and the one behind its last.
+        count: How many units there are.
+        threads: How many parts are made.
+    """
+    if threads == 1:
+        work(0, 0, count)
         return
     if threads not in _POOLS:
-        _POOLS[threads] = ThreadPoolExecutor(threads, "mixmfl-norm")
-    edges = [voxels * part // threads for part in range(threads + 1)]
-    partial = [each.new_empty((threads, *each.shape)) for each in written]
-
-    def work(part: int) -> None:
-        into = [each[part].data_ptr() for each in partial]
-        piece = cases, voxels, channels, edges[part], edges[part + 1]
-        function(*addresses, *into, piece, *rest, half)
-
-    list(_POOLS[threads].map(work, range(threads)))
-    if sums is not None:
-        torch.sum(partial[0], dim=0, out=sums)
-    if ranges is not None:
-        ranges[:, 0] = partial[-1][:, :, 0].amin(dim=0)
-        ranges[:, 1] = partial[-1][:, :, 1].amax(dim=0)
+        _POOLS[threads] = ThreadPoolExecutor(threads, "mixmfl-maps")
+    edges = [count * part // threads for part in range(threads + 1)]
+    list(_POOLS[threads].map(work, range(threads), edges, edges[1:]))

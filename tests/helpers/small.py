@@ -41,6 +41,7 @@ def small_plans(
     modalities: Sequence[str] = MODALITIES,
     labels: Labels = LABELS,
     patch: Sequence[int] = (16, 16),
+    features: Sequence[int] = (4, 8, 8),
     **training: Any,
 ) -> Plans:
     """Return plans for a tiny network of three stages, 2-D or 3-D by the patch."""
@@ -59,7 +60,7 @@ def small_plans(
             "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
             "arch_kwargs": {
                 "n_stages": 3,
-                "features_per_stage": [4, 8, 8],
+                "features_per_stage": list(features),
                 "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
                 "kernel_sizes": [[3] * dim] * 3,
                 "strides": [[1] * dim, [2] * dim, [2] * dim],
@@ -158,10 +159,13 @@ def model_bytes(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) 
 
 
 def random_network(
-    patch: tuple[int, ...] = (16, 16), residual: bool = False, **settings: Any
+    patch: tuple[int, ...] = (16, 16),
+    residual: bool = False,
+    features: tuple[int, ...] = (4, 8, 8),
+    **settings: Any,
 ) -> SegmentationNet:
     """Return a network whose biases, norms and trust are random, and what is 0 at first."""
-    plans = small_plans(patch=patch)
+    plans = small_plans(patch=patch, features=features)
     plans = with_residual_encoders(plans) if residual else plans
     plans = dataclasses.replace(plans, network=dataclasses.replace(plans.network, **settings))
     built = build_network(plans, plans.configurations[0], seed=0).eval()

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixmfl.networks import norms
-from mixmfl.networks.norms import Bytes, channels_last, norm_relu, norm_relu_bytes, to_bytes
+from mixmfl.networks.norms import channels_last, norm_relu
 
 pytestmark = pytest.mark.skipif(
     not norms.compiled(), reason="the compiled part is not installed: no compiler was found"
@@ -78,62 +78,3 @@ def test_a_nan_stays_one_and_stays_in_its_channel() -> None:
         assert result[1, 3].isnan().all()
         result[1, 3] = 0
         assert result.isfinite().all()
-
-
-def numbers_of(maps: Bytes) -> Tensor:
-    return maps.step * (maps.numbers.double() - maps.zero)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_bytes_are_those_of_torch(
-    shape: tuple[int, ...], dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(norms, "_ALONE", 0)
-    torch.manual_seed(0)
-    maps = channels_last((torch.randn(shape) * 2 + torch.randn(1)).to(dtype))
-    weight, bias = torch.randn(shape[1]), torch.randn(shape[1])
-    exact = twin(maps.double(), weight.double(), bias.double())
-    rounding = 2**-8 * exact.abs().max() if dtype == torch.bfloat16 else 1e-5
-    for found, numbers in [
-        (to_bytes(maps), maps.double()),
-        (norm_relu_bytes(maps.clone(), weight, bias, 1e-5, 0.1, exact=False)[0], exact),
-    ]:
-        # 255 steps reach from the least to the greatest number, one of which may be 0
-        whole = numbers.max().clamp(min=0) - numbers.min().clamp(max=0)
-        assert found.step == pytest.approx(float(whole) / 255, rel=0.01)
-        # half a step, and what 0 is off the middle of its byte
-        assert (numbers_of(found) - numbers).abs().max() <= found.step + rounding
-        with norms.by_torch():
-            same = to_bytes(numbers.to(torch.float32))
-        apart = (found.numbers.int() - same.numbers.int()).abs()
-        assert apart.max() <= 1
-        assert (apart > 0).double().mean() < (0.1 if dtype == torch.bfloat16 else 0.01)
-    _, beside = norm_relu_bytes(maps.clone(), weight, bias, 1e-5, 0.1, exact=True)
-    assert torch.equal(beside, norm_relu(maps, weight, bias, 1e-5, 0.1))
-
-
-def test_bytes_of_a_few_numbers() -> None:
-    maps = channels_last(torch.tensor([-1.0, 0.0, 0.01, 2.0, 50.0]).reshape(1, 1, 1, 5))
-    found = to_bytes(maps)  # 51 in 255 steps: 0.2 each, of which five lie below 0
-    assert found.step == pytest.approx(0.2)
-    assert found.zero == 5
-    assert found.numbers.flatten().tolist() == [0, 5, 5, 15, 255]
-
-
-def test_maps_of_one_number_and_of_zeros_become_bytes() -> None:
-    for number, byte in [(0.0, 0), (3.0, 255), (-3.0, 0)]:
-        found = to_bytes(torch.full((1, 8, 4, 4), number))
-        assert (found.numbers == byte).all()
-        assert torch.allclose(numbers_of(found), torch.full((1, 8, 4, 4), number).double())
-
-
-def test_a_nan_does_not_become_a_number_among_bytes() -> None:
-    for place in (0, 5):
-        maps = channels_last(torch.randn(2, 8, 9, 9))
-        maps[1, 3, 4, place] = torch.nan
-        assert numbers_of(to_bytes(maps)).isnan().all()
-        found, _ = norm_relu_bytes(maps, torch.ones(8), torch.zeros(8), 1e-5, 0.01, exact=False)
-        assert numbers_of(found).isnan().all()

@@ -1,0 +1,6 @@
+_Sizes = tuple[int, int, int, int, int, int, int]  # cases, z, y, x, in, out, planes of the kernel
+
+def computes(kind: int) -> bool: ...
+def convolve(
+    kind: int, maps: int, result: int, weights: int, sizes: _Sizes, first: int, last: int
+) -> None: ...
