@@ -160,6 +160,7 @@ def fields(
     named(value, Range(0, math.inf), source, error)
     unknown = sorted(map(str, value.keys() - {*needed, *may}))
     missing = sorted({*needed} - value.keys())
-    if unknown or missing:
-        raise error(f"{source}: unknown fields {shown(unknown)}, missing fields {shown(missing)}")
+    differing = {"unknown": unknown, "missing": missing}
+    if faults := [f"{how} fields {shown(names)}" for how, names in differing.items() if names]:
+        raise error(f"{source}: {', '.join(faults)}")
     return value

@@ -196,10 +196,7 @@ def load_model(path: str | PathLike[str], device: torch.device | str = "cpu") ->
     try:
         record, plans = _read_header(header)
     except MixmflError as error:
-        raise ModelError(
-            f"{path}: was written by mixmfl {_writer(header)}, and mixmfl {__version__} cannot "
-            f"read its header ({error}); install the version that wrote it, or train again"
-        ) from None
+        raise _other_header(path, _writer(header), error) from None
     try:
         network, memory = _read_tensors(tensors, header, plans, record.configuration)
         network, memory = network.to(device), memory_to(memory, device)
@@ -257,15 +254,28 @@ def _open_file(path: Path) -> tuple[Stored, dict[str, Any]]:
         raise ModelError(
             f"{path}: format {shown(header.get('format'))} was found, {FORMAT!r} is needed; export "
             "the run again with mixmfl_export, or install the version that wrote it "
-            f"({_writer(header)})"
+            f"(mixmfl {_writer(header)})"
         )
     return tensors, header
+
+
+def _other_header(path: Path, writer: str, error: MixmflError) -> ModelError:
+    """Return what to say of a whole file of this format with a header that is not read here."""
+    if writer == __version__:
+        return ModelError(
+            f"{path}: its header is not that of a model of mixmfl {__version__} ({error}); export "
+            "the run again with the mixmfl that is installed here (mixmfl_export), or train again"
+        )
+    return ModelError(
+        f"{path}: has a header of mixmfl {writer}; one of mixmfl {__version__} is needed "
+        f"({error}). Install the version that wrote it, or train again"
+    )
 
 
 def _writer(header: Mapping[str, Any]) -> str:
     """Return the version of mixmfl that wrote a file, as its header says."""
     version = header.get("mixmfl_version")
-    return str(version) if is_text(version) else "of unknown version"
+    return str(version) if is_text(version) else "of an unknown version"
 
 
 def _read_header(header: Mapping[str, Any]) -> tuple[_Header, Plans]:

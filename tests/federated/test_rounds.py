@@ -442,9 +442,7 @@ def test_replies_that_do_not_belong_are_refused(federation: SmallFederation) -> 
     with pytest.raises(AggregationError, match="or a count < 0"):
         federation.merge({"north": dataclasses.replace(good, tensors=fewer)})
     without = dataclasses.replace(good, record={"round": 0, "loss": 0.5})  # both, or neither
-    with pytest.raises(
-        AggregationError, match=r"'north': unknown .* missing fields \['dice_loss'\]"
-    ):
+    with pytest.raises(AggregationError, match=r"'north': missing fields \['dice_loss'\]"):
         federation.merge({"north": without})
     for stray in ("tailored.flair.x", "decoder.unheard_of", "nonsense", "memory.flair.2.values"):
         tensors = dict(good.tensors)
