@@ -47,13 +47,19 @@ class Command:
         Raises:
             MixmflError: What is kept is no option of this command.
         """
+        damage = MixmflError(
+            f"{folder}: its options.json is damaged; remove it, and name the options of the run "
+            "again"
+        )
         try:
-            return self.parser.parse_args([*self.taken_from(kept), *self.argv])
+            options = self.parser.parse_args([*self.taken_from(kept), *self.argv])
         except SystemExit:
-            raise MixmflError(
-                f"{folder}: its options.json is damaged; remove it, and name the options of the "
-                "run again"
-            ) from None
+            raise damage from None
+        without, with_kept = vars(self.options), vars(options)
+        # the words of one option may name another, such as --kit
+        if any(with_kept[name] != without[name] for name in without.keys() - kept.keys()):
+            raise damage
+        return options
 
     def taken_from(self, kept: "Words") -> list[str]:
         """Return those of the kept options that this command takes, as they would be named."""

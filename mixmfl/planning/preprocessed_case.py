@@ -21,9 +21,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
 from mixmfl.core.declarations import entries, text, within
 from mixmfl.core.errors import DataError, why
-from mixmfl.core.files import read_long_json, replacing, write_json
+from mixmfl.core.files import only_files, read_long_json, replacing, write_json
 from mixmfl.core.json_fields import MOST_NAME, shown
 from mixmfl.core.records import read_record
+from mixmfl.core.text import times
 from mixmfl.data.image import MOST_VOXELS
 from mixmfl.data.labels import MOST_LABELS, Labels
 from mixmfl.data.modalities import MOST_MODALITIES, ModalityName
@@ -222,6 +223,12 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
             "run mixmfl_plan_preprocess again"
         )
     record = read_record(_Record, content, str(file), DataError)
+    voxels = math.prod(record.shape)
+    if voxels > MOST_VOXELS:
+        raise DataError(
+            f"{file}: shape: {times(record.shape)} voxels are more than the {MOST_VOXELS} that are "
+            "read; run mixmfl_plan_preprocess again"
+        )
     images, labels = (_open_array(folder / f"{name}.{kind}.b2nd") for kind in ("images", "labels"))
     if (
         images.shape != (len(record.modalities), *record.shape)
@@ -234,7 +241,6 @@ def open_case(folder: Path, name: str) -> PreprocessedCase:
             f"{labels.dtype} do not fit the record ({len(record.modalities)} modalities, "
             f"{record.shape}); run mixmfl_plan_preprocess again"
         )
-    voxels = math.prod(record.shape)
     if strange := [
         k for k, flat in record.class_locations.items() if max(flat, default=0) >= voxels
     ]:
@@ -266,7 +272,8 @@ def _open_array(file: Path) -> Any:
         DataError: The file is missing, damaged, or holds something else than numbers.
     """
     try:
-        array = blosc2_ext.open(str(file), "r", 0)
+        with open(file, "rb", opener=only_files):  # blosc2 would wait for a pipe
+            array = blosc2_ext.open(str(file), "r", 0)
         if not isinstance(array, blosc2.NDArray):
             raise ValueError(f"holds {type(array).__name__}, and no array")
         if strange := sorted({*array.schunk.meta} - {"b2nd"}) or len(array.schunk.vlmeta):

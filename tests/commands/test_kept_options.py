@@ -165,6 +165,7 @@ def test_kept_options_that_are_damaged_are_refused(
 ) -> None:
     for options, message in (
         ({"rounds": ("--rounds", "many")}, "its options.json is damaged; remove it"),
+        ({"rounds": ("--rounds", "1", "--kit", str(tmp_path))}, "its options.json is damaged"),
         ({"device": ("--device", "cpu")}, "device is no option of a run"),
     ):
         keep_options(tmp_path, options)

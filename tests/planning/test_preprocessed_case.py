@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,16 @@ def fill(inputs: Any, output: Any, offset: Any) -> None:
     output[:] = 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_in_place_of_an_array_blocks_nobody(tmp_path: Path) -> None:
+    store(tmp_path)
+    file = tmp_path / "p01.images.b2nd"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match=r"images\.b2nd: cannot be read .*a pipe or a device"):
+        open_case(tmp_path, "p01")
+
+
 def test_code_in_place_of_numbers_is_refused_and_not_run(tmp_path: Path) -> None:
     store(tmp_path)
     ran, file = tmp_path / "ran", tmp_path / "p01.labels.b2nd"
@@ -124,6 +135,7 @@ def test_code_in_place_of_numbers_is_refused_and_not_run(tmp_path: Path) -> None
     [
         ("shape", [1, 2], "shape: has 2 entries"),
         ("shape", [10**9 * 3, 1, 1], "shape: is 3000000000"),
+        ("shape", [2**11, 2**10, 2**10], r"shape: 2048 x 1024 x 1024 voxels are more than"),
         ("class_locations", {"1": [10**6]}, "class_locations: 1: lies beyond the 2160 voxels"),
         ("class_locations", {"__class__": [1]}, "it must be whole numbers with commas"),
         ("modalities", ["../t1", "t2"], "it must be a modality's name"),
