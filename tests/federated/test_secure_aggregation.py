@@ -52,23 +52,12 @@ from mixmfl.federated.state import (
     Registration,
     ServerState,
     Site,
-    register,
 )
 from mixmfl.networks.prototypes import PARTS, State
 from mixmfl.training.privacy_budget import Privacy
 
 PLAIN = dataclasses.replace(OPEN, half_updates=False)
 ONE_ROUND = dataclasses.replace(SETTINGS, rounds=1)
-
-
-@pytest.fixture(scope="module")
-def sites(store: SiteStore) -> Mapping[str, Site]:
-    return store.federation(MODALITIES).sites
-
-
-@pytest.fixture(scope="module")
-def registrations(sites: Mapping[str, Site]) -> dict[str, Registration]:
-    return {name: register(site) for name, site in sites.items()}
 
 
 @pytest.fixture(scope="module")

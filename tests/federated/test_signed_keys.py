@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from masked_federation import MODALITIES, SETTINGS, START, MaskedFederation, asked
-from small_federation import PLANS, SiteStore
+from masked_federation import SETTINGS, START, MaskedFederation, asked
+from small_federation import PLANS
 from small_federation import SETTINGS as OPEN
 
 from mixmfl.core.errors import PrivacyError, QuorumError
@@ -28,19 +28,9 @@ from mixmfl.federated.server import coordinator
 from mixmfl.federated.server.merge import train_task
 from mixmfl.federated.server.secure_aggregation import masked_tasks, summed_blocks
 from mixmfl.federated.simulation import simulate
-from mixmfl.federated.state import Registration, ServerState, Site, register
+from mixmfl.federated.state import Registration, ServerState, Site
 
 OTHERS = ("east", "south", "west")
-
-
-@pytest.fixture(scope="module")
-def sites(store: SiteStore) -> Mapping[str, Site]:
-    return store.federation(MODALITIES).sites
-
-
-@pytest.fixture(scope="module")
-def registrations(sites: Mapping[str, Site]) -> dict[str, Registration]:
-    return {name: register(site) for name, site in sites.items()}
 
 
 @pytest.fixture(scope="module")

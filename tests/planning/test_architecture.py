@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import LABELS, MODALITIES, model_bytes, small_case, small_plans, with_residual_encoders
+from small import LABELS, model_bytes, small_case, small_plans, with_residual_encoders
 from torch import nn
 
 from mixmfl.core.errors import DataError, MixmflError, ModelError, PlansError
@@ -33,10 +33,9 @@ from mixmfl.federated.messages import FAILED, Message, StoredMessage, decode, en
 from mixmfl.federated.server.checkpoint import start_run
 from mixmfl.federated.server.run import Run
 from mixmfl.federated.server.run_record import open_run, record_digest
-from mixmfl.federated.state import Registration, RunSettings, first_state
+from mixmfl.federated.state import Registration, RunSettings
 from mixmfl.inference import segmentation
-from mixmfl.inference.model import TrainedOn
-from mixmfl.inference.model_file import load_model, save_model
+from mixmfl.inference.model_file import load_model
 from mixmfl.networks.build import build_network, build_outline
 from mixmfl.planning import architecture, nnunet_plans, nnunet_preprocessing
 from mixmfl.planning.architecture import LAYERS, count_network, resolve_architecture
@@ -145,14 +144,6 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     yield made
     monkeypatch.undo()
     assert made.nothing_happened(), made.calls
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plans, file = small_plans(), tmp_path_factory.mktemp("model") / "model.safetensors"
-    state = first_state(plans, SETTINGS)
-    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(MODALITIES, 1)))
-    return file
 
 
 @pytest.fixture

@@ -9,22 +9,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from small import small_plans
 
 import mixmfl
 from mixmfl.core.errors import DataError
-from mixmfl.federated.state import RunSettings, first_state
-from mixmfl.inference.model import TrainedOn
-from mixmfl.inference.model_file import save_model
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("model") / "model.safetensors"
-    plans = small_plans()
-    state = first_state(plans, RunSettings("2d", 0, 1, 1, 0.01))
-    save_model(file, state, plans, "2d", TrainedOn(dict.fromkeys(plans.modalities, 1)))
-    return file
 
 
 def test_the_public_names_are_these_and_each_is_there() -> None:
@@ -57,9 +44,9 @@ def test_cases_are_found_in_a_folder_that_is_named_by_a_string(tmp_path: Path) -
 
 
 def test_a_model_predicts_from_words_paths_images_and_arrays_alike(
-    model_file: Path, tmp_path: Path
+    model: Path, tmp_path: Path
 ) -> None:
-    model = mixmfl.load_model(str(model_file))
+    loaded = mixmfl.load_model(str(model))
     voxels = np.random.default_rng(0).normal(100, 20, (20, 22, 6)).astype(np.float32)
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
     image = nibabel.Nifti1Image(voxels, affine)
@@ -68,28 +55,29 @@ def test_a_model_predicts_from_words_paths_images_and_arrays_alike(
     masks = []
     for each in (str(file), file, image, (voxels, affine)):
         with pytest.warns(UserWarning, match="its background was not removed"):
-            masks.append(model.predict({"t1": each}))
+            masks.append(loaded.predict({"t1": each}))
     assert masks[0].shape == voxels.shape
     assert all(np.array_equal(masks[0], mask) for mask in masks[1:])
 
 
 @pytest.mark.filterwarnings("ignore:case 'case'. .* its background was not removed")
-def test_a_model_of_simulated_images_segments_only_when_forced(model_file: Path) -> None:
-    model = mixmfl.load_model(model_file)
-    card = dataclasses.replace(model.plans.card, subjects={"simulated": 4})
-    model = dataclasses.replace(model, plans=dataclasses.replace(model.plans, card=card))
+def test_a_model_of_simulated_images_segments_only_when_forced(model: Path) -> None:
+    loaded = mixmfl.load_model(model)
+    card = dataclasses.replace(loaded.plans.card, subjects={"simulated": 4})
+    plans = dataclasses.replace(loaded.plans, card=card)
+    loaded = dataclasses.replace(loaded, plans=plans)
     images = {"t1": (np.random.default_rng(0).normal(100, 20, (20, 22, 6)), np.eye(4))}
     with pytest.raises(DataError, match=r"trained on simulated images only.*force=True segments"):
-        model.predict(images)
+        loaded.predict(images)
     with pytest.warns(UserWarning, match="trained on simulated images only"):
-        assert model.predict(images, force=True).shape == (20, 22, 6)
+        assert loaded.predict(images, force=True).shape == (20, 22, 6)
 
 
-def test_what_is_no_image_is_refused_in_words(model_file: Path, tmp_path: Path) -> None:
-    model = mixmfl.load_model(model_file)
+def test_what_is_no_image_is_refused_in_words(model: Path, tmp_path: Path) -> None:
+    loaded = mixmfl.load_model(model)
     with pytest.raises(DataError, match=r"t1: .* is a folder, and one image file is needed"):
-        model.predict({"t1": tmp_path})
+        loaded.predict({"t1": tmp_path})
     with pytest.raises(TypeError, match="images by modality are needed"):
-        model.predict(tmp_path)  # type: ignore[arg-type]
+        loaded.predict(tmp_path)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"t1: a path, an image of nibabel or a pair .* not nd"):
-        model.predict({"t1": np.zeros((3, 3, 3))})
+        loaded.predict({"t1": np.zeros((3, 3, 3))})

@@ -4,20 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pytest
-from small_federation import PLANS, SiteStore
+from small_federation import PLANS
 from small_federation import SETTINGS as SHORT
 
 from mixmfl.federated.state import Site
 from mixmfl.research.membership_inference import WATCHED, interval, observe_run, split_candidates
 
 SETTINGS = dataclasses.replace(SHORT, rounds=WATCHED)
-
-
-@pytest.fixture(scope="module")
-def sites(store: SiteStore) -> list[Site]:
-    cases = [("t1", "t2"), ("t1",), ("t1", "t2"), ("t2",)]
-    return [store.site(name, cases) for name in ("east", "north", "west")]
 
 
 def test_the_interval_holds_the_area_under_the_curve() -> None:

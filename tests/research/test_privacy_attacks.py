@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_federation import PLANS, SiteStore, write_work
+from small_federation import PLANS, write_work
 from small_federation import SETTINGS as SHORT
 
 from mixmfl.core.errors import DataError
@@ -15,12 +15,6 @@ from mixmfl.research.privacy_attacks import AttackResult, Protection, attack_tab
 from mixmfl.research.reconstruction import Likeness
 
 SETTINGS = dataclasses.replace(SHORT, rounds=4)
-
-
-@pytest.fixture(scope="module")
-def sites(store: SiteStore) -> list[Site]:
-    cases = [("t1", "t2"), ("t1",), ("t1", "t2"), ("t2",)]
-    return [store.site(name, cases) for name in ("east", "north", "west")]
 
 
 def test_it_measures_every_protection_and_writes_what_it_found(

@@ -178,6 +178,20 @@ def configs_of(
     ]
 
 
+def listen_to(federation: Federation, site: str) -> dict[str, Message]:
+    """Return what will hold a hospital's last answer of each kind."""
+    hospital, answer = federation.hospitals[site], federation.hospitals[site].answer
+    sent: dict[str, Message] = {}
+
+    def listen(stored: StoredMessage) -> StoredMessage:
+        back = answer(stored)
+        sent[back.open().kind] = back.open()
+        return back
+
+    hospital.answer = listen  # type: ignore[method-assign]
+    return sent
+
+
 @pytest.fixture
 def plans() -> Plans:
     return small_plans()
@@ -696,15 +710,7 @@ def test_no_dice_of_fewer_cases_than_the_hospital_wants_is_sent(
 ) -> None:
     """Else a coordinator that asks with chosen weights learns about a single case."""
     limit(federation, "north", validation_cases=2)
-    sent: dict[str, Message] = {}
-    north, listened = federation.hospitals["north"], federation.hospitals["north"].answer
-
-    def listen(stored: StoredMessage) -> StoredMessage:
-        back = listened(stored)
-        sent[back.open().kind] = back.open()
-        return back
-
-    north.answer = listen  # type: ignore[method-assign]
+    sent = listen_to(federation, "north")
     assert train(federation, dataclasses.replace(orders, personalize=True))
     assert {tuple(dice) for dice in sent["validate"].record["dice"].values()} == {(0.0, 0)}
     for _, dice in sent["measure"].record["subsets"]:
@@ -1105,15 +1111,7 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(tmp_path: Path) -> None:
     # and what it said is what a round sends
     settings = RunSettings("2d", 0, 1, 1, 0.01)
     orders = TrainingJob(tmp_path, tmp_path / "run", ("north",), "abc", settings, "0")
-    sent: dict[str, Message] = {}
-    listened = federation.hospitals["north"].answer
-
-    def listen(stored: StoredMessage) -> StoredMessage:
-        back = listened(stored)
-        sent[back.open().kind] = back.open()
-        return back
-
-    federation.hospitals["north"].answer = listen  # type: ignore[method-assign]
+    sent = listen_to(federation, "north")
     assert train_remotely(orders, federation.ask, lambda: False)
     assert sum(tensor.nbytes for tensor in sent["train"].tensors.values()) == trained
     assert set(sent) == {"join", "train", "validate", "measure", "model"}
