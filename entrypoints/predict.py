@@ -37,6 +37,10 @@ Exit code 0: all cases were segmented; 1: some failed; 2: nothing could start.""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see ``--help``."""
+    return _runner.run(_build_parser(), argv, _work)
+
+
+def _build_parser() -> argparse.ArgumentParser:
     parser = _runner.parser("mixmfl_predict", DESCRIPTION)
     parser.add_argument(
         "-i",
@@ -163,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _options.add_alias(parser)
     _options.add_device(parser)
     _runner.add_output(parser)
-    return _runner.run(parser, argv, _work)
+    return parser
 
 
 def _work(options: argparse.Namespace) -> int:

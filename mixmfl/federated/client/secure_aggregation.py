@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,24 +117,10 @@ def train_masked(
         MixmflError: The loss became NaN or infinite, or the device's memory ran out.
     """
     participants = Participants.from_json(task.record)
-    if key is None or key.round != participants.round:
-        raise PrivacyError(
-            f"the server asked for masked numbers of round {participants.round + 1}, for which "
-            "this site has no key; it uses each once, and loses it when it restarts"
-        )
-    if participants.keys.get(site.name) != key.signed:
-        raise PrivacyError(
-            f"the coordinator passes on another key as that of this site in round "
-            f"{participants.round + 1} than the one that it sent; nothing is sent"
-        )
-    signer.identity.check(signer.run, participants.round, participants.keys)
     weights = register(site).weights
     mine = [block for block, holders in participants.holders.items() if site.name in holders]
-    trained = {*participants.trained}
-    if LOSS not in mine or {*weights} & trained != {*mine} & trained:
-        raise PrivacyError(
-            "the server asked for masked numbers of blocks that are not those this site holds"
-        )
+    key = _usable_key(key, participants, site.name, signer)
+    _check_blocks(mine, weights, participants)
     signer.summed.agree(participants.holders)
     plain = {"round": participants.round, "blocks": participants.trained}
     reply, after = train_at_site(
@@ -165,6 +151,48 @@ def train_masked(
     for other, of_both in common.items():
         rounds[f"{ROUNDS_WITH}{other}"] = torch.tensor([*bytes.fromhex(of_both)]).byte()
     return outgoing("masked", record, tensors), {**after, **rounds}
+
+
+def _usable_key(
+    key: RoundKey | None, participants: Participants, name: str, signer: Signer
+) -> RoundKey:
+    """Return a site's key of a round, if every participant's key is the one that its site sent.
+
+    Raises:
+        PrivacyError: The site has no key of this round, or somebody's key is another.
+    """
+    if key is None or key.round != participants.round:
+        raise PrivacyError(
+            f"the server asked for masked numbers of round {participants.round + 1}, for which "
+            "this site has no key; it uses each once, and loses it when it restarts"
+        )
+    if participants.keys.get(name) != key.signed:
+        raise PrivacyError(
+            f"the coordinator passes on another key as that of this site in round "
+            f"{participants.round + 1} than the one that it sent; nothing is sent"
+        )
+    signer.identity.check(signer.run, participants.round, participants.keys)
+    return key
+
+
+def _check_blocks(
+    mine: Collection[str], weights: Collection[str], participants: Participants
+) -> None:
+    """Check that the server names as a site's blocks those that the site has.
+
+    Args:
+        mine: Blocks that the server counts the site among the holders of.
+        weights: Blocks that the site registers with.
+        participants: Who takes part in the round, and with what.
+
+    Raises:
+        PrivacyError: It names others.
+    """
+    trained = {*participants.trained}
+    if LOSS not in mine or {*weights} & trained != {*mine} & trained:
+        raise PrivacyError(
+            "the server asked for masked numbers of blocks that are not those this site holds"
+        )
 
 
 def pair_mask(

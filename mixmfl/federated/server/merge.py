@@ -169,8 +169,17 @@ def merge_round(
         ),
         remember_norms(state.norms, norms.values()),
     )
+    return merged, _diagnostics(accepted, rejected, norms)
+
+
+def _diagnostics(
+    accepted: Mapping[str, Message],
+    rejected: Mapping[str, str],
+    norms: Mapping[str, Mapping[str, float]],
+) -> Diagnostics:
+    """Return what a round showed, from its replies, the refusals and the norms of each update."""
     records = {site: reply.record for site, reply in accepted.items()}
-    return merged, Diagnostics(
+    return Diagnostics(
         {site: float(record["loss"]) for site, record in records.items() if "loss" in record},
         {site: float(r["dice_loss"]) for site, r in records.items() if "dice_loss" in r},
         rejected,
