@@ -253,7 +253,8 @@ def _row(out: Path, outcome: Outcome, names: Sequence[str]) -> CaseRow:
         _lines(outcome),
         outcome.warnings,
         numbers,
-        picture.read_bytes() if picture.is_file() else None,
+        # a link may lead to any file of the user's, whose bytes would be in the page
+        picture.read_bytes() if picture.is_file() and not picture.is_symlink() else None,
         f"{FOLDER}/{viewer.name}" if viewer.is_file() else "",
         min((each.dice for each in outcome.estimated.values()), default=math.nan),
     )

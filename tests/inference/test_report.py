@@ -82,7 +82,7 @@ def test_two_hundred_cases_make_a_page_that_a_browser_shows(tmp_path: Path) -> N
     for number in range(1, 200):
         for ending in ("jpg", "html"):
             source = tmp_path / "report" / f"case <0>.{ending}"
-            (tmp_path / "report" / f"case <{number}>.{ending}").symlink_to(source)
+            (tmp_path / "report" / f"case <{number}>.{ending}").hardlink_to(source)
     failed = Outcome("bad", "failed", "t1.nii.gz: is <damaged>")
     page = write_report(tmp_path, [*outcomes(200), failed], LABELS, [ORIGIN])
     text = page.read_text()
@@ -231,6 +231,17 @@ def test_pictures_that_cannot_be_made_cost_no_mask(
     assert (
         "its pictures could not be made: AttributeError: another" in (out / "cases.csv").read_text()
     )
+
+
+def test_a_link_in_place_of_a_picture_brings_no_other_file_into_the_page(tmp_path: Path) -> None:
+    (case,) = outcomes(1)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a letter to my doctor")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "case <0>.jpg").symlink_to(secret)
+    page = write_report(tmp_path, [case], LABELS, [ORIGIN]).read_text()
+    assert base64.b64encode(secret.read_bytes()).decode() not in page
+    assert "case &lt;0&gt;" in page
 
 
 def test_pages_of_someone_else_are_not_replaced(

@@ -26,6 +26,7 @@ from mixmfl.federated.server.run_page import write_configurations_page, write_fo
 from mixmfl.federated.server.run_record import holds_run, open_run
 from mixmfl.federated.server.run_tables import subsets_table
 from mixmfl.federated.server.subset_validation import merge_measured
+from mixmfl.inference.model_file import load_model
 from mixmfl.inference.model_folder import (
     CONFIGURATIONS_FILE,
     CROSS_VALIDATION_FILE,
@@ -202,7 +203,7 @@ def export_folds(folder: Path, out: Path) -> None:
         out: The folder to write.
 
     Raises:
-        ModelError: The folds are not all trained, or ``out`` is there already.
+        ModelError: The folds are not all trained, one's model is none, or ``out`` is there already.
     """
     folders = best_configurations(folder)
     if out.exists():
@@ -218,6 +219,7 @@ def _copy_folds(folder: Path, out: Path) -> None:
     """Copy the models of a run in folds, of one configuration, and their record without others."""
     record, files = read_folds(folder), models_of_folds(folder)
     for fold, file in files.items():
+        load_model(file)  # it may be a link to any file of the user's
         fold_folder(out, fold).mkdir(parents=True)
         shutil.copyfile(file, fold_folder(out, fold) / MODEL)
     copied = dataclasses.replace(

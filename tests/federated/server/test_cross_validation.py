@@ -118,6 +118,20 @@ def test_folds_are_exported_as_a_folder_that_predicts_as_the_run(
     assert f"{out}: exists already; name a new folder" in capsys.readouterr().err
 
 
+def test_what_is_no_model_is_not_exported_in_place_of_a_fold(
+    whole: Path, tmp_path: Path, command: Command, capsys: Said
+) -> None:
+    run, out, letter = tmp_path / "run", tmp_path / "ensemble", tmp_path / "letter.txt"
+    shutil.copytree(whole, run)
+    letter.write_text("to my doctor")
+    model = run / "fold_1" / "model.safetensors"
+    model.unlink()
+    model.symlink_to(letter)
+    assert command("mixmfl_export", "-i", run, "-o", out) == 2
+    assert f"{model}: is no model file" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_folds_of_a_plain_unet_are_exported_for_nnunet(
     tmp_path: Path, home: Path, command: Command, capsys: Said
 ) -> None:
