@@ -1212,7 +1212,7 @@ def test_the_coordinator_tells_of_every_site_why_nothing_usable_came(
     ("spoil", "why"),
     [
         ({"labels": []}, "what it sent is not taken: site north: is []; an object"),
-        ({"fingerprint": {"format": 5}}, "what it sent is not taken: site north: unknown fields"),
+        ({"fingerprint": {"format": 5}}, "what it sent is not taken: site north: missing fields"),
         ({"fingerprint": 3}, "what it sent is not taken: site north: an object with fields"),
         ({"also": "a\n  south: forged"}, "site 'north' sent what was not asked for: 'also'"),
     ],
