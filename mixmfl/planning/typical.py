@@ -157,9 +157,9 @@ def describe_image(image: Array, spacing: Sequence[float]) -> Typical | None:
 
 def _overlap(head: Array, axis: int, step: int) -> Array:
     """Return where a voxel and the next ``step`` along an axis are all of the head."""
-    count = head.shape[axis] - step
-    parts = [np.take(head, range(at, at + count), axis) for at in range(step + 1)]
-    return np.logical_and.reduce(parts)
+    count, lines = head.shape[axis] - step, np.moveaxis(head, axis, 0)
+    parts = [lines[at : at + count] for at in range(step + 1)]
+    return np.moveaxis(np.logical_and.reduce(parts), 0, axis)
 
 
 def _mean_size(values: Array) -> float:
