@@ -133,5 +133,6 @@ class WinogradConvolution:
         def work(part: int, first: int, last: int) -> None:
             _winograd.convolve(self._kind, *addresses, sizes, first, last)
 
-        in_threads(work, -(-y // _TILE), threads_for(convolved.numel()))
+        rows = -(-y // _TILE)  # of tiles
+        in_threads(work, rows, min(rows, threads_for(convolved.numel())))
         return convolved
