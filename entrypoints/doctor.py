@@ -66,6 +66,7 @@ def _work(options: argparse.Namespace) -> int:
         [
             *_libraries(packages()),
             (_device(here), True),
+            *_compiled_parts(here),
             (f"disk {Path.cwd()}: {free_gb(Path.cwd()):.0f} GB free", True),
             *(_plans(options.work, here) if options.work else ()),
             *_model(options.model, here),
@@ -93,6 +94,14 @@ def _device(here: "Compute") -> str:
     memory = f"{here.total_gb:.1f} GB of memory, {here.free_gb:.1f} free"
     cores = f"{devices.cores()} CPU cores"
     return f"device {here.device}: {here.name}, {memory}, {bf16} bf16; {cores}"
+
+
+def _compiled_parts(here: "Compute") -> Iterator[Line]:
+    from mixmfl.networks import norms
+
+    if here.device.type == "cpu" and not norms.compiled():
+        why = "as mixmfl was installed without a C compiler: a CPU takes up to twice as long"
+        yield f"without the compiled parts, {why}; install GCC or clang, and mixmfl again", None
 
 
 def _plans(work: Path, here: "Compute") -> Iterator[Line]:
