@@ -7,7 +7,7 @@ never taken for each other, nor is another contrast taken for one of ours.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from mixmfl.core.text import plural
@@ -135,7 +135,7 @@ def recognise(header: Header, modalities: Modalities) -> Recognised:
         return Recognised("", f"{UNSURE}: {place}: {reading.why}")
     if modality == "t1" and reading.why == SILENT:
         reading = _reading_of_t1(header)
-    if doubt := _contradiction(modality, header):
+    if doubt := _contradiction(modality, header) or (not stated and _other_protocol(named, header)):
         return Recognised("", f"{UNSURE}: {why} says {modality}, but {doubt}")
     return _with_agent(modality, why, header, reading)
 
@@ -337,6 +337,23 @@ def _contradiction(modality: str, header: Header) -> str:
     if modality == "dwi" and header.b_value == 0:
         return "its b-value is 0"
     return ""
+
+
+def _other_protocol(named: str, header: Header) -> str:
+    """Say that the protocol names another weighting than the words do, if no time decides.
+
+    A T2 in the protocol of a FLAIR is none.
+    """
+    protocol = read_words(header.protocol).modality
+    times = _from_times(replace(header, description="", protocol="")).modality
+    by_words, by_protocol, by_times = (
+        "t1" if each == "t1c" else each for each in (named, protocol, times)
+    )
+    weightings = {"t1", "t2", "flair", "pd"}
+    alike = by_words == by_protocol or (by_words, by_protocol) == ("flair", "t2")
+    if alike or by_times == by_words or not {by_words, by_protocol} <= weightings:
+        return ""
+    return f"its protocol {header.protocol!r} names {protocol}"
 
 
 def _with_agent(modality: str, why: str, header: Header, reading: Reading) -> Recognised:

@@ -48,6 +48,24 @@ from mixmfl.data.modalities import Modalities
         (Header(description="t1_mprage", protocol="t1_mprage_KM", agent="Gadovist"), "t1c"),
         (Header(description="T2 tra", protocol="t2_tirm_tra_dark-fluid"), ""),
         (Header(description="t1_mprage nativ", protocol="t1_mprage_KM"), "t1"),
+        # a protocol of another weighting: times or fields decide, or nothing does
+        (Header(description="AX T1", protocol="t2_tse_tra"), ""),
+        (Header(description="AX T2", protocol="t1_se_tra"), ""),
+        (Header(description="FLAIR tra", protocol="t1_se_tra"), ""),
+        (Header(description="AX T1 POST GD", protocol="t2_tse_tra"), ""),
+        (Header(description="FLAIR tra", protocol="t2_tirm_tra"), "flair"),
+        (Header(description="AX T1", protocol="t2_tse_tra", contrast="T1"), "t1"),
+        (
+            Header(
+                description="AX T1",
+                protocol="t2_tse",
+                scanning=("SE",),
+                echo_ms=12,
+                repetition_ms=500,
+            ),
+            "t1",
+        ),
+        (Header(description="AX T1", protocol="Brain T1 T2 FLAIR"), "t1"),
         # a word that may tell of an agent, and a field that does
         (Header(description="AX T1 xyz"), ""),
         (Header(description="AX T1", comment="post Gd"), ""),
