@@ -189,6 +189,9 @@ def _in_parts(
     whole, half = _whole(maps), maps.dtype == torch.bfloat16
     cases, voxels, channels, _, _ = whole
     threads = threads_for(cases * voxels * channels)
+    if threads == 1:
+        function(*addresses, *([] if sums is None else [sums.data_ptr()]), whole, *rest, half)
+        return
     partial = None if sums is None else sums.new_empty((threads, *sums.shape))
 
     def work(part: int, first: int, last: int) -> None:
