@@ -28,6 +28,7 @@ from mixmfl.data.sequence_vocabulary import (
     PARTS_OF_BODY,
     PLANNING,
     PROCESSING,
+    PULSES,
     TREATMENTS,
 )
 
@@ -126,6 +127,8 @@ def agent_of(phrases: Sequence[Phrase], kinds: Set[str]) -> tuple[str, str]:
             verdict = "unclear"  # post resection
         if each.words == "w" and before != "t1" and FAT_AND_WATER & {one.words for one in phrases}:
             verdict = ""  # the water image
+        if each.words == "w" and before == "t1" and _is_of_pulses(phrases[at + 1 :]):
+            verdict = ""  # T1_W_TSE
         if each.words == "pos" and after != "agent":
             verdict = "unclear"  # "after" in Spanish, or a position
         if verdict == "with" and each.meaning == "agent" and _is_among_unknown(phrases, at):
@@ -166,6 +169,12 @@ def _is_denied_before(phrases: Sequence[Phrase], at: int) -> bool:
     """Say whether a negation is before the words for a plane that precede one for an agent."""
     others = (each.meaning for each in reversed(phrases[:at]) if each.meaning != "orientation")
     return next(others, "") in _NEGATIONS
+
+
+def _is_of_pulses(behind: Sequence[Phrase]) -> bool:
+    """Say whether the next words name a sequence of pulses, as ``3D TSE`` do."""
+    others = (each.words for each in behind if each.words not in ("2d", "3d"))
+    return next(others, "") in PULSES
 
 
 def _is_part(each: Phrase) -> bool:

@@ -514,8 +514,13 @@ def named_by_folder(
     ``SCANS/4-T1/NIFTI/image.nii.gz``.
     """
     below = Counter(place for file in files for place in file.path.parents)
-    # T1/p1.nii.gz and T1/p2.nii.gz: so FLAIR/p1.nii.gz, alone in its folder, is of p1
-    shared = {file.stem for file in files if below[file.path.parent] > 1}
+    # T1/p1.nii.gz and T1/p2.nii.gz, or labels/p1.nii.gz: so FLAIR/p1.nii.gz, alone in its folder,
+    # is of p1
+    shared = {
+        file.stem
+        for file in files
+        if below[file.path.parent] > 1 or (file.reading.is_label and file.reading.case == file.stem)
+    }
     # site/T1/anna, site/T1/bert and site/FLAIR/anna: patients, whom both folders have
     names = Counter((file.path.parent.parent, file.stem) for file in files)
     labelled = {

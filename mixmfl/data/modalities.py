@@ -34,10 +34,11 @@ LABEL_WORDS = (
     "wm lesion", "wm lesions", "gm lesion", "gm lesions", "wm hyperintensity",
     "wm hyperintensities",
 )  # fmt: skip
-# label words glued together, or numbered by rater or part: lesionmask, manualseg, mask1
+# label words glued together, also by an "s", or numbered by rater or part: lesionmask, manualseg,
+# laesionsmaske, mask1
+_ONE_LABEL = f"(?:{'|'.join(word for word in LABEL_WORDS if ' ' not in word)})"
 _LABEL = re.compile(
-    r"(?:final|manual|expert|stroke)?"
-    rf"(?:{'|'.join(word for word in LABEL_WORDS if ' ' not in word)})+\d*"
+    rf"(?:final|manual|expert|stroke)?{_ONE_LABEL}(?:s?{_ONE_LABEL})*\d*"
     r"|(?:rater|reader|annotator|observer)\d*"
 )
 

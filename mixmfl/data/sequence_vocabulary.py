@@ -379,7 +379,8 @@ HARMLESS = frozenset(
     srt, cp, cpa, drb, drg, drs, dl, dlr, air, aice, hd, uhr, to, at, all, and, for, of, im, zu,
     bei, sur, pour, per, final, finale, br, raw, img, nii, dcm, src, tmp, fin, sub, ses, pat, id,
     vis, routine, standard, protocol, protokoll, accelerated, control, kontrolle, controle,
-    controllo, rechts, links, droite, gauche, destra, sinistra
+    controllo, rechts, links, droite, gauche, destra, sinistra, lf, ulf, hfs, ffs, hfp, ffp, fc, pf,
+    sb, mb
 """)
 )
 
@@ -434,6 +435,14 @@ PLANNING = frozenset(_phrases("stealth, navigation, nav, navi, stereotaxy"))
 
 # Methods that part fat from water.
 FAT_AND_WATER = frozenset(_phrases("dixon, mdixon, ideal, flex"))
+
+# Sequences of pulses: a "w" before one is "weighted", and not "with".
+PULSES = frozenset(
+    _phrases("""
+    tse, fse, isofse, frfse, fase, fse2d, fse3d, se, ir, tir, ffe, ge, gre, fgre, mffe, flash,
+    haste, blade, propeller, multivane, turbo, spin, echo, spinecho, gradient, gradientecho
+""")
+)
 
 # Sequences that make a T2 a T2*.
 GRADIENT_ECHOES = frozenset(

@@ -103,7 +103,7 @@ def test_a_contrast_word_makes_a_t1_with_contrast_agent(text: str) -> None:
      "T1 kontrastsiz", "T1 kontrasts\u0131z", "T1 kontrastfri",
      "Contrast: none T1 TSE", "T1 (KM: keins)", "- contrast T1", "T1 mdc: no", "T1_early",
     "T1 jamais de gado", "T1 allergic to gad", "T1 GAD N", "T1 KM: 0", "t1_km - t1_nativ",
-     "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS",
+     "T1 Kontrastmittelallergie", "T1c-T1", "AX T1 W", "T1 W FS", "T1_W_TSE_C",
      "AX 3D T1 STEALTH W", "T1 no sag contrast", "T1 ohne sag KM"],
 )  # fmt: skip
 def test_a_contradiction_or_a_lost_sign_or_object_decides_nothing(text: str) -> None:
@@ -152,6 +152,10 @@ def test_a_word_beside_a_t1_that_may_be_an_agent_in_any_language_leaves_it_undec
         "t1_vibe_dixon_tra_bh_W",
         "T1 SE ASS",
         "t1_gre_fsp_3d_sag",
+        "T1_W_TSE",
+        "T1 W 3D FFE",
+        "T1_LF",
+        "T1 HFS",
     ],
 )
 def test_other_words_beside_a_t1_do_not_matter(text: str) -> None:
