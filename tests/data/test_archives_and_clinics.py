@@ -155,6 +155,7 @@ def test_one_of_several_images_is_used_where_names_say_which(
     [
         ("p/T1 p/infarct", "p/infarct"),
         ("T1/p1 FLAIR/p1 labels/p1", "labels/p1"),
+        ("p/T1 p/Läsionsmaske", "p/Läsionsmaske"),
         ("p/T1 p/mask_GTV p/mask_Brainstem", "p/mask_GTV"),
         ("in/p1_T1 in/p1_seg bet/p1_T1_bet bet/p1_T1_mask", "in/p1_seg"),
         ("p/T1 p/T1_brain p/T1_mask", None),
