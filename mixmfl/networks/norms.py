@@ -186,20 +186,18 @@ def _in_parts(
         sums: What it writes its sums into, added up over the parts; None: it has none.
     """
     addresses = [each.data_ptr() for each in (maps, *others)]
-    whole, half = _whole(maps), maps.dtype == torch.bfloat16
-    cases, voxels, channels, _, _ = whole
+    (cases, voxels, channels, _, _), half = _whole(maps), maps.dtype == torch.bfloat16
     threads = threads_for(cases * voxels * channels)
-    if threads == 1:
-        function(*addresses, *([] if sums is None else [sums.data_ptr()]), whole, *rest, half)
-        return
-    partial = None if sums is None else sums.new_empty((threads, *sums.shape))
+    partial = None
+    if sums is not None:
+        partial = sums[None] if threads == 1 else sums.new_empty((threads, *sums.shape))
 
     def work(part: int, first: int, last: int) -> None:
         into = [] if partial is None else [partial[part].data_ptr()]
         function(*addresses, *into, (cases, voxels, channels, first, last), *rest, half)
 
     in_threads(work, voxels, threads)
-    if sums is not None and partial is not None:
+    if sums is not None and partial is not None and threads > 1:
         torch.sum(partial, dim=0, out=sums)
 
 

@@ -83,7 +83,7 @@ def test_numbers_worked_out_by_hand(
 
 
 @pytest.mark.skipif(not winograd.compiled(), reason="the compiled part is not installed")
-def test_which_convolutions_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_convolutions_gain() -> None:
     def asked(before: int, after: int, kernel: int = 3, **more: Any) -> bool:
         conv = nn.Conv3d(before, after, kernel, **{"padding": 1, **more})
         return gains(conv, torch.float32)

@@ -344,14 +344,14 @@ def _other_protocol(named: str, header: Header) -> str:
 
     A T2 in the protocol of a FLAIR is none.
     """
+    weightings = {"t1": "t1", "t1c": "t1", "t2": "t2", "flair": "flair", "pd": "pd"}
     protocol = read_words(header.protocol).modality
-    times = _from_times(replace(header, description="", protocol="")).modality
-    by_words, by_protocol, by_times = (
-        "t1" if each == "t1c" else each for each in (named, protocol, times)
-    )
-    weightings = {"t1", "t2", "flair", "pd"}
+    by_words, by_protocol = weightings.get(named), weightings.get(protocol)
     alike = by_words == by_protocol or (by_words, by_protocol) == ("flair", "t2")
-    if alike or by_times == by_words or not {by_words, by_protocol} <= weightings:
+    if alike or not by_words or not by_protocol:
+        return ""
+    times = _from_times(replace(header, description="", protocol="")).modality
+    if weightings.get(times) == by_words:
         return ""
     return f"its protocol {header.protocol!r} names {protocol}"
 
